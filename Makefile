@@ -1,0 +1,43 @@
+# Needs make, Python 3.11 or newer and pip; everything else goes into .venv.
+PYTHON ?= python3
+ARGS ?=
+
+VENV := .venv
+STAMP := $(VENV)/.stamp
+PIP := $(VENV)/bin/python -m pip --disable-pip-version-check -qq
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test check clean
+
+help: ## list these targets
+	@sed -n 's/^\([a-z-]*\):.*## /\1|/p' $(MAKEFILE_LIST) | awk -F'|' '{ printf "make %-7s %s\n", $$1, $$2 }'
+
+demo: $(STAMP) ## align a small model with two opposite tastes and write a report
+	@$(VENV)/bin/keel demo $(ARGS)
+
+test: $(STAMP) ## run the tests (ARGS="-k ppo" chooses some)
+	@OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest -n 2 -q $(ARGS)
+
+check: $(STAMP) ## lint, format, types and import contracts
+	@$(VENV)/bin/ruff check .
+	@$(VENV)/bin/ruff format --check .
+	@$(VENV)/bin/mypy
+	@$(VENV)/bin/lint-imports --no-logo
+
+clean: ## remove .venv, build files and caches, never your runs
+	@rm -rf $(VENV) build dist src/*.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
+	@find src tests benchmarks -type d -name __pycache__ -prune -exec rm -rf {} +
+
+# The stamp is touched last, so an installation that was interrupted is taken up again.
+$(STAMP): requirements.lock pyproject.toml
+	@command -v $(PYTHON) >/dev/null || { \
+		echo "Keel needs Python 3.11 or newer and found no '$(PYTHON)': name one, as in 'make PYTHON=python3.12 ...'." >&2; exit 1; }
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+		echo "Keel needs Python 3.11 or newer and '$(PYTHON)' is older: name another, as in 'make PYTHON=python3.12 ...'." >&2; exit 1; }
+	@$(VENV)/bin/python -c 'import pip, sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || \
+		$(PYTHON) -m venv --clear $(VENV) || { \
+		echo "'$(PYTHON)' could not make a virtual environment: install its venv and ensurepip modules (python3-venv on Debian)." >&2; exit 1; }
+	@echo "Installing the versions of requirements.lock into $(VENV): once, a few minutes."
+	@$(PIP) install -r requirements.lock
+	@$(PIP) install --no-deps --no-build-isolation -e .
+	@touch $@

@@ -1,0 +1,43 @@
+"""The command line. Nothing heavy is imported before a command needs it."""
+
+from __future__ import annotations
+
+import sys
+
+import typer
+
+from keel.cli.data import data_app
+from keel.cli.demo import demo
+from keel.cli.generate import generate
+from keel.cli.report import report
+from keel.cli.run import add_stage_commands, run
+from keel.errors import UserError
+
+app = typer.Typer(
+    name="keel",
+    help="Align a language model with what people prefer: sft, collect, reward, ppo, evaluate, report.",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode="markdown",
+    pretty_exceptions_enable=False,
+)
+app.command()(demo)
+app.command()(run)
+add_stage_commands(app)
+app.command()(report)
+app.command()(generate)
+app.add_typer(data_app, name="data")
+
+USER_ERROR, INTERRUPTED = 2, 130
+
+
+def main() -> None:
+    """The console script: a user's mistake is one sentence and exit code 2, never a traceback."""
+    try:
+        app()
+    except UserError as error:
+        print(f"keel: {error}", file=sys.stderr)
+        sys.exit(USER_ERROR)
+    except KeyboardInterrupt:
+        print("keel: stopped; the same command goes on from the last checkpoint", file=sys.stderr)
+        sys.exit(INTERRUPTED)

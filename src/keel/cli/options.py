@@ -1,0 +1,18 @@
+"""Options that several commands share."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+RecipePath = Annotated[Path, typer.Argument(help="The recipe, a YAML file.")]
+Out = Annotated[Path | None, typer.Option(help="The run's directory; runs/NAME of the recipe unless given.")]
+Set = Annotated[
+    list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override a key of the recipe; may be repeated.")
+]
+Reuse = Annotated[Path | None, typer.Option(help="Link every finished stage of this run that is unchanged.")]
+FreshFrom = Annotated[
+    str | None, typer.Option(metavar="STAGE", help="Set this stage and all later ones aside and make them anew.")
+]

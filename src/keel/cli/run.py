@@ -1,0 +1,72 @@
+"""`keel run` and the stages as commands of their own."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import typer
+
+from keel.cli.options import FreshFrom, Out, RecipePath, Reuse, Set
+
+_STAGES = {
+    "sft": "Supervised fine-tuning: learn to answer as the demonstrations do.",
+    "collect": "Sample responses and have them compared by the recipe's annotator.",
+    "reward": "Train the reward model on comparisons.",
+    "ppo": "Train the policy against the rewards, on a KL leash.",
+    "evaluate": "Judge the policy against its reference on held-out prompts.",
+}
+
+
+def run(
+    recipe: RecipePath, out: Out = None, set_: Set = None, reuse: Reuse = None, fresh_from: FreshFrom = None
+) -> None:
+    """Walk a recipe from its first stage to the report.
+
+    Finished stages are skipped, an interrupted one goes on from its last checkpoint.
+
+    **Example:** `keel run recipes/tinystories.yaml --set ppo.kl.coef=0.1 --out runs/longer-leash`
+    """
+    _walk(recipe, out, set_, reuse=reuse, fresh_from=fresh_from)
+
+
+def add_stage_commands(app: typer.Typer) -> None:
+    """`keel sft RECIPE` and its siblings: one stage alone."""
+    for name, purpose in _STAGES.items():
+        app.command(name)(_stage_command(name, purpose))
+
+
+def _stage_command(name: str, purpose: str) -> Callable[..., None]:
+    def command(recipe: RecipePath, out: Out = None, set_: Set = None, fresh_from: FreshFrom = None) -> None:
+        _walk(recipe, out, set_, only=name, fresh_from=fresh_from)
+
+    command.__doc__ = f"{purpose}\n\n**Example:** `keel {name} recipes/tinystories.yaml --out runs/tinystories`"
+    return command
+
+
+def _walk(
+    recipe_path: Path,
+    out: Path | None,
+    overrides: list[str] | None,
+    *,
+    only: str | None = None,
+    reuse: Path | None = None,
+    fresh_from: str | None = None,
+) -> None:
+    from keel.build import run_recipe
+    from keel.cli.console import TerminalConsole
+    from keel.cli.summary import print_summary
+    from keel.config.recipe import load_recipe
+    from keel.errors import UserError
+    from keel.report.page import write_report
+    from keel.runs.read import read_run
+
+    recipe = load_recipe(recipe_path, overrides or ())
+    if only is not None and getattr(recipe, only) is None:
+        raise UserError(f"{recipe_path} has no `{only}:` section, so there is nothing for `keel {only}` to do")
+    folder = out or Path("runs") / recipe.name
+    with TerminalConsole() as console:
+        run_recipe(recipe, folder, console=console, only=only, reuse=reuse, fresh_from=fresh_from)
+    page = write_report([folder], folder / "report.html")
+    print_summary(console, [read_run(folder)])
+    console.say(f"Report: {page}")

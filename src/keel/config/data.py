@@ -1,0 +1,57 @@
+"""Where rows come from, and what becomes of them."""
+
+from __future__ import annotations
+
+import re
+from typing import Any, Literal, Self
+
+from pydantic import Field, model_validator
+
+from keel.config.base import Config
+
+FieldName = Literal["prompt", "response", "chosen", "rejected", "margin", "annotator", "weight"]
+
+_REFERENCE = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*:[^\W\d]\w*")
+
+
+class DataConfig(Config):
+    """One source of rows: a file or hub data set (`path`), or a Python function (`function`).
+
+    In a recipe a bare string stands for either: `demos.jsonl` is a path, `my_rules:rows` a function.
+    """
+
+    path: str | None = Field(
+        default=None, description="a .jsonl or .jsonl.gz file, or the owner/name of a data set on the hub"
+    )
+    function: str | None = Field(default=None, description="module:function that returns the rows as dicts")
+    split: str = Field(default="train", description="which split of a data set on the hub")
+    fields: dict[FieldName, str] = Field(default_factory=dict, description="our field: the column it is read from")
+    limit: int | None = Field(default=None, ge=1, description="read no further than this many usable rows")
+    validation: float = Field(
+        default=0.05, ge=0, lt=1, description="share of the prompts held out, chosen by their hash"
+    )
+    max_unusable: float = Field(
+        default=0.05, ge=0, le=1, description="stop when a larger share of the rows is unusable"
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _from_string(cls, value: Any) -> Any:
+        if not isinstance(value, str):
+            return value
+        return {"function" if _REFERENCE.fullmatch(value) else "path": value}
+
+    @model_validator(mode="after")
+    def _one_source(self) -> Self:
+        if (self.path is None) == (self.function is None):
+            raise ValueError("give either path (a file, or a hub name) or function (module:function)")
+        if not self.name:
+            raise ValueError("the path or function is empty")
+        if self.function is not None and self.split != "train":
+            raise ValueError("split has no effect on a function; leave it out")
+        return self
+
+    @property
+    def name(self) -> str:
+        """What the source is called in messages: the path or the function as given."""
+        return self.path if self.path is not None else str(self.function)

@@ -1,0 +1,29 @@
+"""Judging the policy against its reference."""
+
+from __future__ import annotations
+
+from pydantic import Field
+
+from keel.config.base import Config
+from keel.config.data import DataConfig
+from keel.config.ppo import RewardSource
+from keel.config.sampling import RLSamplingConfig
+
+
+class EvaluateConfig(Config):
+    """Held-out prompts, the same for both models."""
+
+    prompts: DataConfig
+    policy: str | None = Field(None, description="the trained model; the ppo stage's unless given")
+    reference: str | None = Field(None, description="what it is compared with; the ppo stage's reference unless given")
+    reward: tuple[RewardSource, ...] | None = Field(None, description="the judge; ppo's rewards unless given")
+    utility: str | None = Field(None, description="module:function of the true utility, where it is known")
+    measures: dict[str, str] = Field({}, description="further module:function measures, reported as means")
+    demonstrations: DataConfig | None = Field(None, description="held-out answers whose likelihood is compared")
+    max_prompt_tokens: int = Field(512, gt=0, description="longer prompts are left out")
+    sampling: RLSamplingConfig = RLSamplingConfig()
+    count: int = Field(200, gt=0, description="prompts")
+    per_prompt: int = Field(4, gt=0, description="responses a prompt of each model")
+    frontier_samples: int = Field(128, gt=1, description="reference samples a prompt for the frontier")
+    frontier_prompts: int = Field(64, gt=0)
+    bootstrap: int = Field(2000, gt=0, description="resamples for the confidence intervals")

@@ -1,0 +1,44 @@
+"""Which model is trained, and how its text is written."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field, model_validator
+
+from keel.config.base import Config
+
+
+class ScratchConfig(Config):
+    """A Llama built from nothing; its tokenizer is trained on the supervised stage's data."""
+
+    hidden: int = Field(192, gt=0)
+    layers: int = Field(4, gt=0)
+    heads: int = Field(4, gt=0)
+    intermediate: int | None = Field(None, gt=0, description="width of the MLP; 8/3 of `hidden` unless given")
+    vocab: int = Field(1024, ge=260, description="most tokens the trained tokenizer may have; 256 are the bytes")
+    context: int = Field(512, gt=0, description="longest text in tokens")
+
+    @model_validator(mode="after")
+    def _heads_divide(self) -> ScratchConfig:
+        if self.hidden % (2 * self.heads):
+            raise ValueError(f"hidden ({self.hidden}) must be a multiple of twice the heads ({self.heads})")
+        return self
+
+
+class ModelConfig(Config):
+    """A base model (a directory or a hub name) or one from nothing."""
+
+    base: str | None = None
+    scratch: ScratchConfig | None = None
+    tune: Literal["full"] = "full"
+    chat_template: str = Field(
+        "auto", description="auto: the tokenizer's own, else Keel's plain one; or the path of a Jinja file"
+    )
+    trust_remote_code: bool = Field(False, description="run Python code that comes with a hub model")
+
+    @model_validator(mode="after")
+    def _one_origin(self) -> ModelConfig:
+        if (self.base is None) == (self.scratch is None):
+            raise ValueError("give exactly one of `base` (a path or a hub name) and `scratch` (a model from nothing)")
+        return self

@@ -1,0 +1,121 @@
+"""PPO on the leash."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field, model_validator
+
+from keel.config.base import Config
+from keel.config.data import DataConfig
+from keel.config.sampling import RLSamplingConfig
+from keel.config.training import OptimConfig
+
+
+class RewardSource(Config):
+    """One term of the score: a reward model (`reward`, a path or a hub name) or a Python function."""
+
+    model: str | None = None
+    function: str | None = Field(None, description="module:function(prompts, responses, rows) -> list of float or None")
+    weight: float = 1.0
+
+    @model_validator(mode="after")
+    def _one_source(self) -> RewardSource:
+        if (self.model is None) == (self.function is None):
+            raise ValueError("a reward is either `model:` or `function:`")
+        return self
+
+    @property
+    def name(self) -> str:
+        """What its score is called in the logs."""
+        return self.function.replace(":", ".") if self.function else str(self.model).rstrip("/").rsplit("/", 1)[-1]
+
+
+class AdvantageConfig(Config):
+    """How advantages are estimated, and whether they are whitened over the rollout."""
+
+    kind: Literal["gae", "monte_carlo"] = "gae"
+    gamma: float = Field(1.0, gt=0, le=1)
+    lam: float = Field(0.95, ge=0, le=1)
+    whiten: bool = True
+
+
+class KLConfig(Config):
+    """The leash: a fixed coefficient, or one steered so that the KL meets a target."""
+
+    kind: Literal["fixed", "adaptive"] = "fixed"
+    coef: float = Field(0.05, ge=0)
+    target: float | None = Field(None, gt=0, description="nats a response; adaptive only")
+    horizon: int = Field(10_000, gt=0, description="responses over which the coefficient adapts")
+    budget: float | None = Field(None, gt=0, description="end the run when the held-out KL (nats a response) reaches it")
+
+    @model_validator(mode="after")
+    def _target_fits(self) -> KLConfig:
+        if (self.kind == "adaptive") != (self.target is not None):
+            raise ValueError("kl.target belongs to `kind: adaptive`, which needs it; `kind: fixed` has none")
+        if self.kind == "adaptive" and self.coef == 0:
+            raise ValueError("kl.coef 0 cannot adapt (it is multiplied); start above 0")
+        return self
+
+
+class UpdateConfig(OptimConfig):
+    """The clipped update of one rollout."""
+
+    lr: float = Field(1e-5, gt=0)
+    schedule: Literal["cosine", "constant"] = "constant"
+    critic_lr_scale: float = Field(10.0, gt=0, description="the critic head's learning rate over the body's")
+    epochs: int = Field(4, gt=0)
+    minibatches: int = Field(4, gt=0)
+    token_budget: int = Field(8192, gt=0, description="padded tokens a micro-batch; changes memory, not the result")
+    clip_low: float = Field(0.2, gt=0, lt=1)
+    clip_high: float = Field(0.2, gt=0)
+    value_clip: float | None = Field(0.2, gt=0)
+    value_coef: float = Field(0.5, ge=0)
+    entropy_coef: float = Field(0.0, ge=0)
+    stop_at_kl: float | None = Field(None, gt=0, description="no further epoch once the approximate KL to the old policy passes it")
+
+
+class HeldOutConfig(Config):
+    """Evaluation on fixed held-out prompts while the policy trains; the best checkpoint is kept by it."""
+
+    prompts: DataConfig | None = Field(None, description="unless given: the share of ppo.prompts held out")
+    every: int = Field(10, gt=0, description="iterations between two evaluations")
+    count: int = Field(64, gt=0, description="prompts")
+    utility: str | None = Field(None, description="module:function of the true utility, where it is known")
+    patience: int | None = Field(None, gt=0, description="end the run after so many evaluations without a better objective")
+
+
+class PPOConfig(Config):
+    """Proximal policy optimisation against a reference."""
+
+    prompts: DataConfig
+    iterations: int = Field(100, gt=0)
+    rollout_batch: int = Field(64, gt=0, description="prompts, so responses, an iteration")
+    max_prompt_tokens: int = Field(512, gt=0, description="longer prompts are left out")
+    policy: str | None = Field(None, description="where the policy starts; the supervised stage's model unless given")
+    reference: str | None = Field(None, description="the leash's anchor; the policy's start unless given")
+    sampling: RLSamplingConfig = RLSamplingConfig()
+    reward: tuple[RewardSource, ...] = (RewardSource(model="reward"),)
+    score_clip: float | None = Field(None, gt=0)
+    score_whiten: bool = Field(False, description="whiten the batch's scores: acts as kl.coef times their spread")
+    eos_penalty: float = Field(0.0, ge=0, description="taken off the score of a response that never ends")
+    critic: Literal["head"] = "head"
+    advantage: AdvantageConfig = AdvantageConfig()
+    kl: KLConfig = KLConfig()
+    update: UpdateConfig = UpdateConfig()
+    evaluate: HeldOutConfig = HeldOutConfig()
+    final: Literal["last", "best"] = Field("last", description="which policy the stage hands on")
+    max_truncated: float = Field(0.9, gt=0, le=1, description="stop when more of a rollout never ends")
+    checkpoint_every: int = Field(10, gt=0)
+
+    @model_validator(mode="after")
+    def _minibatches_divide(self) -> PPOConfig:
+        if self.rollout_batch % self.update.minibatches:
+            raise ValueError(f"rollout_batch ({self.rollout_batch}) must be a multiple of update.minibatches "
+                             f"({self.update.minibatches})")
+        if not self.reward:
+            raise ValueError("ppo.reward is empty: give at least one reward model or function")
+        names = [source.name for source in self.reward]
+        if len(set(names)) != len(names):
+            raise ValueError(f"two rewards share a name ({', '.join(names)}); each is logged apart, so names must differ")
+        return self

@@ -1,0 +1,129 @@
+"""The recipe: a YAML file, the user's whole interface to a run."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, get_args
+
+import yaml
+from pydantic import BaseModel, Field, ValidationError, model_validator
+
+from keel.config.base import Config
+from keel.config.collect import CollectConfig
+from keel.config.evaluate import EvaluateConfig
+from keel.config.model import ModelConfig
+from keel.config.ppo import PPOConfig
+from keel.config.reward import RewardConfig
+from keel.config.sft import SFTConfig
+from keel.errors import UserError
+
+
+class Recipe(Config):
+    """One run. Stages that are not named are not run."""
+
+    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
+    seed: int = Field(0, ge=0)
+    device: str = Field("auto", description="auto (CUDA, MPS, CPU) or a torch device")
+    model: ModelConfig
+    sft: SFTConfig | None = None
+    collect: CollectConfig | None = None
+    reward: RewardConfig | None = None
+    ppo: PPOConfig | None = None
+    evaluate: EvaluateConfig | None = None
+
+    @model_validator(mode="after")
+    def _stages_fit(self) -> Recipe:
+        if not any((self.sft, self.collect, self.reward, self.ppo, self.evaluate)):
+            raise ValueError("the recipe names no stage: add at least one of sft, collect, reward, ppo, evaluate")
+        if self.model.scratch and not self.sft:
+            raise ValueError("model.scratch starts from nothing, so the recipe needs an sft stage (or give model.base)")
+        if self.reward and self.reward.data == "collect" and not self.collect:
+            raise ValueError("reward.data is `collect`, but the recipe has no collect stage: add it, or name a file")
+        for stage, config in (("ppo", self.ppo), ("evaluate", self.evaluate)):
+            sources = (config.reward or ()) if config else ()
+            if any(source.model == "reward" for source in sources) and not self.reward:
+                raise ValueError(f"{stage}.reward uses the model `reward`, but the recipe has no reward stage")
+        return self
+
+
+def load_recipe(path: Path, overrides: Sequence[str] = ()) -> Recipe:
+    """Read a recipe and apply `key.path=value` overrides; relative data paths start at the current directory.
+
+    Raises UserError with one sentence for each thing that is wrong.
+    """
+    try:
+        tree = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UserError(f"there is no recipe {path}") from None
+    except IsADirectoryError:
+        raise UserError(f"{path} is a directory; give the recipe's YAML file") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise UserError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from None
+    if not isinstance(tree, dict):
+        raise UserError(f"{path} should be a mapping of keys such as `name:`, `model:`, `sft:`")
+    for override in overrides:
+        apply_override(tree, override)
+    return parse_recipe(tree, str(path))
+
+
+def apply_override(tree: dict[str, Any], override: str) -> None:
+    """Set `a.b.c=value` (the value is read as YAML) inside a nested mapping, making levels as needed."""
+    key, equals, text = override.partition("=")
+    if not equals or not key:
+        raise UserError(f"--set {override!r} should look like ppo.kl.coef=0.1")
+    *parents, last = key.split(".")
+    node = tree
+    for parent in parents:
+        child = node.setdefault(parent, {})
+        if child is None:
+            child = node[parent] = {}
+        if not isinstance(child, dict):
+            raise UserError(f"--set {key}: `{parent}` is a plain value in the recipe, so nothing can be set inside it")
+        node = child
+    try:
+        node[last] = yaml.safe_load(text)
+    except yaml.YAMLError:
+        raise UserError(f"--set {key}: {text!r} is not a YAML value; put it in quotes") from None
+
+
+def parse_recipe(tree: Mapping[str, Any], where: str) -> Recipe:
+    """Validate a recipe's tree; every fault becomes one line of a UserError."""
+    try:
+        return Recipe.model_validate(tree)
+    except ValidationError as error:
+        faults = [_sentence(fault) for fault in error.errors()]
+        raise UserError(f"{where}: " + "; ".join(faults)) from None
+
+
+def _sentence(fault: Any) -> str:
+    path = [str(part) for part in fault["loc"]]
+    key = ".".join(path) or "the recipe"
+    if fault["type"] == "extra_forbidden":
+        known = _keys_beside(path)
+        close = difflib.get_close_matches(path[-1], known, n=1, cutoff=0.5)
+        hint = f"did you mean `{close[0]}`?" if close else f"known here: {', '.join(known)}"
+        return f"unknown key `{key}`; {hint}"
+    if fault["type"] == "missing":
+        return f"`{key}` is missing"
+    if fault["type"] == "value_error":
+        return f"`{key}`: {fault['ctx']['error']}" if path else str(fault["ctx"]["error"])
+    message = fault["msg"][0].lower() + fault["msg"][1:]
+    return f"`{key}`: {message}, not {fault['input']!r}"
+
+
+def _keys_beside(path: Sequence[str]) -> list[str]:
+    """The keys that are known where `path` ends, found by walking the recipe's types."""
+    kinds: list[type[BaseModel]] = [Recipe]
+    for part in path[:-1]:
+        inner = [kind.model_fields[part].annotation for kind in kinds if part in kind.model_fields]
+        if inner:
+            kinds = [found for annotation in inner for found in _models_in(annotation)]
+    return sorted({name for kind in kinds for name in kind.model_fields})
+
+
+def _models_in(annotation: Any) -> list[type[BaseModel]]:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return [annotation]
+    return [model for part in get_args(annotation) for model in _models_in(part)]

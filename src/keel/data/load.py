@@ -1,0 +1,105 @@
+"""From a configured source to records, checked and split: what every stage calls."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Generic, TypeVar
+
+from keel.config.data import DataConfig
+from keel.data.convert import COMPARISONS, DEMONSTRATIONS, PROMPTS, Kind, convert
+from keel.data.read import read_rows
+from keel.data.reasons import Check, Finding, Reason
+from keel.data.split import in_validation
+from keel.errors import UserError
+from keel.schema import Comparison, Demonstration, Prompt, Record
+
+R = TypeVar("R", bound=Prompt | Demonstration | Comparison)
+
+
+@dataclass(frozen=True, slots=True)
+class Loaded(Generic[R]):
+    """The usable records of a source, in its order, and what was found in it.
+
+    `fingerprint` is the SHA-256 of the usable records' canonical JSON and the field mapping: it changes when the
+    records do, not when the file is compressed, moved or its unusable rows are mended away.
+    """
+
+    train: tuple[R, ...]
+    validation: tuple[R, ...]
+    check: Check
+    fingerprint: str
+
+
+def load_prompts(config: DataConfig, *, fits: Callable[[Prompt], bool] | None = None) -> Loaded[Prompt]:
+    """Prompts; those for which `fits` is False are left out as too long.
+
+    Raises UserError if the source cannot be read, too many of its rows are unusable, or nothing is left to train on.
+    """
+    return _load(config, PROMPTS, fits)
+
+
+def load_demonstrations(
+    config: DataConfig, *, fits: Callable[[Demonstration], bool] | None = None
+) -> Loaded[Demonstration]:
+    """Demonstrations; see `load_prompts`."""
+    return _load(config, DEMONSTRATIONS, fits)
+
+
+def load_comparisons(config: DataConfig, *, fits: Callable[[Comparison], bool] | None = None) -> Loaded[Comparison]:
+    """Comparisons; see `load_prompts`."""
+    return _load(config, COMPARISONS, fits)
+
+
+def read_records(
+    config: DataConfig, kind: Kind[R], fits: Callable[[R], bool] | None = None
+) -> tuple[tuple[R, ...], Check]:
+    """All usable records of a source, up to its `limit`, and the tally of the rows read, however bad it is.
+
+    Raises UserError if the source cannot be read or a field is mapped that this kind of record has not.
+    """
+    unknown = sorted(config.fields.keys() - set(kind.fields))
+    if unknown:
+        raise UserError(f"{config.name}: fields maps {unknown[0]}, but {kind.name} have {', '.join(kind.fields)}.")
+    records: list[R] = []
+    findings: list[Finding] = []
+    total = 0
+    for row in read_rows(config):
+        record, found = convert(row, kind, config.fields)
+        if record is not None and fits is not None and not fits(record):
+            record = None
+            found.append(Finding(Reason.TOO_LONG, row.file, row.number))
+        total += 1
+        findings.extend(found)
+        if record is not None:
+            records.append(record)
+            if len(records) == config.limit:
+                break
+    return tuple(records), Check(total, len(records), tuple(findings))
+
+
+def _load(config: DataConfig, kind: Kind[R], fits: Callable[[R], bool] | None) -> Loaded[R]:
+    records, check = read_records(config, kind, fits)
+    check.enforce(config.max_unusable, config.name)
+    held_out = [in_validation(record.prompt, config.validation) for record in records]
+    train = tuple(record for record, held in zip(records, held_out, strict=True) if not held)
+    validation = tuple(record for record, held in zip(records, held_out, strict=True) if held)
+    if not train:
+        raise UserError(
+            f"{config.name}: every one of its {len(records)} usable rows has a prompt that is held out; "
+            "give more prompts, or set validation: 0."
+        )
+    return Loaded(train, validation, check, _fingerprint(records, config))
+
+
+def _fingerprint(records: Iterable[Record], config: DataConfig) -> str:
+    digest = hashlib.sha256(_canonical(config.fields))
+    for record in records:
+        digest.update(_canonical(record.to_row()))
+    return digest.hexdigest()
+
+
+def _canonical(value: object) -> bytes:
+    return json.dumps(value, sort_keys=True, separators=(",", ":")).encode() + b"\n"

@@ -1,0 +1,22 @@
+"""Records to JSON lines."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from keel.runs.files import write_bytes
+from keel.schema import Record
+
+
+def write_jsonl(path: Path, records: Iterable[Record]) -> None:
+    """Write one JSON object a line, in one step: the file is whole, or is not there. Reads back as the same records."""
+    write_rows(path, (record.to_row() for record in records))
+
+
+def write_rows(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
+    """The same for rows that are JSON-ready already."""
+    lines = [json.dumps(row, ensure_ascii=False) + "\n" for row in rows]
+    write_bytes(path, "".join(lines).encode("utf-8"))

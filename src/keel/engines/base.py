@@ -1,0 +1,90 @@
+"""The seams between a stage and what does its work: small protocols, each with more than one implementation."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Protocol, TypeVar
+
+from torch import Tensor
+
+from keel.config.sampling import SamplingConfig
+from keel.records import PromptItem, Samples, Scores, Sequences
+from keel.seeds import Draws
+from keel.tally import Tally
+
+
+@dataclass(frozen=True)
+class DrawKey:
+    """Names the random numbers of one round of sampling: the same key draws the same responses."""
+
+    draws: Draws
+    purpose: str
+    iteration: int
+    first_sample: int = 0  # global index of the round's first response
+
+
+class Sampler(Protocol):
+    """Draws one response a prompt."""
+
+    def sample(self, prompts: Sequence[PromptItem], config: SamplingConfig, key: DrawKey) -> Samples:
+        """len(prompts) responses, in their order."""
+        ...
+
+
+class TokenScorer(Protocol):
+    """A frozen look at a policy: what it thinks of given responses."""
+
+    def logprobs(self, sequences: Sequences) -> Tensor:
+        """float [B, T] at the sampling temperature, zero outside the mask."""
+        ...
+
+    def values(self, sequences: Sequences) -> Tensor:
+        """float [B, T] of its critic, zero outside the mask."""
+        ...
+
+
+class Scorer(Protocol):
+    """Says how good responses are."""
+
+    def score(self, samples: Samples) -> Scores:
+        """One score a response."""
+        ...
+
+
+class Weighted(Protocol):
+    """A micro-batch that knows its share of the loss's denominator (tokens, or weighted pairs)."""
+
+    @property
+    def weight(self) -> float: ...
+
+
+B_contra = TypeVar("B_contra", bound=Weighted, contravariant=True)
+
+
+class Learner(Protocol[B_contra]):
+    """Owns weights, optimiser and schedule; one kind of loss."""
+
+    @property
+    def steps(self) -> int:
+        """Optimiser steps taken so far."""
+        ...
+
+    def step(self, batches: Sequence[B_contra], check: Callable[[Tally], None] | None = None) -> Tally:
+        """One optimiser step on a minibatch, given as micro-batches.
+
+        `check` sees the minibatch's statistics before the weights move, and may raise.
+        """
+        ...
+
+    def measure(self, batches: Sequence[B_contra]) -> Tally:
+        """The loss's statistics without learning."""
+        ...
+
+    def tensors(self) -> Mapping[str, Mapping[str, Tensor]]:
+        """Weights and optimiser state, for a checkpoint."""
+        ...
+
+    def load(self, tensors: Mapping[str, Mapping[str, Tensor]], steps: int) -> None:
+        """Go back to what `tensors` gave after `steps` steps."""
+        ...

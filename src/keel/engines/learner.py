@@ -1,0 +1,102 @@
+"""One learner for every trained stage: micro-batches in, one optimiser step, statistics out."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import Generic, TypeVar
+
+import torch
+from torch import Tensor, nn
+
+from keel.config.training import OptimConfig
+from keel.engines.base import Weighted
+from keel.engines.losses import Loss
+from keel.engines.optim import learning_rate, load_optimiser, make_optimiser, optimiser_tensors, set_rate
+from keel.errors import UserError
+from keel.tally import Tally
+
+B = TypeVar("B", bound=Weighted)
+
+
+class GradientLearner(Generic[B]):
+    """Owns a module's weights, AdamW and its schedule over `total_steps`.
+
+    The loss of a minibatch is divided by the weight of the *whole* minibatch, so the cut into micro-batches
+    changes nothing but memory. Dropout stays off: what is sampled, scored and trained is one function.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        module: nn.Module,
+        loss: Loss[B],
+        config: OptimConfig,
+        *,
+        total_steps: int,
+        head: nn.Module | None = None,
+        head_lr_scale: float = 1.0,
+    ) -> None:
+        self.name = name
+        self.module = module.eval()
+        self.loss = loss
+        self.config = config
+        self.total_steps = total_steps
+        self.optimiser = make_optimiser(module, config, head=head, head_lr_scale=head_lr_scale)
+        self._steps = 0
+
+    @property
+    def steps(self) -> int:
+        return self._steps
+
+    def step(self, batches: Sequence[B], check: Callable[[Tally], None] | None = None) -> Tally:
+        """One optimiser step on a minibatch. Raises UserError before the weights move if the gradient is not finite."""
+        denominator = sum(batch.weight for batch in batches)
+        tally = Tally()
+        for batch in batches:
+            loss, statistics = self.loss(self.module, batch, denominator)
+            torch.autograd.backward(loss)
+            tally.merge(statistics)
+        if check is not None:
+            check(tally)
+        norm = nn.utils.clip_grad_norm_(self.module.parameters(), self.config.max_grad_norm)
+        self._require_finite(tally, float(norm))
+        rate = learning_rate(self.config, self._steps, self.total_steps)
+        set_rate(self.optimiser, rate)
+        self.optimiser.step()
+        self.optimiser.zero_grad()
+        self._steps += 1
+        tally.add(f"{self.name}/grad_norm", float(norm))
+        tally.add(f"{self.name}/lr", rate)
+        return tally
+
+    @torch.no_grad()
+    def measure(self, batches: Sequence[B]) -> Tally:
+        """The loss's statistics without learning."""
+        tally = Tally()
+        for batch in batches:
+            tally.merge(self.loss(self.module, batch, batch.weight)[1])
+        return tally
+
+    def tensors(self) -> Mapping[str, Mapping[str, Tensor]]:
+        """Weights and optimiser state."""
+        return {
+            "model": dict(self.module.state_dict()),
+            "optimiser": optimiser_tensors(self.module, self.optimiser),
+        }
+
+    def load(self, tensors: Mapping[str, Mapping[str, Tensor]], steps: int) -> None:
+        """Go back to what `tensors` gave after `steps` steps."""
+        self.module.load_state_dict(dict(tensors["model"]))
+        load_optimiser(self.module, self.optimiser, tensors["optimiser"])
+        self._steps = steps
+
+    def _require_finite(self, tally: Tally, norm: float) -> None:
+        if math.isfinite(norm):
+            return
+        self.optimiser.zero_grad()
+        values = ", ".join(f"{key} {value:.4g}" for key, value in tally.means().items())
+        raise UserError(
+            f"{self.name}: the gradient of step {self._steps + 1} is not finite ({values}); the weights were left as they "
+            "were. Lower the learning rate, or look for extreme scores in the data"
+        )

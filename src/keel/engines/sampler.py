@@ -1,0 +1,124 @@
+"""Sampling in process, with a key-value cache."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+from transformers import DynamicCache
+
+from keel.batching import pad_left, pad_rows
+from keel.config.sampling import SamplingConfig
+from keel.engines.base import DrawKey
+from keel.functional.logprobs import token_logprobs
+from keel.models.policy import Policy
+from keel.records import EncodedRow, PromptItem, Samples
+from keel.text.render import Renderer
+
+_COMPACT_BELOW = 0.75  # share of unfinished rows at which the finished ones leave the batch
+
+
+class CachedSampler:
+    """Draws from a policy a token at a time; prompts are aligned at their ends.
+
+    One uniform number a response and position decides a token by the inverse of the cumulative distribution,
+    so a response depends on its own draws alone, not on its batch.
+    """
+
+    def __init__(self, policy: Policy, renderer: Renderer) -> None:
+        self.policy = policy
+        self.renderer = renderer
+        self._eos = torch.tensor(sorted(renderer.eos_ids), device=policy.device)
+
+    @torch.no_grad()
+    def sample(self, prompts: Sequence[PromptItem], config: SamplingConfig, key: DrawKey) -> Samples:
+        """One response a prompt; `logprobs` are those of the full distribution at the temperature, or None if cut."""
+        rows: list[list[int]] = []
+        logprobs: list[list[float]] = []
+        for start in range(0, len(prompts), config.batch):
+            part = prompts[start : start + config.batch]
+            indices = range(key.first_sample + start, key.first_sample + start + len(part))
+            uniforms = key.draws.uniforms(
+                key.purpose, iteration=key.iteration, samples=indices, length=config.max_new_tokens
+            )
+            tokens, part_logprobs = self._draw([prompt.tokens for prompt in part], config, uniforms)
+            rows += tokens
+            logprobs += part_logprobs
+        sequences = pad_rows(
+            [EncodedRow((*prompt.tokens, *row), len(prompt.tokens)) for prompt, row in zip(prompts, rows, strict=True)]
+        )
+        known = torch.zeros(sequences.response_mask.shape)
+        for index, values in enumerate(logprobs):
+            known[index, : len(values)] = torch.tensor(values)
+        eos = self.renderer.eos_ids
+        return Samples(
+            sequences=sequences,
+            logprobs=None if config.truncated or config.temperature == 0 else known,
+            ended=torch.tensor([row[-1] in eos for row in rows]),
+            prompts=tuple(prompts),
+            texts=tuple(self.renderer.response_text(p, row) for p, row in zip(prompts, rows, strict=True)),
+        )
+
+    def _draw(
+        self, prompts: Sequence[Sequence[int]], config: SamplingConfig, uniforms: np.ndarray[tuple[int, ...], np.dtype[np.float64]]
+    ) -> tuple[list[list[int]], list[list[float]]]:
+        """Token ids of each response, its end token included, and their log-probabilities."""
+        device = self.policy.device
+        tokens, mask = (part.to(device) for part in pad_left(prompts))
+        draws = torch.from_numpy(uniforms).float().to(device)
+        positions = (mask.cumsum(dim=1) - 1).clamp(min=0)
+        cache = DynamicCache()
+        alive = torch.arange(len(prompts), device=device)  # which response each row of the batch is
+        finished = torch.zeros(len(prompts), dtype=torch.bool, device=device)
+        out_tokens = torch.full((len(prompts), config.max_new_tokens), -1, dtype=torch.long, device=device)
+        out_logprobs = torch.zeros((len(prompts), config.max_new_tokens), device=device)
+        for step in range(config.max_new_tokens):
+            logits = self.policy.next_logits(tokens, mask, positions, cache)
+            chosen = choose_tokens(logits, config, draws[alive, step])
+            temperature = config.temperature or 1.0
+            running = alive[~finished]
+            out_tokens[running, step] = chosen[~finished]
+            out_logprobs[running, step] = token_logprobs(logits, chosen, temperature=temperature)[~finished]
+            finished = finished | torch.isin(chosen, self._eos)
+            left = int((~finished).sum())
+            if left == 0:
+                break
+            if left < _COMPACT_BELOW * len(alive):
+                keep = (~finished).nonzero().squeeze(1)
+                cache.batch_select_indices(keep)
+                alive, finished, chosen = alive[keep], finished[keep], chosen[keep]
+                mask, positions = mask[keep], positions[keep]
+            tokens = chosen[:, None]
+            mask = torch.cat([mask, torch.ones((len(alive), 1), dtype=torch.bool, device=device)], dim=1)
+            positions = positions[:, -1:] + 1
+        lengths = (out_tokens >= 0).sum(dim=1).tolist()
+        ids, known = out_tokens.tolist(), out_logprobs.tolist()
+        return [row[:n] for row, n in zip(ids, lengths, strict=True)], [
+            row[:n] for row, n in zip(known, lengths, strict=True)
+        ]
+
+
+def choose_tokens(logits: Tensor, config: SamplingConfig, uniforms: Tensor) -> Tensor:
+    """One token a row [B] from logits [B, V]: the argmax at temperature 0, else by inverse CDF at `uniforms` [B].
+
+    top-k keeps the k likeliest tokens, top-p the smallest set of likeliest ones whose probability reaches p; the
+    draw is from what is kept, renormalised.
+    """
+    if config.temperature == 0:
+        return logits.argmax(dim=-1)
+    probs = (logits.float() / config.temperature).softmax(dim=-1)
+    if config.truncated:
+        ranked, order = probs.sort(dim=-1, descending=True)
+        before = ranked.cumsum(dim=-1) - ranked  # probability of everything likelier
+        cut = before >= config.top_p
+        if config.top_k:
+            cut[:, config.top_k :] = True
+        cut[:, 0] = False
+        probs = probs.masked_fill(torch.zeros_like(cut).scatter(1, order, cut), 0.0)
+    cumulative = probs.cumsum(dim=-1)
+    target = uniforms[:, None].to(cumulative.dtype) * cumulative[:, -1:]
+    chosen = torch.searchsorted(cumulative, target, right=True).squeeze(1)
+    last_possible = (probs > 0).long().cumsum(dim=-1).argmax(dim=-1)  # rounding may put u x total at the total
+    return torch.minimum(chosen, last_possible)

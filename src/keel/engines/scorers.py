@@ -1,0 +1,146 @@
+"""Scorers: reward models, Python functions, their weighted sum; and a policy's own view of a response."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from keel.batching import cut_by_tokens, pad_rows, take, take_tokens, to_device
+from keel.engines.base import Scorer
+from keel.engines.reward_functions import RewardFunction
+from keel.models.policy import Policy
+from keel.models.reward import RewardModel
+from keel.records import EncodedRow, PromptItem, Rollout, Samples, Scores, Sequences
+from keel.text.render import Renderer
+
+
+class PolicyScorer:
+    """Log-probabilities and values of given responses under a policy, without gradient, in token-budget batches."""
+
+    def __init__(self, policy: Policy, *, temperature: float, token_budget: int) -> None:
+        self.policy = policy
+        self.temperature = temperature
+        self.token_budget = token_budget
+
+    def logprobs(self, sequences: Sequences) -> Tensor:
+        def forward(part: Sequences) -> Tensor:
+            output = self.policy(part, temperature=self.temperature)
+            logprobs: Tensor = output.logprobs
+            return logprobs
+
+        return self._map(forward, sequences)
+
+    def values(self, sequences: Sequences) -> Tensor:
+        def forward(part: Sequences) -> Tensor:
+            values: Tensor = self.policy(part, logprobs=False, values=True).values
+            return values
+
+        return self._map(forward, sequences)
+
+    @torch.no_grad()
+    def _map(self, forward: Callable[[Sequences], Tensor], sequences: Sequences) -> Tensor:
+        result = torch.zeros(sequences.response_mask.shape)
+        for rows in cut_by_tokens(sequences.lengths.tolist(), self.token_budget):
+            part = forward(to_device(take(sequences, rows), self.policy.device))
+            result[torch.tensor(rows), : part.shape[1]] = part.cpu()
+        return result
+
+
+class RewardModelScorer:
+    """A reward model on responses: it sees the sampled ids where it shares the policy's tokenizer, else the text."""
+
+    def __init__(self, name: str, model: RewardModel, *, token_budget: int, renderer: Renderer | None = None) -> None:
+        self.name = name
+        self.model = model
+        self.token_budget = token_budget
+        self._renderer = renderer  # given where the tokenizers differ
+
+    def score(self, samples: Samples) -> Scores:
+        scores = self._map(samples.sequences if self._renderer is None else self._rendered(samples, self._renderer))
+        return Scores(total=scores, parts={self.name: scores})
+
+    def score_rows(self, rows: Sequence[EncodedRow]) -> Tensor:
+        """Scores [len(rows)] of texts that are already token ids."""
+        return self._map(pad_rows(rows))
+
+    @torch.no_grad()
+    def _map(self, sequences: Sequences) -> Tensor:
+        scores = torch.zeros(len(sequences))
+        for rows in cut_by_tokens(sequences.lengths.tolist(), self.token_budget):
+            part = to_device(take(sequences, rows), self.model.device)
+            scores[torch.tensor(rows)] = self.model(part).cpu()
+        return scores
+
+    @staticmethod
+    def _rendered(samples: Samples, renderer: Renderer) -> Sequences:
+        rows: list[EncodedRow] = []
+        for prompt, text, ended in zip(samples.prompts, samples.texts, samples.ended.tolist(), strict=True):
+            rows.append(renderer.encode(prompt.source, text, ended=ended))
+        return pad_rows(rows)
+
+
+class FunctionScorer:
+    """A Python function on texts."""
+
+    def __init__(self, name: str, function: RewardFunction) -> None:
+        self.name = name
+        self.function = function
+
+    def score(self, samples: Samples) -> Scores:
+        values = self.function(prompt_texts(samples.prompts), list(samples.texts), [dict(p.row) for p in samples.prompts])
+        opinions = torch.tensor([float("nan") if value is None else value for value in values])
+        return Scores(total=opinions.nan_to_num(0.0), parts={self.name: opinions})
+
+
+class WeightedScorer:
+    """The weighted sum of several scorers; a response on which one has no opinion gets 0 from it."""
+
+    def __init__(self, scorers: Sequence[tuple[Scorer, float]]) -> None:
+        self.scorers = tuple(scorers)
+
+    def score(self, samples: Samples) -> Scores:
+        total = torch.zeros(len(samples.texts))
+        parts: dict[str, Tensor] = {}
+        for scorer, weight in self.scorers:
+            scores = scorer.score(samples)
+            total = total + weight * scores.total
+            parts |= scores.parts
+        return Scores(total=total, parts=parts)
+
+
+def prompt_texts(prompts: Sequence[PromptItem]) -> list[str]:
+    """The prompts as people read them."""
+    return [prompt.text for prompt in prompts]
+
+
+@torch.no_grad()
+def explain_ratio(policy: Policy, rollout: Rollout, *, temperature: float, tolerance: float) -> str:
+    """Which known cause makes the learner's log-probabilities differ from the sampler's: each is tried alone."""
+    sequences, sampled = rollout.sequences, rollout.logprobs
+    device = policy.device
+
+    def gap(rows: Sequence[Sequence[int]], at: float) -> float:
+        worst = 0.0
+        for part in rows:
+            logprobs = policy(to_device(take(sequences, part), device), temperature=at).logprobs.cpu()
+            mask = take_tokens(sequences.response_mask, sequences, part)
+            difference = (logprobs - take_tokens(sampled, sequences, part)).exp() - 1
+            worst = max(worst, float(difference[mask].abs().max()))
+        return worst
+
+    everything = [list(range(len(sequences)))]
+    active = [module for module in policy.modules() if isinstance(module, nn.Dropout) and module.p > 0 and module.training]
+    if active:
+        return "Cause: dropout is on while training; call eval() on the model, or set its dropout to 0."
+    if gap([[row] for row in range(len(sequences))], temperature) <= tolerance:
+        return "Cause: padding or positions: without padding the two agree; the model's positions depend on its padding."
+    if temperature != 1.0 and gap(everything, 1.0) <= tolerance:
+        return "Cause: temperature: they agree at temperature 1, so the sampler did not apply the configured one."
+    if next(policy.parameters()).dtype != torch.float32:
+        return "Cause: precision: the policy does not compute in float32."
+    return (
+        "No cause that could be tried alone explains it; look for truncated sampling (top_k, top_p, a logits processor) "
+        "or a sampler that holds other weights."
+    )

@@ -1,0 +1,11 @@
+"""The one exception a user is meant to read."""
+
+from __future__ import annotations
+
+
+class UserError(Exception):
+    """A mistake the user can mend: bad data, a contradictory recipe, a missing file.
+
+    Its message is one or two plain sentences that name the file, the row or the key, and the mend.
+    The command line prints the message alone and exits with code 2; library users catch it as an exception.
+    """

@@ -1,0 +1,154 @@
+"""What each stage reads (data, models, the user's functions), and so what makes it the same stage. No torch."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import keel
+from keel.config.data import DataConfig
+from keel.config.ppo import RewardSource
+from keel.config.recipe import Recipe
+from keel.errors import UserError
+from keel.references import resolve
+from keel.runs.identity import Identity, flatten, hash_directory, hash_file
+
+_NO_EFFECT = {"checkpoint_every"}  # settings that leave the result as it is
+COMPARISONS = "comparisons"  # the collect stage's artefact
+COMPARISONS_FILE = "comparisons.jsonl"
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """Everything a stage reads, by the key it is called in messages."""
+
+    data: Mapping[str, DataConfig] = field(default_factory=dict)
+    models: Mapping[str, str] = field(default_factory=dict)  # a directory or a hub name
+    functions: Mapping[str, str] = field(default_factory=dict)  # module:function
+    rewards: tuple[RewardSource, ...] = ()  # `model` resolved to a directory or a hub name
+
+
+def stage_inputs(recipe: Recipe, run: Path, stage: str) -> Inputs:
+    """The inputs of one stage of the recipe, for the run in directory `run`."""
+    return {"sft": _sft, "collect": _collect, "reward": _reward, "ppo": _ppo, "evaluate": _evaluate}[stage](recipe, run)
+
+
+def stage_identity(recipe: Recipe, stage: str, inputs: Inputs) -> Identity:
+    """Settings and hashes of inputs. Raises UserError for a path that is not there."""
+    config = getattr(recipe, stage)
+    settings: dict[str, Any] = {stage: config.model_dump(mode="json"), "seed": recipe.seed}
+    if stage == "sft":
+        settings["model"] = recipe.model.model_dump(mode="json")
+    kept = {key: value for key, value in flatten(settings).items() if key.rsplit(".", 1)[-1] not in _NO_EFFECT}
+    rewards = {f"reward {source.name}": source.model for source in inputs.rewards if source.model}
+    functions = dict(inputs.functions) | {f"reward {s.name}": s.function for s in inputs.rewards if s.function}
+    hashes = {key: _hash_data(data) for key, data in inputs.data.items()}
+    hashes |= {key: hash_model(source) for key, source in {**inputs.models, **rewards}.items()}
+    hashes |= {key: _hash_function(reference) for key, reference in functions.items()}
+    return Identity(config=kept, inputs=hashes)
+
+
+def start_model(recipe: Recipe, run: Path) -> str:
+    """The model before any feedback: the supervised stage's, else the base."""
+    return str(run / "sft" / "model") if recipe.sft else str(recipe.model.base)
+
+
+def _model(recipe: Recipe, run: Path, name: str | None, default: str) -> str:
+    """A model's name in a recipe: a stage of it (`sft`, `reward`, `ppo`), a path, or a hub name."""
+    if name is None:
+        return default
+    if name in ("sft", "reward", "ppo") and getattr(recipe, name) is not None:
+        return str(run / name / "model")
+    return name
+
+
+def _sft(recipe: Recipe, run: Path) -> Inputs:
+    assert recipe.sft
+    return Inputs(data={"sft.data": recipe.sft.data}, models={"base": recipe.model.base} if recipe.model.base else {})
+
+
+def _collect(recipe: Recipe, run: Path) -> Inputs:
+    assert recipe.collect
+    return Inputs(
+        data={"collect.prompts": recipe.collect.prompts},
+        models={"policy": _model(recipe, run, recipe.collect.policy, start_model(recipe, run))},
+        functions={"annotator": recipe.collect.annotator.script},
+    )
+
+
+def _reward(recipe: Recipe, run: Path) -> Inputs:
+    assert recipe.reward
+    data = recipe.reward.data
+    if not isinstance(data, DataConfig):
+        data = DataConfig(path=str(run / "collect" / COMPARISONS / COMPARISONS_FILE))
+    start = start_model(recipe, run)
+    models = {"init": _model(recipe, run, recipe.reward.init, start), "reference": start}
+    return Inputs(data={"reward.data": data}, models=models)
+
+
+def _ppo(recipe: Recipe, run: Path) -> Inputs:
+    assert recipe.ppo
+    held_out = recipe.ppo.evaluate
+    policy = _model(recipe, run, recipe.ppo.policy, start_model(recipe, run))
+    return Inputs(
+        data={"ppo.prompts": recipe.ppo.prompts}
+        | ({"ppo.evaluate.prompts": held_out.prompts} if held_out.prompts else {}),
+        models={"policy": policy, "reference": _model(recipe, run, recipe.ppo.reference, policy)},
+        functions={"utility": held_out.utility} if held_out.utility else {},
+        rewards=_rewards(recipe, run, recipe.ppo.reward),
+    )
+
+
+def _evaluate(recipe: Recipe, run: Path) -> Inputs:
+    assert recipe.evaluate
+    config = recipe.evaluate
+    if config.policy is None and recipe.ppo is None:
+        raise UserError("evaluate.policy is missing: the recipe has no ppo stage, so name the model to be judged")
+    ppo_start = _ppo(recipe, run).models["reference"] if recipe.ppo else start_model(recipe, run)
+    rewards = config.reward or (recipe.ppo.reward if recipe.ppo else (RewardSource(model="reward"),))
+    if any(source.model == "reward" for source in rewards) and not recipe.reward:
+        raise UserError("evaluate.reward is missing: the recipe has no reward stage, so name the reward that judges")
+    return Inputs(
+        data={"evaluate.prompts": config.prompts}
+        | ({"evaluate.demonstrations": config.demonstrations} if config.demonstrations else {}),
+        models={
+            "policy": _model(recipe, run, config.policy, str(run / "ppo" / "model")),
+            "reference": _model(recipe, run, config.reference, ppo_start),
+        },
+        functions=({"utility": config.utility} if config.utility else {}) | config.measures,
+        rewards=_rewards(recipe, run, rewards),
+    )
+
+
+def _rewards(recipe: Recipe, run: Path, sources: tuple[RewardSource, ...]) -> tuple[RewardSource, ...]:
+    return tuple(
+        source.model_copy(update={"model": _model(recipe, run, source.model, "")}) if source.model else source
+        for source in sources
+    )
+
+
+def _hash_data(data: DataConfig) -> str:
+    if data.function is not None:
+        return _hash_function(data.function)
+    path = Path(str(data.path))
+    return hash_file(path) if path.is_file() else f"hub:{data.path}:{data.split}"
+
+
+def _hash_function(reference: str) -> str:
+    """The source file of the function's module; Keel's own change with its version."""
+    module = resolve(reference).__module__
+    if module.split(".")[0] == "keel":
+        return f"keel {keel.__version__}"
+    file = getattr(sys.modules.get(module), "__file__", None)
+    return hash_file(Path(file)) if file else f"module {module}"
+
+
+def hash_model(source: str) -> str:
+    """A directory's contents; a hub name stands for itself."""
+    path = Path(source)
+    if path.is_dir():
+        return hash_directory(path)
+    return f"hub:{source}"

@@ -1,0 +1,41 @@
+"""Ordinary Hugging Face directories."""
+
+from __future__ import annotations
+
+import copy
+import json
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from keel.models.reward import RewardModel
+
+PAD_TOKEN = "<|keel_pad|>"
+NORMALISATION_FILE = "keel_reward.json"
+
+
+def save_policy(backbone: nn.Module, tokenizer: Any, folder: Path) -> None:
+    """Weights, config, tokenizer and chat template: `AutoModelForCausalLM.from_pretrained(folder)` loads it."""
+    model: Any = backbone
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+
+
+def save_reward_model(model: RewardModel, tokenizer: Any, folder: Path, *, scale: float) -> None:
+    """A sequence classifier that transformers alone scores alike (plus `keel_reward_shift`), at any batch size.
+
+    transformers reads the score at the rightmost token that is not the pad id, so the saved model gets a pad
+    token that no text can hold: one of its own, added behind the vocabulary. `scale` is the standard deviation
+    that was divided out (math.md §1: the preference model is sigmoid(scale x score gap)).
+    """
+    classifier: Any = model.classifier
+    tokenizer = copy.deepcopy(tokenizer)
+    tokenizer.add_special_tokens({"pad_token": PAD_TOKEN})
+    if classifier.get_input_embeddings().num_embeddings < len(tokenizer):
+        classifier.resize_token_embeddings(len(tokenizer), mean_resizing=False)
+    classifier.config.pad_token_id = tokenizer.pad_token_id
+    tokenizer.padding_side = "right"
+    classifier.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    (folder / NORMALISATION_FILE).write_text(json.dumps({"scale": scale, "shift": model.shift}) + "\n")

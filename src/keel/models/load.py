@@ -1,0 +1,70 @@
+"""Typed doors to transformers: loading models from a directory or a hub name, safetensors only."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
+from transformers.utils import logging as hf_logging
+
+from keel.errors import UserError
+
+hf_logging.disable_progress_bar()
+
+
+def resolve_device(choice: str) -> torch.device:
+    """`auto` takes CUDA, then MPS, then the CPU."""
+    if choice != "auto":
+        try:
+            return torch.device(choice)
+        except RuntimeError:
+            raise UserError(f"device: {choice!r} is no torch device; give auto, cpu, cuda or mps") from None
+    if torch.cuda.is_available():
+        return torch.device("cuda")
+    if torch.backends.mps.is_available():
+        return torch.device("mps")
+    return torch.device("cpu")
+
+
+def load_causal_lm(source: str, *, trust_remote_code: bool = False) -> nn.Module:
+    """A causal language model in float32, dropout off.
+
+    Raises UserError where there is none, or where it has no safetensors weights (pickles are never read).
+    """
+    model: nn.Module = _load(AutoModelForCausalLM, source, trust_remote_code=trust_remote_code)
+    return model
+
+
+def load_classifier(source: str, *, trust_remote_code: bool = False) -> nn.Module:
+    """A sequence classifier with one label in float32; a head that the weights lack is new."""
+    model: nn.Module = _load(
+        AutoModelForSequenceClassification, source, trust_remote_code=trust_remote_code, num_labels=1
+    )
+    return model
+
+
+def _load(kind: Any, source: str, **options: Any) -> Any:
+    level = hf_logging.get_verbosity()
+    hf_logging.set_verbosity_error()  # a head that is new is what a reward model begins with, not a warning
+    try:
+        model = kind.from_pretrained(source, dtype=torch.float32, use_safetensors=True, **options)
+    except (OSError, ValueError) as error:
+        raise UserError(f"no model could be loaded from {source}: {_first_line(error)}{_hint(source)}") from error
+    finally:
+        hf_logging.set_verbosity(level)
+    model.eval()
+    return model
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+
+
+def _hint(source: str) -> str:
+    folder = Path(source)
+    if folder.is_dir() and not list(folder.glob("*.safetensors")):
+        return " (only safetensors weights are read; convert pickled ones with transformers first)"
+    return ""

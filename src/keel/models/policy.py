@@ -1,0 +1,161 @@
+"""The policy's root module: one forward gives log-probabilities, entropy and values of the response tokens."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from keel.errors import UserError
+from keel.functional.logprobs import logprobs_and_entropy, token_logprobs
+from keel.records import Sequences
+
+_HEAD_CHUNK = 1024  # response tokens whose logits exist at one time
+
+
+@dataclass(frozen=True)
+class TokenOutputs:
+    """Per response token, [B, T], zero outside the mask; None where it was not asked for."""
+
+    logprobs: Tensor | None
+    entropy: Tensor | None
+    values: Tensor | None
+
+
+class Policy(nn.Module):
+    """A causal language model, with a critic head on its last hidden states if it has one.
+
+    Rows are padded on the right, so causal attention alone keeps padding out: no mask, and the same result
+    at any batch size. Hidden states are gathered where a response token is predicted (math.md §0: the state
+    that precedes it) before the head, whose logits exist one chunk at a time, forward and backward.
+    """
+
+    def __init__(self, backbone: nn.Module, *, critic: bool = False) -> None:
+        super().__init__()
+        self.backbone = backbone
+        self.value_head: nn.Linear | None = None
+        if critic:
+            self.value_head = nn.Linear(hidden_size(backbone), 1)
+            nn.init.zeros_(self.value_head.weight)  # V = 0 at the start
+            nn.init.zeros_(self.value_head.bias)
+        _require_known_head(backbone)
+
+    @property
+    def device(self) -> torch.device:
+        return next(self.parameters()).device
+
+    def forward(
+        self,
+        sequences: Sequences,
+        *,
+        temperature: float = 1.0,
+        logprobs: bool = True,
+        entropy: bool = False,
+        values: bool = False,
+    ) -> TokenOutputs:
+        """What is asked for, [B, T] each. Everything that trains passes through this one call."""
+        hidden = last_hidden(self.backbone, sequences.tokens)
+        mask = sequences.response_mask
+        before = (sequences.response_positions() - 1).clamp(min=0)
+        states = hidden.gather(1, before[..., None].expand(-1, -1, hidden.shape[-1]))[mask]  # [tokens, H]
+        log_p = ent = None
+        if logprobs:
+            targets = sequences.response_tokens()[mask]
+            log_p, ent = self._logprobs(states, targets, temperature, entropy)
+        value = None
+        if values:
+            assert self.value_head is not None, "this policy has no critic head"
+            value = _scatter(self.value_head(states).squeeze(-1).float(), mask)
+        return TokenOutputs(
+            logprobs=None if log_p is None else _scatter(log_p, mask),
+            entropy=None if ent is None else _scatter(ent, mask),
+            values=value,
+        )
+
+    def _logprobs(
+        self, states: Tensor, targets: Tensor, temperature: float, entropy: bool
+    ) -> tuple[Tensor, Tensor | None]:
+        def head(part: Tensor, target: Tensor) -> tuple[Tensor, Tensor | None]:
+            logits = logits_of(self.backbone, part)
+            if entropy:
+                return logprobs_and_entropy(logits, target, temperature=temperature)
+            return token_logprobs(logits, target, temperature=temperature), None
+
+        parts: list[tuple[Tensor, Tensor | None]] = []
+        chunks = list(zip(states.split(_HEAD_CHUNK), targets.split(_HEAD_CHUNK), strict=True))
+        for part, target in chunks:
+            if torch.is_grad_enabled() and len(chunks) > 1:
+                parts.append(checkpoint(head, part, target, use_reentrant=False))  # logits again in backward
+            else:
+                parts.append(head(part, target))
+        logprobs = torch.cat([part[0] for part in parts])
+        return logprobs, torch.cat([part[1] for part in parts if part[1] is not None]) if entropy else None
+
+    def next_logits(self, tokens: Tensor, mask: Tensor, positions: Tensor, cache: Any) -> Tensor:
+        """Logits [B, V] after the last of `tokens` [B, S], whose keys and values join the cache."""
+        output = self.backbone(
+            input_ids=tokens,
+            attention_mask=mask,
+            position_ids=positions,
+            past_key_values=cache,
+            use_cache=True,
+            logits_to_keep=1,
+        )
+        logits: Tensor = output.logits[:, -1, :]
+        return logits
+
+    def logits(self, sequences: Sequences) -> Tensor:
+        """Logits at the response tokens of the mask, [tokens, V]: for exact sums over the vocabulary."""
+        hidden = last_hidden(self.backbone, sequences.tokens)
+        before = (sequences.response_positions() - 1).clamp(min=0)
+        states = hidden.gather(1, before[..., None].expand(-1, -1, hidden.shape[-1]))
+        return logits_of(self.backbone, states[sequences.response_mask])
+
+
+def _scatter(values: Tensor, mask: Tensor) -> Tensor:
+    """[tokens] back to [B, T], zero outside the mask."""
+    return torch.zeros(mask.shape, dtype=values.dtype, device=values.device).masked_scatter(mask, values)
+
+
+def hidden_size(backbone: nn.Module) -> int:
+    """Width of the last hidden state."""
+    config: Any = backbone.config
+    return int(config.get_text_config().hidden_size)
+
+
+def last_hidden(backbone: nn.Module, tokens: Tensor) -> Tensor:
+    """Hidden states [B, L, H] that the head would read."""
+    body: Any = backbone.base_model
+    hidden: Tensor = body(input_ids=tokens, use_cache=False).last_hidden_state
+    return hidden
+
+
+def logits_of(backbone: nn.Module, states: Tensor) -> Tensor:
+    """The head on hidden states [N, H]: logits [N, V], with the soft cap or scale that some families apply."""
+    model: Any = backbone
+    logits: Tensor = model.get_output_embeddings()(states)
+    config = model.config.get_text_config()
+    if (scale := getattr(config, "logits_scaling", None)) is not None:
+        logits = logits / scale
+    if (scale := getattr(config, "logit_scale", None)) is not None:
+        logits = logits * scale
+    if (cap := getattr(config, "final_logit_softcapping", None)) is not None:
+        logits = cap * torch.tanh(logits / cap)
+    return logits
+
+
+@torch.no_grad()
+def _require_known_head(backbone: nn.Module) -> None:
+    """Hold `logits_of` to the model's own forward once, so that an unknown kind of head cannot pass unseen."""
+    model: Any = backbone
+    tokens = torch.arange(1, 5, device=next(backbone.parameters()).device)[None]
+    own = model(input_ids=tokens, use_cache=False).logits[0]
+    ours = logits_of(backbone, last_hidden(backbone, tokens)[0])
+    if not torch.allclose(own, ours, rtol=1e-3, atol=1e-3):
+        raise UserError(
+            f"{type(backbone).__name__} computes its logits in a way Keel does not know (they differ by "
+            f"{(own - ours).abs().max():.3g} from its head on the last hidden states); this model cannot be trained yet"
+        )

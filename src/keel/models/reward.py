@@ -1,0 +1,63 @@
+"""The reward model: a sequence classifier with one label, read at the last real token."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from keel.models.policy import last_hidden
+from keel.records import Sequences
+
+SHIFT_KEY = "keel_reward_shift"
+
+
+class RewardModel(nn.Module):
+    """score(x, y) = head(hidden at the last real token) - shift, whatever the padding and the batch.
+
+    transformers' own forward of `classifier` gives the score plus the shift (its heads have no bias).
+    """
+
+    def __init__(self, classifier: nn.Module) -> None:
+        super().__init__()
+        self.classifier = classifier
+
+    @property
+    def device(self) -> torch.device:
+        return next(self.parameters()).device
+
+    @property
+    def head(self) -> nn.Module:
+        """The scalar head, whatever its family calls it."""
+        model: Any = self.classifier
+        head: nn.Module = model.score
+        return head
+
+    @property
+    def shift(self) -> float:
+        config: Any = self.classifier.config
+        return float(getattr(config, SHIFT_KEY, 0.0))
+
+    def forward(self, sequences: Sequences) -> Tensor:
+        """Scores [B]."""
+        hidden = last_hidden(self.classifier, sequences.tokens)
+        rows = torch.arange(len(sequences), device=hidden.device)
+        raw: Tensor = self.head(hidden[rows, sequences.lengths - 1]).squeeze(-1).float()
+        return raw - self.shift
+
+    def reset_head(self, seed: int) -> None:
+        """Small random weights for the head, a function of the seed alone."""
+        weight: Tensor = self.head.weight  # type: ignore[assignment]  # nn.Module's attributes are untyped
+        generator = torch.Generator().manual_seed(seed)
+        with torch.no_grad():
+            weight.copy_(torch.randn(weight.shape, generator=generator) * 0.01)
+
+    def normalise(self, mean: float, std: float) -> None:
+        """Give scores mean 0 and sd 1 where they had `mean` and `std`: 1/std into the head, the mean into the shift."""
+        config: Any = self.classifier.config
+        shift = (self.shift + mean) / std
+        weight: Tensor = self.head.weight  # type: ignore[assignment]  # nn.Module's attributes are untyped
+        with torch.no_grad():
+            weight.div_(std)
+        setattr(config, SHIFT_KEY, shift)

@@ -1,0 +1,1 @@
+"""The stages, to be read in the order sft, collect, reward, rollouts, ppo, evaluate."""

@@ -1,0 +1,121 @@
+"""Stage 2, collecting feedback: sample responses, show them in pairs, write down which one is preferred."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import combinations
+from typing import Any
+
+from keel.annotate.base import Annotator, Pair
+from keel.config.collect import CollectConfig
+from keel.data.write import write_rows
+from keel.engines.base import DrawKey, Sampler
+from keel.records import PromptItem, Samples
+from keel.runs.console import Console
+from keel.inputs import COMPARISONS, COMPARISONS_FILE
+from keel.runs.layout import SAMPLES
+from keel.runs.metrics import read_lines
+from keel.runs.run import StageRun
+from keel.schema import Comparison
+from keel.seeds import Draws
+from keel.text.render import CHOSEN_ENDED, REJECTED_ENDED
+
+_PROMPTS_A_ROUND = 128
+
+
+@dataclass(frozen=True)
+class _Shown:
+    """A pair as the annotator sees it, and where its responses stand in the samples."""
+
+    pair: Pair
+    first: int
+    second: int
+
+
+def collect_comparisons(
+    config: CollectConfig,
+    sampler: Sampler,
+    annotator: Annotator,
+    prompts: Sequence[PromptItem],
+    *,
+    stage: StageRun,
+    draws: Draws,
+    console: Console,
+) -> dict[str, Any]:
+    """Write `comparisons/comparisons.jsonl`, one line a judged pair; returns the stage's summary.
+
+    Works in rounds of prompts; a round that was finished before a kill is not done again. Identical responses
+    are no pair: they are counted and left out. The order in which two responses are shown is drawn.
+    """
+    snapshot = stage.restore()
+    identical: int = snapshot.state["identical"] if snapshot else 0
+    rounds = range(0, len(prompts), _PROMPTS_A_ROUND)
+    for number, start in enumerate(rounds, start=1):
+        if snapshot is not None and number <= snapshot.step:
+            continue
+        part = [prompt for prompt in prompts[start : start + _PROMPTS_A_ROUND] for _ in range(config.per_prompt)]
+        key = DrawKey(draws, "response", iteration=0, first_sample=start * config.per_prompt)
+        samples = sampler.sample(part, config.sampling, key)
+        shown = _pairs(samples, config.per_prompt, draws, first_prompt=start)
+        uniforms = draws.uniforms("label", iteration=number, samples=range(len(shown)), length=1)[:, 0]
+        judgements = annotator.compare([one.pair for one in shown], uniforms.tolist())
+        rows = [
+            _comparison(one, samples, judgement.first_wins, judgement.margin, judgement.probability, config)
+            for one, judgement in zip(shown, judgements, strict=True)
+        ]
+        pairs_a_prompt = config.per_prompt * (config.per_prompt - 1) // 2
+        identical += len(part) // config.per_prompt * pairs_a_prompt - len(shown)
+        stage.log_samples(number, [row.to_row() for row in rows])
+        stage.checkpoint(number, {}, {"identical": identical})
+        console.progress(stage.name, number, len(rounds), {"comparisons": float(len(rows))})
+    rows = [_without_iteration(row) for row in read_lines(stage.path / SAMPLES)]
+    write_rows(stage.work(COMPARISONS) / COMPARISONS_FILE, rows)
+    stage.publish(COMPARISONS)
+    certainty = [max(row["first_probability"], 1 - row["first_probability"]) for row in rows]
+    return {
+        "comparisons": len(rows),
+        "identical_pairs": identical,
+        "prompts": len(prompts),
+        "annotator": config.annotator.name,
+        "noise_ceiling": sum(certainty) / len(certainty) if rows else None,
+    }
+
+
+def _pairs(samples: Samples, per_prompt: int, draws: Draws, *, first_prompt: int) -> list[_Shown]:
+    """Every pair of different responses to one prompt, in drawn order."""
+    shown: list[_Shown] = []
+    for offset in range(0, len(samples.texts), per_prompt):
+        order = draws.generator("order", sample=first_prompt + offset // per_prompt)
+        for one, other in combinations(range(offset, offset + per_prompt), 2):
+            first, second = (one, other) if order.random() < 0.5 else (other, one)
+            if samples.texts[first] == samples.texts[second]:
+                continue
+            prompt = samples.prompts[first]
+            pair = Pair(prompt.text, samples.texts[first], samples.texts[second], prompt.row)
+            shown.append(_Shown(pair, first, second))
+    return shown
+
+
+def _comparison(
+    shown: _Shown, samples: Samples, first_wins: bool, gap: float, probability: float, config: CollectConfig
+) -> Comparison:
+    chosen, rejected = (shown.first, shown.second) if first_wins else (shown.second, shown.first)
+    ended = samples.ended.tolist()
+    return Comparison(
+        prompt=samples.prompts[chosen].source,
+        chosen=samples.texts[chosen],
+        rejected=samples.texts[rejected],
+        annotator=config.annotator.name,
+        extra={
+            **shown.pair.row,
+            CHOSEN_ENDED: ended[chosen],
+            REJECTED_ENDED: ended[rejected],
+            "utility_gap": gap if first_wins else -gap,
+            "first_probability": probability,
+        },
+    )
+
+
+def _without_iteration(row: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in row.items() if name != "iteration"}

@@ -1,0 +1,59 @@
+"""The loop of the stages that walk over rows in epochs: supervised fine-tuning and the reward model."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from typing import TypeVar
+
+from keel.config.training import TrainingConfig
+from keel.engines.base import Learner, Weighted
+from keel.runs.console import Console
+from keel.runs.run import StageRun
+from keel.seeds import Draws
+from keel.tally import Tally
+
+B = TypeVar("B", bound=Weighted)
+
+
+def total_steps(config: TrainingConfig, num_rows: int) -> int:
+    """Optimiser steps of all epochs; the last one takes what is left."""
+    return -(-num_rows * config.epochs // config.batch)
+
+
+def train_epochs(
+    config: TrainingConfig,
+    learner: Learner[B],
+    *,
+    num_rows: int,
+    batches: Callable[[Sequence[int]], list[B]],
+    validate: Callable[[], Tally],
+    stage: StageRun,
+    draws: Draws,
+    console: Console,
+    shown: Sequence[str],
+) -> None:
+    """Train from the last checkpoint (or the start) to the end; logs `time/tokens_per_second` beside the learner's metrics.
+
+    `batches(rows)` gives the micro-batches of the given row numbers; `shown` names the metrics of the progress line.
+    """
+    snapshot = stage.restore()
+    if snapshot is not None:
+        learner.load(snapshot.tensors, snapshot.step)
+    total = total_steps(config, num_rows)
+    rows_in_all = num_rows * config.epochs
+    latest: dict[str, float] = {}
+    for step in range(learner.steps, total):
+        started = time.perf_counter()
+        start = step * config.batch
+        rows = draws.batch_indices("order", num_rows, batch=min(config.batch, rows_in_all - start), start=start)
+        metrics = learner.step(batches(rows)).means()
+        done = step + 1
+        metrics["time/step_seconds"] = time.perf_counter() - started
+        if done % config.validate_every == 0 or done == total:
+            metrics |= validate().means()
+        stage.log(done, metrics)
+        if done % config.checkpoint_every == 0 or done == total:
+            stage.checkpoint(done, learner.tensors(), {})
+        latest |= metrics
+        console.progress(stage.name, done, total, {name: latest[name] for name in shown if name in latest})

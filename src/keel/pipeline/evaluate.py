@@ -1,0 +1,237 @@
+"""Stage 5, evaluation: the policy against its reference on held-out prompts, and how well it spent its KL."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from keel.batching import row_batches
+from keel.config.evaluate import EvaluateConfig
+from keel.engines.base import DrawKey, Sampler, Scorer, TokenScorer
+from keel.functional.closed_form import best_of_n_kl, best_of_n_score, frontier
+from keel.functional.masked import Moments
+from keel.pipeline.measures import distinct_n, kl_per_response, repetition, response_rows
+from keel.records import EncodedRow, PromptItem, Samples
+from keel.runs.console import Console
+from keel.runs.run import StageRun
+from keel.seeds import Draws
+
+_SIDE_BY_SIDE = 24
+_CURVE_POINTS = 40
+
+
+@dataclass(frozen=True)
+class Judged:
+    """One model's responses to the prompts, per_prompt each, and what the judges say: float [prompts, per_prompt]."""
+
+    samples: Samples
+    scores: Tensor
+    utility: Tensor | None
+    measures: Mapping[str, Tensor]
+
+
+@dataclass(frozen=True)
+class EvaluateEngines:
+    """The two models and their judges."""
+
+    policy_sampler: Sampler
+    reference_sampler: Sampler
+    policy: TokenScorer  # at the sampling temperature
+    reference: TokenScorer
+    likelihood: tuple[TokenScorer, TokenScorer]  # policy and reference at temperature 1, for demonstrations
+    scorer: Scorer
+    utility: Scorer | None
+    measures: Mapping[str, Scorer]
+
+
+def evaluate(
+    config: EvaluateConfig,
+    engines: EvaluateEngines,
+    prompts: Sequence[PromptItem],
+    demonstrations: Sequence[EncodedRow],
+    *,
+    stage: StageRun,
+    draws: Draws,
+    console: Console,
+) -> dict[str, Any]:
+    """Sample both models on the prompts, judge, compare; returns the stage's summary (docs/metrics.md explains it)."""
+    prompts = prompts[: config.count]
+    console.progress(stage.name, 0, 3, {})
+    policy = _respond(config, engines, engines.policy_sampler, prompts, draws, "policy")
+    reference = _respond(config, engines, engines.reference_sampler, prompts, draws, "reference")
+    console.progress(stage.name, 1, 3, {})
+    kl = _kl(engines, policy.samples).reshape(len(prompts), config.per_prompt)
+    summary: dict[str, Any] = {
+        "prompts": len(prompts),
+        "per_prompt": config.per_prompt,
+        "policy": describe(policy),
+        "reference": describe(reference),
+        "kl": float(kl.mean()),
+        "kl_standard_error": _standard_error(kl),
+        "kl_per_token": float(kl.sum()) / policy.samples.sequences.weight,
+        "score": compare(policy.scores, reference.scores, config.bootstrap, draws),
+    }
+    if policy.utility is not None and reference.utility is not None:
+        summary["utility"] = compare(policy.utility, reference.utility, config.bootstrap, draws)
+    if demonstrations:
+        summary["demonstrations"] = likelihoods(engines, demonstrations)
+    console.progress(stage.name, 2, 3, {})
+    summary["frontier"] = spent(config, engines, prompts, policy.scores, kl, draws)
+    stage.restore()
+    stage.log_samples(0, side_by_side(policy, reference, kl))
+    console.progress(stage.name, 3, 3, {"win rate": summary.get("utility", summary["score"])["win_rate"]})
+    return summary
+
+
+def _respond(
+    config: EvaluateConfig,
+    engines: EvaluateEngines,
+    sampler: Sampler,
+    prompts: Sequence[PromptItem],
+    draws: Draws,
+    purpose: str,
+) -> Judged:
+    repeated = [prompt for prompt in prompts for _ in range(config.per_prompt)]
+    samples = sampler.sample(repeated, config.sampling, DrawKey(draws, purpose, iteration=0))
+    shape = (len(prompts), config.per_prompt)
+    return Judged(
+        samples=samples,
+        scores=engines.scorer.score(samples).total.reshape(shape),
+        utility=engines.utility.score(samples).total.reshape(shape) if engines.utility else None,
+        measures={name: scorer.score(samples).total.reshape(shape) for name, scorer in engines.measures.items()},
+    )
+
+
+def _kl(engines: EvaluateEngines, samples: Samples) -> Tensor:
+    """k1 summed over each response, nats [B]."""
+    assert samples.logprobs is not None, "the configuration refuses truncated sampling here"
+    return kl_per_response(
+        samples.logprobs, engines.reference.logprobs(samples.sequences), samples.sequences.response_mask
+    )
+
+
+def _standard_error(values: Tensor) -> float:
+    """Of the mean of [prompts, per_prompt], whose rows are independent."""
+    means = values.double().mean(dim=1)
+    return Moments.of(means).std / math.sqrt(len(means))
+
+
+def describe(judged: Judged) -> dict[str, Any]:
+    """One model's means."""
+    rows = response_rows(judged.samples.sequences)
+    utility = {} if judged.utility is None else {"utility": float(judged.utility.mean())}
+    return {
+        "score": float(judged.scores.mean()),
+        "score_std": Moments.of(judged.scores).std,
+        **utility,
+        "length": float(judged.samples.sequences.response_lengths.float().mean()),
+        "ended": float(judged.samples.ended.float().mean()),
+        "distinct_1": distinct_n(rows, 1),
+        "distinct_2": distinct_n(rows, 2),
+        "repetition": repetition(rows),
+        "measures": {name: float(values.mean()) for name, values in judged.measures.items()},
+    }
+
+
+def compare(policy: Tensor, reference: Tensor, resamples: int, draws: Draws) -> dict[str, Any]:
+    """Win rate (every policy response against every reference response of its prompt, ties 1/2) and mean difference.
+
+    Both [prompts, per_prompt]. The 95 % intervals come from a bootstrap over prompts, policy and reference of a
+    prompt drawn together.
+    """
+    against = policy[:, :, None] - reference[:, None, :]
+    wins = ((against > 0).double() + 0.5 * (against == 0).double()).mean(dim=(1, 2)).numpy()
+    ties = float((against == 0).double().mean())
+    difference = (policy - reference).double().mean(dim=1).numpy()
+    rows = draws.generator("bootstrap").integers(0, len(wins), size=(resamples, len(wins)))
+    return {
+        "win_rate": float(wins.mean()),
+        "win_rate_interval": _percentiles(wins[rows].mean(axis=1)),
+        "ties": ties,
+        "difference": float(difference.mean()),
+        "difference_interval": _percentiles(difference[rows].mean(axis=1)),
+    }
+
+
+def _percentiles(means: Any) -> list[float]:
+    return [float(value) for value in np.percentile(means, [2.5, 97.5])]
+
+
+def likelihoods(engines: EvaluateEngines, demonstrations: Sequence[EncodedRow]) -> dict[str, float]:
+    """Negative log-likelihood of held-out demonstrations, nats a response token, under both models."""
+    batches = row_batches(demonstrations, sum(len(row.tokens) for row in demonstrations))
+    tokens = sum(batch.weight for batch in batches)
+    policy, reference = (
+        -sum(float(model.logprobs(batch).double().sum()) for batch in batches) / tokens for model in engines.likelihood
+    )
+    return {"rows": len(demonstrations), "policy_nll": policy, "reference_nll": reference}
+
+
+def spent(
+    config: EvaluateConfig,
+    engines: EvaluateEngines,
+    prompts: Sequence[PromptItem],
+    policy_scores: Tensor,
+    kl: Tensor,
+    draws: Draws,
+) -> dict[str, Any]:
+    """What share of the score that this KL can buy was reached (math.md §2), on the first frontier_prompts prompts.
+
+    The bound is estimated from frontier_samples reference responses a prompt: reliable up to log(samples) nats;
+    the same bound from half of them shows how far it has converged. best-of-n is the yardstick of exact KL.
+    """
+    prompts = prompts[: config.frontier_prompts]
+    repeated = [prompt for prompt in prompts for _ in range(config.frontier_samples)]
+    samples = engines.reference_sampler.sample(repeated, config.sampling, DrawKey(draws, "frontier", iteration=0))
+    scores = engines.scorer.score(samples).total.reshape(len(prompts), config.frontier_samples).double()
+    paid = max(0.0, float(kl[: len(prompts)].mean()))
+    reached = float(policy_scores[: len(prompts)].double().mean())
+    start = float(scores.mean())
+    point, half = frontier(scores, paid), frontier(scores[:, : config.frontier_samples // 2], paid)
+    gain = point.bound - start
+    top = max(paid * 1.3, math.log(config.frontier_samples))
+    grid = [top * (index / _CURVE_POINTS) ** 2 for index in range(_CURVE_POINTS + 1)]  # even in sqrt(KL)
+    sizes = [2**power for power in range(int(math.log2(config.frontier_samples)) + 1)]
+    return {
+        "prompts": len(prompts),
+        "samples_a_prompt": config.frontier_samples,
+        "kl": paid,
+        "score": reached,
+        "reference_score": start,
+        "bound": point.bound,
+        "bound_from_half_the_samples": half.bound,
+        "reached": (reached - start) / gain if gain > 0 else None,
+        "reliable": point.reliable,
+        "reliable_up_to_kl": math.log(config.frontier_samples),
+        "curve": [[at, frontier(scores, at).bound] for at in grid],
+        "best_of_n": [[size, best_of_n_kl(size), best_of_n_score(scores, size)] for size in sizes],
+    }
+
+
+def side_by_side(policy: Judged, reference: Judged, kl: Tensor) -> list[dict[str, Any]]:
+    """The first response of both models to the first prompts."""
+    per_prompt = kl.shape[1]
+    rows = []
+    for prompt in range(min(_SIDE_BY_SIDE, len(kl))):
+        first = prompt * per_prompt
+        row: dict[str, Any] = {
+            "prompt": policy.samples.prompts[first].text,
+            "policy": policy.samples.texts[first],
+            "reference": reference.samples.texts[first],
+            "policy_score": float(policy.scores[prompt, 0]),
+            "reference_score": float(reference.scores[prompt, 0]),
+            "kl": float(kl[prompt, 0]),
+        }
+        if policy.utility is not None and reference.utility is not None:
+            row |= {
+                "policy_utility": float(policy.utility[prompt, 0]),
+                "reference_utility": float(reference.utility[prompt, 0]),
+            }
+        rows.append(row)
+    return rows

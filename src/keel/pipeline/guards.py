@@ -1,0 +1,56 @@
+"""Refuse or warn, never go on silently: the checks of a PPO iteration."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from torch import Tensor
+
+from keel.errors import UserError
+from keel.records import Rollout
+from keel.tally import Tally
+
+RATIO_TOLERANCE = 1e-3  # float32, same kernels; 1e-5 is usual
+_KL_STREAK = 3
+
+
+def require_unit_ratio(seen: Tally, rollout: Rollout, explain: Callable[[Rollout], str]) -> None:
+    """Before any weight moved, pi / pi_old must be 1 on the first minibatch; else sampler and learner disagree.
+
+    Raises UserError with the cause that fits.
+    """
+    gap = seen.extremes["ppo/policy/ratio_gap"]
+    if gap <= RATIO_TOLERANCE:
+        return
+    raise UserError(
+        f"ppo: before any update the ratio pi/pi_old is off by {gap:.3g} (at most {RATIO_TOLERANCE:g} is rounding): the "
+        f"sampler and the learner do not compute the same probabilities. {explain(rollout)}"
+    )
+
+
+def watch_kl_sign(metrics: dict[str, float], streak: int, warn: Callable[[str], None]) -> int:
+    """How many iterations in a row the mean KL estimate was impossibly negative; warns, and stops at the third.
+
+    A single response's k1 may have any sign; a batch mean below -5 standard errors and -1e-3 means that the
+    sampler and the scorer of the reference disagree (math.md §3).
+    """
+    kl, error = metrics["objective/kl"], metrics["objective/kl_standard_error"]
+    if not (kl < -5 * error and kl < -1e-3):
+        return 0
+    sentence = (
+        f"the KL to the reference is {kl:.3g} nats a response, {-kl / max(error, 1e-12):.0f} standard errors below 0, "
+        "which no true KL can be: the sampler and the reference disagree (temperature, padding, a reference of other weights)"
+    )
+    if streak + 1 >= _KL_STREAK:
+        raise UserError(f"ppo: {_KL_STREAK} iterations in a row, {sentence}")
+    warn(f"ppo: warning: {sentence}.")
+    return streak + 1
+
+
+def watch_variation(scores: Tensor, iteration: int, warn: Callable[[str], None]) -> None:
+    """A rollout whose scores are all alike teaches nothing but the leash: say so."""
+    if len(scores) > 1 and float(scores.max() - scores.min()) == 0.0:
+        warn(
+            f"ppo: warning: all {len(scores)} responses of iteration {iteration} have the score {float(scores[0]):.4g}, so "
+            "only the KL teaches; look at the reward"
+        )

@@ -1,0 +1,74 @@
+"""The evaluation of PPO on fixed held-out prompts while it trains."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor
+
+from keel.config.sampling import SamplingConfig
+from keel.engines.base import DrawKey, Scorer
+from keel.pipeline.measures import kl_per_response, text_metrics
+from keel.pipeline.rollouts import Actors, collect_rollout
+from keel.records import PromptItem, Rollout
+from keel.runs.console import Console
+from keel.runs.run import StageRun
+from keel.seeds import Draws
+
+_SHOWN = 3
+_KEPT = 8
+_TRUNCATED_WARNING = 0.5
+
+
+@dataclass(frozen=True)
+class HeldOut:
+    """Prompts that are never trained on; every evaluation draws with the same random numbers, so curves are smooth."""
+
+    actors: Actors
+    utility: Scorer | None  # the true one, where it is known
+    prompts: Sequence[PromptItem]
+    sampling: SamplingConfig
+    kl_coef: float  # of the objective that picks the best checkpoint: the configured one, not the adapted
+    draws: Draws
+
+    def evaluate(self, iteration: int, stage: StageRun, console: Console) -> dict[str, float]:
+        """Metrics `eval/…`; a few responses go to the stage's samples and to the screen."""
+        key = DrawKey(self.draws, "held-out", iteration=0)
+        rollout = collect_rollout(self.actors, self.prompts, self.sampling, key)
+        scores = rollout.scores.total
+        kl = kl_per_response(rollout.logprobs, rollout.ref_logprobs, rollout.response_mask)
+        metrics = {
+            "eval/scores": float(scores.mean()),
+            "eval/kl": float(kl.mean()),
+            "eval/objective": float(scores.mean() - self.kl_coef * kl.mean()),
+            **{name.replace("objective/", "eval/"): value for name, value in text_metrics(rollout.samples).items()
+               if name.startswith("objective/")},
+        }
+        if self.utility is not None:
+            metrics["eval/utility"] = float(self.utility.score(rollout.samples).total.mean())
+        rows = _sample_rows(rollout, kl)
+        stage.log_samples(iteration, rows)
+        console.samples(stage.name, rows[:_SHOWN])
+        if iteration == 0 and metrics["eval/ended"] < 1 - _TRUNCATED_WARNING:
+            console.say(
+                f"ppo: warning: {1 - metrics['eval/ended']:.0%} of the responses never end within "
+                f"{self.sampling.max_new_tokens} tokens and are scored as they stand; raise sampling.max_new_tokens or set "
+                "eos_penalty if that is not meant."
+            )
+        return metrics
+
+
+def _sample_rows(rollout: Rollout, kl: Tensor) -> list[dict[str, Any]]:
+    samples = rollout.samples
+    return [
+        {
+            "prompt": samples.prompts[row].text,
+            "response": samples.texts[row],
+            "score": float(rollout.scores.total[row]),
+            "kl": float(kl[row]),
+            "ended": bool(samples.ended[row]),
+        }
+        for row in range(min(_KEPT, len(samples.texts)))
+    ]

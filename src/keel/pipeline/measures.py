@@ -1,0 +1,90 @@
+"""What is measured on responses: by PPO while it trains, and by the evaluation."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from keel.functional.kl import k1
+from keel.functional.masked import Moments, masked_mean, masked_var
+from keel.records import Rollout, Samples, Sequences
+
+
+def distinct_n(token_rows: Sequence[Sequence[int]], n: int) -> float:
+    """Distinct n-grams over all n-grams of the responses together (Li et al., 2016); 1 = nothing is said twice."""
+    grams = Counter(tuple(row[i : i + n]) for row in token_rows for i in range(len(row) - n + 1))
+    return len(grams) / grams.total() if grams else 1.0
+
+
+def repetition(token_rows: Sequence[Sequence[int]], n: int = 4) -> float:
+    """Share of a response's n-grams that stood in it before, averaged over responses with at least one n-gram."""
+    shares = []
+    for row in token_rows:
+        grams = [tuple(row[i : i + n]) for i in range(len(row) - n + 1)]
+        if grams:
+            shares.append(1 - len(set(grams)) / len(grams))
+    return sum(shares) / len(shares) if shares else 0.0
+
+
+def response_rows(sequences: Sequences) -> list[list[int]]:
+    """The response token ids of each row."""
+    tokens = sequences.response_tokens().tolist()
+    return [row[:n] for row, n in zip(tokens, sequences.response_lengths.tolist(), strict=True)]
+
+
+def correlation(a: Tensor, b: Tensor) -> float:
+    """Pearson's, over [B]; 0 where one of them is constant."""
+    a, b = a.double() - a.double().mean(), b.double() - b.double().mean()
+    spread = float(a.norm() * b.norm())
+    return float(a @ b) / spread if spread > 0 else 0.0
+
+
+def kl_per_response(logprobs: Tensor, ref_logprobs: Tensor, mask: Tensor) -> Tensor:
+    """The sum of k1 over each response, nats [B]: unbiased for the KL of the sequence, of any sign."""
+    return torch.where(mask, k1(logprobs, ref_logprobs), 0.0).sum(dim=1)
+
+
+def text_metrics(samples: Samples) -> dict[str, float]:
+    """Length, ends and variety of the responses."""
+    rows = response_rows(samples.sequences)
+    return {
+        "objective/length": float(samples.sequences.response_lengths.float().mean()),
+        "objective/ended": float(samples.ended.float().mean()),
+        "text/distinct_2": distinct_n(rows, 2),
+        "text/repetition": repetition(rows),
+    }
+
+
+def rollout_metrics(rollout: Rollout, rewards: Tensor, returns: Tensor) -> dict[str, float]:
+    """Score, leash and critic of one rollout; `rewards` and `returns` are [B, T]."""
+    mask = rollout.response_mask
+    gaps = kl_per_response(rollout.logprobs, rollout.ref_logprobs, mask)
+    scores = Moments.of(rollout.scores.total)
+    metrics = {
+        "objective/scores": scores.mean,
+        "objective/scores_std": scores.std,
+        "objective/rewards": float(rewards.sum(dim=1).mean()),
+        "objective/kl": float(gaps.mean()),
+        "objective/kl_per_token": float(gaps.sum()) / rollout.sequences.weight,
+        "objective/kl_standard_error": Moments.of(gaps).std / len(gaps) ** 0.5,
+        "objective/surprise": float(-masked_mean(rollout.logprobs, mask)),
+        "objective/score_length_correlation": correlation(
+            rollout.scores.total, rollout.sequences.response_lengths.float()
+        ),
+        "ppo/val/explained_variance": explained_variance(rollout.values, returns, mask),
+        **text_metrics(rollout.samples),
+    }
+    for name, part in rollout.scores.parts.items():
+        known = part[~part.isnan()]
+        metrics[f"reward/{name}"] = float(known.mean()) if len(known) else float("nan")
+        metrics[f"reward/{name}/missing"] = 1 - len(known) / len(part)
+    return metrics
+
+
+def explained_variance(values: Tensor, returns: Tensor, mask: Tensor) -> float:
+    """1 - var(returns - values) / var(returns) over the response tokens; 0 = the critic knows only the mean."""
+    spread = float(masked_var(returns, mask))
+    return 1 - float(masked_var(returns - values, mask)) / spread if spread > 0 else 0.0

@@ -1,0 +1,170 @@
+"""Stage 3, the reward model: what people prefer, as a number."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from keel.batching import cut_by_tokens, pad_rows
+from keel.config.reward import RewardConfig
+from keel.engines.base import DrawKey, Learner, Sampler, Scorer
+from keel.errors import UserError
+from keel.functional.masked import Moments
+from keel.pipeline.epochs import train_epochs
+from keel.records import EncodedRow, Pairs, PromptItem
+from keel.runs.console import Console
+from keel.runs.run import StageRun
+from keel.seeds import Draws
+from keel.tally import Tally
+
+_RELIABILITY_BINS = 10
+
+
+@dataclass(frozen=True)
+class EncodedPair:
+    """A comparison as token ids."""
+
+    chosen: EncodedRow
+    rejected: EncodedRow
+    margin: float
+    weight: float
+    first_probability: float | None = None  # that the annotator prefers the one it did, where it is known
+
+
+@dataclass(frozen=True)
+class RewardEngines:
+    """What does the work of this stage."""
+
+    learner: Learner[Pairs]
+    score_rows: Callable[[Sequence[EncodedRow]], Tensor]  # the model on texts: float [len(rows)]
+    scorer: Scorer  # the same model on samples
+    reference: Sampler
+    normalise: Callable[[float, float], None]  # (mean, sd) of its scores now: gives them mean 0 and sd 1
+    export: Callable[[Path, float], None]  # (folder, scale that was divided out)
+
+
+def train_reward(
+    config: RewardConfig,
+    engines: RewardEngines,
+    train: Sequence[EncodedPair],
+    validation: Sequence[EncodedPair],
+    prompts: Sequence[PromptItem],
+    *,
+    stage: StageRun,
+    draws: Draws,
+    console: Console,
+) -> dict[str, Any]:
+    """Bradley-Terry on the pairs, then scores with mean 0 and sd 1 on samples of the reference; publish `model/`.
+
+    `prompts` are those that the reference answers for it.
+    """
+
+    def validate() -> Tally:
+        tally = Tally()
+        if validation:
+            for name, (total, weight) in engines.learner.measure(microbatches(validation, config.token_budget)).sums.items():
+                tally.add(name.replace("reward/", "reward/validation/"), total, weight)
+        return tally
+
+    train_epochs(
+        config,
+        engines.learner,
+        num_rows=len(train),
+        batches=lambda rows: microbatches([train[row] for row in rows], config.token_budget),
+        validate=validate,
+        stage=stage,
+        draws=draws,
+        console=console,
+        shown=("reward/loss", "reward/accuracy", "reward/validation/accuracy"),
+    )
+    judged = judge(engines.score_rows, validation) if validation else {}
+    moments = reference_moments(config, engines, prompts, draws)
+    engines.normalise(moments.mean, moments.std)
+    engines.export(stage.work("model"), moments.std)
+    stage.publish("model")
+    return {
+        "steps": engines.learner.steps,
+        "pairs": len(train),
+        "validation_pairs": len(validation),
+        "score_mean_before": moments.mean,
+        "score_scale": moments.std,
+        **judged,
+    }
+
+
+def microbatches(pairs: Sequence[EncodedPair], token_budget: int) -> list[Pairs]:
+    """The pairs in padded batches of like length; the budget counts both sides."""
+    lengths = [2 * max(len(pair.chosen.tokens), len(pair.rejected.tokens)) for pair in pairs]
+    return [
+        Pairs(
+            chosen=pad_rows([pairs[index].chosen for index in group]),
+            rejected=pad_rows([pairs[index].rejected for index in group]),
+            margins=torch.tensor([pairs[index].margin for index in group]),
+            weights=torch.tensor([pairs[index].weight for index in group]),
+        )
+        for group in cut_by_tokens(lengths, token_budget)
+    ]
+
+
+def reference_moments(
+    config: RewardConfig, engines: RewardEngines, prompts: Sequence[PromptItem], draws: Draws
+) -> Moments:
+    """Mean and spread of the scores of the reference's own responses."""
+    count = config.normalise_samples
+    chosen = [prompts[index] for index in draws.batch_indices("normalise", len(prompts), batch=count, start=0)]
+    samples = engines.reference.sample(chosen, config.normalise_sampling, DrawKey(draws, "normalise response", iteration=0))
+    moments = Moments.of(engines.scorer.score(samples).total)
+    if moments.std < 1e-6:
+        raise UserError(
+            f"the reward model gives all {count} reference samples the same score, so it has learned nothing that could "
+            "be scaled; train it longer, raise its learning rate, or look at the comparisons"
+        )
+    return moments
+
+
+def judge(score_rows: Callable[[Sequence[EncodedRow]], Tensor], pairs: Sequence[EncodedPair]) -> dict[str, Any]:
+    """How good the scores are on held-out pairs: accuracy with its interval, "longer wins", reliability."""
+    chosen, rejected = (score_rows(side) for side in ([p.chosen for p in pairs], [p.rejected for p in pairs]))
+    gap = (chosen - rejected).double()
+    right = (gap > 0).double() + 0.5 * (gap == 0).double()
+    longer = [_wins(pair.chosen.response_length, pair.rejected.response_length) for pair in pairs]
+    accuracy = float(right.mean())
+    known = [pair.first_probability for pair in pairs if pair.first_probability is not None]
+    return {
+        "accuracy": accuracy,
+        "accuracy_interval": wilson_interval(accuracy, len(pairs)),
+        "longer_wins": sum(longer) / len(longer),
+        "noise_ceiling": sum(max(p, 1 - p) for p in known) / len(known) if len(known) == len(pairs) else None,
+        "reliability": reliability(gap),
+    }
+
+
+def _wins(mine: int, other: int) -> float:
+    return 1.0 if mine > other else 0.5 if mine == other else 0.0
+
+
+def wilson_interval(share: float, count: int, z: float = 1.959964) -> tuple[float, float]:
+    """The 95 % interval of a share of `count` independent trials (Wilson, 1927)."""
+    centre = (share + z * z / (2 * count)) / (1 + z * z / count)
+    half = z / (1 + z * z / count) * math.sqrt(share * (1 - share) / count + z * z / (4 * count * count))
+    return (max(0.0, centre - half), min(1.0, centre + half))
+
+
+def reliability(gap: Tensor) -> list[dict[str, float]]:
+    """Does a predicted probability come true? Pairs in bins of sigmoid(|gap|): its mean, the share right, the count.
+
+    `gap` [N] is the score of the chosen minus that of the rejected; bins of equal counts.
+    """
+    order = gap.abs().argsort()
+    bins = []
+    for part in order.tensor_split(min(_RELIABILITY_BINS, len(order))):
+        confidence = torch.sigmoid(gap[part].abs())
+        right = (gap[part] > 0).double() + 0.5 * (gap[part] == 0).double()
+        bins.append({"predicted": float(confidence.mean()), "right": float(right.mean()), "pairs": float(len(part))})
+    return bins

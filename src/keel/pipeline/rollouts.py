@@ -1,0 +1,43 @@
+"""One rollout: sample responses, score them, and note what policy, reference and critic think of every token."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+
+from keel.config.sampling import SamplingConfig
+from keel.engines.base import DrawKey, Sampler, Scorer, TokenScorer
+from keel.records import PromptItem, Rollout
+
+
+@dataclass(frozen=True)
+class Actors:
+    """Who takes part in a rollout."""
+
+    sampler: Sampler
+    policy: TokenScorer  # the policy that trains, without gradient: its critic's values
+    reference: TokenScorer
+    scorer: Scorer
+
+
+def collect_rollout(
+    actors: Actors, prompts: Sequence[PromptItem], sampling: SamplingConfig, key: DrawKey
+) -> Rollout:
+    """One response a prompt with everything the update needs.
+
+    The sampler's log-probabilities serve as those of the old policy: same weights, same precision (the first
+    minibatch of the update holds them to the learner's own forward).
+    """
+    samples = actors.sampler.sample(prompts, sampling, key)
+    assert samples.logprobs is not None, "the configuration refuses truncated sampling here"
+    return Rollout(
+        samples=samples,
+        logprobs=samples.logprobs,
+        ref_logprobs=actors.reference.logprobs(samples.sequences),
+        values=actors.policy.values(samples.sequences),
+        scores=actors.scorer.score(samples),
+        group=torch.arange(len(prompts)),
+        policy_version=key.iteration,
+    )

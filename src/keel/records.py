@@ -1,0 +1,144 @@
+"""What flows in memory between the parts of a stage: frozen, with a shape on every field.
+
+Shapes: B rows, L the longest prompt + response of the batch, T its longest response. Everything per token of
+a response is [B, T] with index 0 = the first response token; rows are padded on the right.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from keel.schema import Dialogue
+
+
+@dataclass(frozen=True)
+class PromptItem:
+    """A prompt ready for a model: its token ids, its text, and its row's other columns."""
+
+    tokens: tuple[int, ...]
+    text: str
+    row: Mapping[str, Any]
+    source: Dialogue  # the prompt as it was read, for a model with another tokenizer
+    space: str = ""  # at the prompt's end; it is no part of `tokens`, for it belongs to the response's first word
+
+
+@dataclass(frozen=True)
+class EncodedRow:
+    """One prompt and response as token ids; `prompt_length` tokens of it are the prompt."""
+
+    tokens: tuple[int, ...]
+    prompt_length: int
+
+    @property
+    def response_length(self) -> int:
+        return len(self.tokens) - self.prompt_length
+
+
+@dataclass(frozen=True)
+class Sequences:
+    """A padded batch of prompts with their responses."""
+
+    tokens: Tensor  # int64 [B, L], padded on the right with an arbitrary id
+    prompt_lengths: Tensor  # int64 [B], at least 1
+    response_mask: Tensor  # bool [B, T], True = response token (its end token included)
+
+    def __len__(self) -> int:
+        return self.tokens.shape[0]
+
+    @property
+    def response_lengths(self) -> Tensor:
+        """int64 [B]"""
+        return self.response_mask.sum(dim=1)
+
+    @property
+    def lengths(self) -> Tensor:
+        """Prompt and response together, int64 [B]."""
+        return self.prompt_lengths + self.response_lengths
+
+    @property
+    def weight(self) -> float:
+        """Response tokens: the batch's share of a token mean."""
+        return float(self.response_mask.sum())
+
+    def response_positions(self) -> Tensor:
+        """int64 [B, T]: where in `tokens` each response token stands (clamped where the mask is False)."""
+        steps = torch.arange(self.response_mask.shape[1], device=self.tokens.device)
+        return (self.prompt_lengths[:, None] + steps).clamp(max=self.tokens.shape[1] - 1)
+
+    def response_tokens(self) -> Tensor:
+        """int64 [B, T]; arbitrary where the mask is False."""
+        return self.tokens.gather(1, self.response_positions())
+
+
+@dataclass(frozen=True)
+class Pairs:
+    """A micro-batch of comparisons: row i of `chosen` was preferred to row i of `rejected`."""
+
+    chosen: Sequences  # N rows
+    rejected: Sequences  # N rows
+    margins: Tensor  # float [N]
+    weights: Tensor  # float [N]
+
+    @property
+    def weight(self) -> float:
+        return float(self.weights.sum())
+
+
+@dataclass(frozen=True)
+class Samples:
+    """Responses drawn from a policy."""
+
+    sequences: Sequences
+    logprobs: Tensor | None  # float [B, T] of the sampled tokens at the sampling temperature; None if truncated
+    ended: Tensor  # bool [B], False = cut at the length limit
+    prompts: tuple[PromptItem, ...]
+    texts: tuple[str, ...]  # the responses, without special tokens
+
+
+@dataclass(frozen=True)
+class Scores:
+    """What the rewards say of each response."""
+
+    total: Tensor  # float [B], the weighted sum
+    parts: Mapping[str, Tensor]  # float [B] each, unweighted; NaN = no opinion
+
+
+@dataclass(frozen=True)
+class Rollout:
+    """Everything one PPO iteration learns from; made once by `collect_rollout`, never changed."""
+
+    samples: Samples
+    logprobs: Tensor  # float [B, T] under the policy that sampled
+    ref_logprobs: Tensor  # float [B, T]
+    values: Tensor  # float [B, T]
+    scores: Scores
+    group: Tensor  # int64 [B], equal for responses to the same prompt
+    policy_version: int  # the iteration whose weights sampled
+
+    @property
+    def sequences(self) -> Sequences:
+        return self.samples.sequences
+
+    @property
+    def response_mask(self) -> Tensor:
+        return self.samples.sequences.response_mask
+
+
+@dataclass(frozen=True)
+class PolicyBatch:
+    """The part of a rollout that one micro-batch of the policy update sees."""
+
+    sequences: Sequences
+    old_logprobs: Tensor  # float [B, T]
+    old_values: Tensor  # float [B, T]
+    advantages: Tensor  # float [B, T]
+    returns: Tensor  # float [B, T]
+
+    @property
+    def weight(self) -> float:
+        return self.sequences.weight

@@ -1,0 +1,85 @@
+"""Numbers out of what a run has on disk, and numbers as words."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from keel.runs.read import StageView
+
+ABSENT = "–"
+
+
+@dataclass(frozen=True)
+class Series:
+    """One metric over the iterations that logged it; finite values only."""
+
+    xs: tuple[float, ...]
+    ys: tuple[float, ...]
+
+    def __bool__(self) -> bool:
+        return bool(self.xs)
+
+
+def series(stage: StageView | None, key: str) -> Series:
+    """The metric `key` of a stage; empty if the stage or the metric is not there."""
+    rows = stage.metrics if stage else []
+    points = [(row["iteration"], row[key]) for row in rows if math.isfinite(row.get(key, math.nan))]
+    return Series(tuple(x for x, _ in points), tuple(y for _, y in points))
+
+
+def joined(stage: StageView | None, x_key: str, y_key: str) -> Series:
+    """One metric against another, in the order of the iterations that logged both."""
+    xs, ys = series(stage, x_key), series(stage, y_key)
+    at = dict(zip(ys.xs, ys.ys, strict=True))
+    points = [(x, at[step]) for step, x in zip(xs.xs, xs.ys, strict=True) if step in at]
+    return Series(tuple(x for x, _ in points), tuple(y for _, y in points))
+
+
+def dig(tree: Any, *keys: str) -> Any:
+    """What lies under nested keys, or None where one of them is missing."""
+    for key in keys:
+        tree = tree.get(key) if isinstance(tree, dict) else None
+    return tree
+
+
+def known(value: Any) -> float | None:
+    """A finite number, else None."""
+    return float(value) if isinstance(value, int | float) and math.isfinite(value) else None
+
+
+def number(value: Any, digits: int = 2) -> str:
+    """1.234 → 1.23, -1.234 → −1.23; a dash where there is no number."""
+    value = known(value)
+    if value is None:
+        return ABSENT
+    text = f"{value:,.{digits}f}"
+    zero = f"{0:.{digits}f}"
+    return zero if text == f"-{zero}" else text.replace("-", "−")
+
+
+def percent(value: Any, digits: int = 0) -> str:
+    """0.873 → 87%; a dash where there is no number."""
+    value = known(value)
+    return ABSENT if value is None else f"{number(100 * value, digits)}%"
+
+
+def percent_interval(bounds: Any) -> str:
+    """(0.84, 0.9) → [84, 90]; empty where there is none."""
+    if not isinstance(bounds, Sequence) or len(bounds) != 2 or None in map(known, bounds):
+        return ""
+    return f"[{number(100 * bounds[0], 0)}, {number(100 * bounds[1], 0)}]"
+
+
+def duration(seconds: Any) -> str:
+    """75 → 1 min 15 s; a dash where there is no number."""
+    seconds = known(seconds)
+    if seconds is None:
+        return ABSENT
+    if seconds < 60:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes:02d} min" if hours else f"{minutes} min {rest:02d} s"

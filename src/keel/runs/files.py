@@ -1,0 +1,85 @@
+"""Writing that survives a kill: under its final name a file or directory is whole, or it is not there."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from keel.errors import UserError
+
+
+def sync(path: Path) -> None:
+    """Wait until a file's bytes, or a directory's names, are on the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def sync_tree(path: Path) -> None:
+    """`sync` every file and directory below and including `path`."""
+    for folder, _, names in os.walk(path):
+        for name in names:
+            sync(Path(folder, name))
+        sync(Path(folder))
+
+
+def move(source: Path, target: Path) -> None:
+    """Rename within one file system, and wait until the new name is on the disk."""
+    os.replace(source, target)
+    sync(target.parent)
+
+
+def discard(path: Path) -> None:
+    """Remove a directory so that its name is gone at once, even if the removal is killed half-way."""
+    gone = path.with_name(f".{path.name}.gone")
+    shutil.rmtree(gone, ignore_errors=True)
+    os.replace(path, gone)
+    shutil.rmtree(gone)
+
+
+def write_bytes(path: Path, content: bytes) -> None:
+    """Replace a file by `content` in one step. One writer at a time."""
+    beside = path.with_name(f".{path.name}.tmp")
+    beside.write_bytes(content)
+    sync(beside)
+    move(beside, path)
+
+
+def write_json(path: Path, value: Mapping[str, Any]) -> None:
+    """Replace a JSON file in one step; NaN and infinities become null."""
+    write_bytes(path, (to_json(value, indent=2) + "\n").encode())
+
+
+def read_json(path: Path) -> dict[str, Any] | None:
+    """A JSON object, or None where there is no file. Raises UserError if it cannot be read as one."""
+    try:
+        value = json.loads(path.read_bytes())
+    except FileNotFoundError:
+        return None
+    except ValueError as error:
+        raise UserError(f"{path} is not readable JSON ({error}); restore it or remove it.") from error
+    if not isinstance(value, dict):
+        raise UserError(f"{path} holds no JSON object; restore it or remove it.")
+    return value
+
+
+def to_json(value: Any, *, indent: int | None = None) -> str:
+    """Valid JSON (which has no NaN and no infinity: they become null); finite floats survive exactly."""
+    return json.dumps(_finite(value), indent=indent, ensure_ascii=False, allow_nan=False)
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {key: _finite(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(item) for item in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value

@@ -1,0 +1,1 @@
+"""Text to token ids and back. `render` is the only owner of ids and of what is trained."""

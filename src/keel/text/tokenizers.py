@@ -1,0 +1,104 @@
+"""Loading and training tokenizers, and the policy on BOS, EOS and prefix spaces."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from tokenizers import Tokenizer as RawTokenizer
+from tokenizers import decoders, models, pre_tokenizers, trainers
+from transformers import AutoTokenizer, PreTrainedTokenizerFast
+
+from keel.errors import UserError
+
+EOS, PAD = "<|eos|>", "<|pad|>"
+_ANCHOR = "\n"  # never merges with a letter: what follows it is encoded as inside a text
+
+
+class TextCodec:
+    """A tokenizer under Keel's rules: no special tokens and no prefix space inside a text; EOS is a set.
+
+    `hf` is the transformers tokenizer (saved with every artefact).
+    """
+
+    def __init__(self, hf: Any, generation_eos: Iterable[int] = ()) -> None:
+        self.hf = hf
+        if hf.eos_token_id is None:
+            raise UserError("the tokenizer has no end-of-text token, so no response could end; set its eos_token")
+        self.eos_ids: frozenset[int] = frozenset({int(hf.eos_token_id), *generation_eos})
+        # Sentence-piece style tokenizers put a space before any text, so a response would begin with one.
+        probe = hf.convert_ids_to_tokens(hf.encode("a", add_special_tokens=False))
+        self._adds_prefix_space = bool(probe) and probe[0].startswith("\u2581")
+        self._anchor_ids: list[int] = hf.encode(_ANCHOR, add_special_tokens=False)
+
+    def encode(self, text: str) -> list[int]:
+        """Ids of a text as it stands inside a longer one: no special tokens, no prefix space."""
+        if not text:
+            return []
+        if not self._adds_prefix_space:
+            return list(self.hf.encode(text, add_special_tokens=False))
+        ids = list(self.hf.encode(_ANCHOR + text, add_special_tokens=False))
+        anchor = self._anchor_ids
+        assert ids[: len(anchor)] == anchor, "the tokenizer merged the anchor with the text"
+        return ids[len(anchor) :]
+
+    def encode_start(self, text: str) -> list[int]:
+        """Ids of a text's beginning, with the tokenizer's own start token where it has one, never an end token."""
+        ids = list(self.hf.encode(text))
+        ends = ids and ids[-1] in self.eos_ids and len(ids) > 1
+        return ids[:-1] if ends else ids
+
+    def decode(self, ids: Iterable[int]) -> str:
+        """Text of ids that stand inside a longer text, special tokens left out."""
+        ids = list(ids)
+        if not self._adds_prefix_space:
+            return str(self.hf.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False))
+        text = self.hf.decode(self._anchor_ids + ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
+        return str(text).lstrip(" ").removeprefix(_ANCHOR)
+
+    def save(self, folder: Path) -> None:
+        """Write the tokenizer's files, chat template included."""
+        self.hf.save_pretrained(folder)
+
+
+def load_codec(source: str, *, trust_remote_code: bool = False) -> TextCodec:
+    """The tokenizer of a model directory or hub name; its EOS set includes the generation config's."""
+    try:
+        hf = AutoTokenizer.from_pretrained(source, trust_remote_code=trust_remote_code)
+    except (OSError, ValueError) as error:
+        raise UserError(f"no tokenizer could be loaded from {source}: {first_line(error)}") from error
+    return TextCodec(hf, _generation_eos(source))
+
+
+def first_line(error: Exception) -> str:
+    """The first line of an exception's message, for a sentence of our own."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+
+
+def _generation_eos(source: str) -> list[int]:
+    from transformers import GenerationConfig
+
+    eos: Any = None
+    with contextlib.suppress(OSError):
+        eos = GenerationConfig.from_pretrained(source).eos_token_id
+    return [eos] if isinstance(eos, int) else list(eos or [])
+
+
+def train_codec(texts: Iterable[str], *, vocab: int, context: int) -> TextCodec:
+    """A byte-level BPE trained on the texts, with an end and a padding token of its own."""
+    raw = RawTokenizer(models.BPE())
+    raw.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    raw.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocab,
+        special_tokens=[EOS, PAD],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    raw.train_from_iterator(texts, trainer)
+    hf = PreTrainedTokenizerFast(
+        tokenizer_object=raw, eos_token=EOS, pad_token=PAD, model_max_length=context
+    )
+    return TextCodec(hf)

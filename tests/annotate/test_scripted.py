@@ -1,0 +1,132 @@
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pytest
+
+from keel.annotate.base import Annotator, Pair
+from keel.annotate.scripted import ScriptedAnnotator, noise_ceiling, preference_probability
+from keel.errors import UserError
+
+
+def length(prompts: Sequence[str], responses: Sequence[str], rows: Sequence[Any]) -> list[float]:
+    return [float(len(response)) for response in responses]
+
+
+def pair(first: str, second: str, prompt: str = "p") -> Pair:
+    return Pair(prompt, first, second, {})
+
+
+def annotator(utility: Any = length, temperature: float = 1.0) -> ScriptedAnnotator:
+    return ScriptedAnnotator(utility, temperature=temperature, name="rules:length")
+
+
+def test_probability_and_margin_by_hand() -> None:
+    judge: Annotator = annotator(temperature=2.0)
+    # sigma(3 / 2) = 0.817574..., sigma(-1 / 2) = 0.377541...
+    first, second = judge.compare([pair("aaaa", "a"), pair("a", "aa")], [0.8175, 0.3776])
+    assert (first.margin, second.margin) == (3.0, -1.0)
+    assert first.probability == pytest.approx(0.8175744761936437)
+    assert second.probability == pytest.approx(0.3775406687981454)
+    assert (first.first_wins, second.first_wins) == (True, False)
+
+
+@pytest.mark.parametrize("first", ["a", "aa", "aaaa"])
+def test_labels_follow_the_probability(first: str) -> None:
+    num_pairs = 20_000
+    uniforms = np.random.default_rng(0).random(num_pairs).tolist()
+    judgements = annotator(temperature=1.5).compare([pair(first, "aa")] * num_pairs, uniforms)
+    exact = 1 / (1 + math.exp(-(len(first) - 2) / 1.5))
+    wins = sum(judgement.first_wins for judgement in judgements)
+    assert abs(wins - num_pairs * exact) < 4 * math.sqrt(num_pairs * exact * (1 - exact))
+
+
+def test_without_noise_the_better_one_wins_and_the_uniform_decides_equals() -> None:
+    pairs = [pair("aa", "a"), pair("a", "aa"), pair("a", "b"), pair("a", "b")]
+    judgements = annotator(temperature=0.0).compare(pairs, [0.999999, 0.0, 0.49, 0.5])
+    assert [judgement.first_wins for judgement in judgements] == [True, False, True, False]
+    assert [judgement.probability for judgement in judgements] == [1.0, 0.0, 0.5, 0.5]
+
+
+def test_huge_gaps_do_not_overflow() -> None:
+    assert preference_probability(1e300, 1e-3) == 1.0
+    assert preference_probability(-1e300, 1e-3) == 0.0
+
+
+def test_the_utility_sees_prompts_and_rows() -> None:
+    def lookup(prompts: Sequence[str], responses: Sequence[str], rows: Sequence[Any]) -> list[float]:
+        return [float(f"{p}{r}{row['x']}") for p, r, row in zip(prompts, responses, rows, strict=True)]
+
+    pairs = [Pair("1", "2", "3", {"x": 4}), Pair("5", "7", "6", {"x": 8})]
+    judgements = annotator(lookup).compare(pairs, [0.5, 0.5])
+    assert [judgement.margin for judgement in judgements] == [124.0 - 134.0, 578.0 - 568.0]
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf, None, "good"])
+def test_a_value_that_is_no_number_names_function_and_pair(bad: Any) -> None:
+    def faulty(prompts: Sequence[str], responses: Sequence[str], rows: Sequence[Any]) -> list[Any]:
+        return [bad if "!" in response else 0.0 for response in responses]
+
+    pairs = [pair("a", "b"), pair("a", "b!", "second"), pair("a!", "b", "third")]
+    with pytest.raises(UserError, match=r"rules:length failed on pair 1 \(prompt 'second'\): it returned .* 'b!'"):
+        annotator(faulty).compare(pairs, [0.5] * 3)
+
+
+def test_an_exception_names_function_and_pair() -> None:
+    def faulty(prompts: Sequence[str], responses: Sequence[str], rows: Sequence[Any]) -> list[float]:
+        return [1 / len(response) for response in responses]
+
+    pairs = [pair("a", "b"), pair("a", "b"), pair("a", "", "third")]
+    with pytest.raises(UserError, match=r"pair 2 \(prompt 'third'\): it raised ZeroDivisionError: division"):
+        annotator(faulty).compare(pairs, [0.5] * 3)
+
+
+def test_an_exception_of_the_whole_batch_alone() -> None:
+    def faulty(prompts: Sequence[str], responses: Sequence[str], rows: Sequence[Any]) -> list[float]:
+        if len(responses) > 2:
+            raise MemoryError("too many")
+        return [0.0] * len(responses)
+
+    with pytest.raises(UserError, match="it raised MemoryError: too many"):
+        annotator(faulty).compare([pair("a", "b")] * 2, [0.5] * 2)
+
+
+@pytest.mark.parametrize(("num_values", "index"), [(3, 1), (5, 1), (0, 0)])
+def test_a_wrong_number_of_values_names_function_and_pair(num_values: int, index: int) -> None:
+    def faulty(prompts: Sequence[str], responses: Sequence[str], rows: Sequence[Any]) -> list[float]:
+        return [0.0] * num_values
+
+    with pytest.raises(UserError, match=rf"pair {index} .* returned {num_values} values for 4 responses"):
+        annotator(faulty).compare([pair("a", "b")] * 2, [0.5] * 2)
+
+
+def test_no_pairs_no_judgements() -> None:
+    assert annotator().compare([], []) == []
+
+
+def test_wrong_calls() -> None:
+    with pytest.raises(ValueError, match="1 pairs, but 2 uniforms"):
+        annotator().compare([pair("a", "b")], [0.5, 0.5])
+    for temperature in (-1.0, math.nan, math.inf):
+        with pytest.raises(ValueError, match=str(temperature)):
+            annotator(temperature=temperature)
+
+
+def test_noise_ceiling_by_hand() -> None:
+    # sigma(2) = 0.880797..., sigma(0) = 1/2
+    assert noise_ceiling([1.0, -1.0, 0.0], 0.5) == pytest.approx((2 * 0.8807970779778823 + 0.5) / 3)
+    assert noise_ceiling([1.0, -1.0, 0.0, 3.0], 0.0) == pytest.approx(0.875)
+    with pytest.raises(ValueError, match="at least one gap"):
+        noise_ceiling([], 1.0)
+
+
+def test_noise_ceiling_is_what_the_true_utility_attains() -> None:
+    rng = np.random.default_rng(1)
+    pairs = [pair("a" * int(i), "a" * int(j)) for i, j in rng.integers(1, 8, size=(20_000, 2))]
+    judgements = annotator(temperature=2.0).compare(pairs, rng.random(len(pairs)).tolist())
+    decided = [j for j in judgements if j.margin != 0]
+    accuracy = sum(j.first_wins == (j.margin > 0) for j in decided) / len(decided)
+    assert abs(accuracy - noise_ceiling([j.margin for j in decided], 2.0)) < 4 * math.sqrt(0.25 / len(decided))

@@ -1,0 +1,66 @@
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from pydantic import BaseModel, ValidationError
+
+from keel.config.data import DataConfig
+
+
+class Stage(BaseModel):
+    data: DataConfig
+
+
+@pytest.mark.parametrize("path", ["demos.jsonl", "data/demos.jsonl.gz", "owner/name", "/a b/c:d.jsonl", "collect"])
+def test_a_bare_string_is_a_path(path: str) -> None:
+    assert Stage.model_validate({"data": path}).data == DataConfig(path=path)
+
+
+@pytest.mark.parametrize("function", ["my_rules:rows", "my.pack_2.rules:rows"])
+def test_a_bare_string_with_a_colon_is_a_function(function: str) -> None:
+    assert Stage.model_validate({"data": function}).data == DataConfig(function=function)
+
+
+def test_defaults() -> None:
+    config = DataConfig(path="demos.jsonl")
+    assert (config.split, config.fields, config.limit, config.validation, config.max_unusable) == (
+        "train",
+        {},
+        None,
+        0.05,
+        0.05,
+    )
+    assert config.name == "demos.jsonl"
+    assert DataConfig(function="a:b").name == "a:b"
+
+
+def test_survives_being_written_and_read() -> None:
+    config = DataConfig(function="a:b", fields={"prompt": "question"}, limit=3)
+    assert DataConfig.model_validate(config.model_dump()) == config
+
+
+@pytest.mark.parametrize(
+    ("values", "key"),
+    [
+        ({}, "either path"),
+        ({"path": "a", "function": "b:c"}, "either path"),
+        ({"path": ""}, "empty"),
+        ({"function": "a:b", "split": "test"}, "split has no effect"),
+        ({"path": "a", "fields": {"choosen": "better"}}, "choosen"),
+        ({"path": "a", "limit": 0}, "limit"),
+        ({"path": "a", "validation": 1.0}, "validation"),
+        ({"path": "a", "validation": -0.1}, "validation"),
+        ({"path": "a", "max_unusable": 1.5}, "max_unusable"),
+        ({"path": "a", "limits": 3}, "limits"),
+    ],
+)
+def test_refused(values: dict[str, Any], key: str) -> None:
+    with pytest.raises(ValidationError, match=key):
+        DataConfig.model_validate(values)
+
+
+def test_frozen() -> None:
+    config: Any = DataConfig(path="a")
+    with pytest.raises(ValidationError, match="frozen"):
+        config.limit = 3

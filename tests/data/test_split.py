@@ -1,0 +1,48 @@
+from __future__ import annotations
+
+import math
+import subprocess
+import sys
+
+from keel.data.split import in_validation
+from keel.schema import Message
+
+PROMPTS = [f"Question {number}" for number in range(4000)]
+
+
+def test_about_the_share_is_held_out() -> None:
+    for share in (0.05, 0.5):
+        held_out = sum(in_validation(prompt, share) for prompt in PROMPTS)
+        assert abs(held_out - 4000 * share) < 4 * math.sqrt(4000 * share * (1 - share))
+
+
+def test_a_share_of_nothing_holds_nothing_out() -> None:
+    assert not any(in_validation(prompt, 0.0) for prompt in PROMPTS)
+
+
+def test_a_larger_share_holds_out_the_same_prompts_and_more() -> None:
+    small = {prompt for prompt in PROMPTS if in_validation(prompt, 0.1)}
+    large = {prompt for prompt in PROMPTS if in_validation(prompt, 0.2)}
+    assert small < large
+
+
+def test_another_process_decides_alike() -> None:
+    program = (
+        "from keel.data.split import in_validation; print([in_validation(f'Question {n}', .3) for n in range(50)])"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == str([in_validation(f"Question {n}", 0.3) for n in range(50)])
+
+
+def test_equal_prompts_fall_on_one_side_however_they_are_written() -> None:
+    for prompt in PROMPTS[:200]:
+        sides = {in_validation(form, 0.5) for form in (prompt, f" {prompt}\n", (Message("user", prompt),))}
+        assert len(sides) == 1
+
+
+def test_the_whole_dialogue_decides() -> None:
+    last = Message("user", "Go on.")
+    sides = [
+        in_validation((Message("user", prompt), Message("assistant", "Yes?"), last), 0.5) for prompt in PROMPTS[:64]
+    ]
+    assert 16 < sum(sides) < 48

@@ -1,0 +1,124 @@
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from torch import Tensor
+from torch.testing import assert_close
+
+from keel.functional.advantages import gae, monte_carlo
+from keel.functional.rewards import shape_rewards
+
+LENGTHS = [5, 1, 3]
+MASK = torch.arange(5) < torch.tensor(LENGTHS)[:, None]
+
+
+def batch() -> tuple[Tensor, Tensor]:
+    rewards, values = torch.randn(2, 3, 5, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    return rewards.masked_fill(~MASK, math.nan), values.masked_fill(~MASK, math.nan)
+
+
+def naive(rewards: Tensor, values: Tensor, gamma: float, lam: float) -> Tensor:
+    """A_t = sum_l (gamma lam)^l d_{t+l}, every term written out."""
+    result = torch.zeros(3, 5, dtype=torch.float64)
+    for row, length in enumerate(LENGTHS):
+        r, v = rewards[row, :length].tolist(), [*values[row, :length].tolist(), 0.0]
+        for t in range(length):
+            for k in range(t, length):
+                result[row, t] += (gamma * lam) ** (k - t) * (r[k] + gamma * v[k + 1] - v[k])
+    return result
+
+
+def test_gae_numbers_of_the_definition() -> None:
+    rewards = torch.tensor([[-0.1, 0.2, 1.0]], dtype=torch.float64)
+    values = torch.tensor([[0.5, 0.4, 0.3]], dtype=torch.float64)
+    advantages = gae(rewards, values, torch.ones(1, 3, dtype=torch.bool), gamma=1.0, lam=0.95)
+    assert advantages[0].tolist() == pytest.approx([0.52675, 0.765, 0.7])
+    assert (advantages + values)[0].tolist() == pytest.approx([1.02675, 1.165, 1.0])
+
+
+def test_advantage_of_a_single_terminal_reward() -> None:
+    advantages = gae(torch.tensor([[5.0]]), torch.tensor([[1.5]]), torch.tensor([[True]]), gamma=0.9)
+    assert advantages.item() == 3.5
+
+
+@pytest.mark.parametrize(("gamma", "lam"), [(1.0, 0.95), (0.9, 0.5), (0.7, 1.0), (1.0, 0.0)])
+def test_mistake_4_gae_against_the_written_out_sum(gamma: float, lam: float) -> None:
+    rewards, values = batch()
+    assert_close(gae(rewards, values, MASK, gamma=gamma, lam=lam), naive(rewards, values, gamma, lam))
+
+
+def test_gae_with_lam_0_is_the_one_step_advantage() -> None:
+    rewards, values = batch()
+    advantages = gae(rewards, values, MASK, gamma=0.9, lam=0.0)
+    for row, length in enumerate(LENGTHS):
+        for t in range(length):
+            next_value = values[row, t + 1].item() if t + 1 < length else 0.0
+            expected = rewards[row, t].item() + 0.9 * next_value - values[row, t].item()
+            assert advantages[row, t].item() == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("gamma", [1.0, 0.8])
+def test_gae_with_lam_1_is_monte_carlo(gamma: float) -> None:
+    rewards, values = batch()
+    assert_close(gae(rewards, values, MASK, gamma=gamma, lam=1.0), monte_carlo(rewards, values, MASK, gamma=gamma))
+
+
+@pytest.mark.parametrize("gamma", [1.0, 0.8])
+def test_monte_carlo_against_the_written_out_sum(gamma: float) -> None:
+    rewards, values = batch()
+    advantages = monte_carlo(rewards, values, MASK, gamma=gamma)
+    for row, length in enumerate(LENGTHS):
+        for t in range(length):
+            to_go = sum(gamma ** (k - t) * rewards[row, k].item() for k in range(t, length))
+            assert advantages[row, t].item() == pytest.approx(to_go - values[row, t].item())
+    assert torch.equal(advantages == 0, ~MASK)
+
+
+def test_gae_is_the_weighted_mean_of_the_n_step_advantages() -> None:
+    rewards, values = batch()
+    advantages = gae(rewards, values, MASK, gamma=0.9, lam=0.6)
+    r, v = rewards[0].tolist(), [*values[0].tolist(), 0.0]
+    for t in range(5):
+        longest = 5 - t
+        steps = [sum(0.9**k * r[t + k] for k in range(n)) + 0.9**n * v[t + n] - v[t] for n in range(1, longest + 1)]
+        weights = [0.4 * 0.6 ** (n - 1) for n in range(1, longest)] + [0.6 ** (longest - 1)]
+        expected = sum(w * s for w, s in zip(weights, steps, strict=True))
+        assert advantages[0, t].item() == pytest.approx(expected)
+
+
+def test_mistake_5_no_whitening_hides_in_the_estimators() -> None:
+    rewards, values = batch()
+    assert_close(gae(3 * rewards, 3 * values, MASK), 3 * gae(rewards, values, MASK))
+    assert_close(monte_carlo(3 * rewards, 3 * values, MASK), 3 * monte_carlo(rewards, values, MASK))
+
+
+def test_erratum_05_a_critic_of_the_shaped_return_leaves_no_advantage() -> None:
+    gaps = torch.tensor([[0.4, -0.1, 0.2]], dtype=torch.float64)
+    mask = torch.ones(1, 3, dtype=torch.bool)
+    rewards = shape_rewards(torch.tensor([2.0]), gaps, mask, torch.tensor([True]), kl_coef=0.5)
+    shaped = torch.tensor([[2 - 0.25, 2 - 0.05, 2 - 0.1]], dtype=torch.float64)  # what is left of 2 - .5 k1 at each t
+    score_only = torch.full((1, 3), 2.0, dtype=torch.float64)
+    for lam in (0.0, 0.95, 1.0):
+        assert_close(gae(rewards, shaped, mask, lam=lam), torch.zeros(1, 3, dtype=torch.float64))
+    assert monte_carlo(rewards, score_only, mask)[0].tolist() == pytest.approx([-0.25, -0.05, -0.1])
+
+
+def test_advantages_carry_no_gradient_and_empty_rows_are_zero() -> None:
+    rewards, values = torch.ones(2, 3), torch.ones(2, 3).requires_grad_()
+    mask = torch.tensor([[True, True, True], [False, False, False]])
+    for advantages in (gae(rewards, values, mask), monte_carlo(rewards, values, mask)):
+        assert not advantages.requires_grad
+        assert advantages[1].tolist() == [0.0, 0.0, 0.0]
+
+
+def test_gamma_lam_and_masks_out_of_range_are_refused() -> None:
+    rewards, values = batch()
+    with pytest.raises(ValueError, match="lam must be"):
+        gae(rewards, values, MASK, lam=1.5)
+    for estimate in (gae, monte_carlo):
+        with pytest.raises(ValueError, match="gamma must be"):
+            estimate(rewards, values, MASK, gamma=-0.1)
+        with pytest.raises(ValueError, match="row 1 "):
+            estimate(rewards, values, ~MASK, gamma=1.0)

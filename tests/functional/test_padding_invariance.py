@@ -1,0 +1,68 @@
+"""What lies under the padding must not matter to any function that takes a mask, forward or backward."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from keel.functional.advantages import gae, monte_carlo
+from keel.functional.masked import masked_mean, masked_sum, masked_var, whiten
+from keel.functional.policy import approx_kl_to_old, clipped_policy_loss, clipped_value_loss
+from keel.functional.rewards import shape_rewards
+
+WIDTH = 4
+JUNK = [math.nan, math.inf, -math.inf, 1.0, -1e30, 0.0]
+
+
+def policy_loss(a: Tensor, b: Tensor, c: Tensor, mask: Tensor) -> Tensor:
+    return clipped_policy_loss(a, b, c, mask, clip_low=0.2, clip_high=0.2, denominator=3).loss
+
+
+def value_loss(a: Tensor, b: Tensor, c: Tensor, mask: Tensor) -> Tensor:
+    return clipped_value_loss(a, b, c, mask, clip_range=0.2, denominator=3)
+
+
+def shaped(a: Tensor, b: Tensor, c: Tensor, mask: Tensor) -> Tensor:
+    return shape_rewards(c[:, 0], a, mask, b[:, 0] > 0, kl_coef=0.1, eos_penalty=1.0)
+
+
+FUNCTIONS: dict[str, Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]] = {
+    "masked_sum": lambda a, b, c, mask: masked_sum(a, mask),
+    "masked_mean": lambda a, b, c, mask: masked_mean(a, mask),
+    "masked_var": lambda a, b, c, mask: masked_var(a, mask),
+    "whiten": lambda a, b, c, mask: whiten(a, mask),
+    "gae": lambda a, b, c, mask: gae(a, b, mask),
+    "monte_carlo": lambda a, b, c, mask: monte_carlo(a, b, mask),
+    "shape_rewards": shaped,
+    "clipped_policy_loss": policy_loss,
+    "clipped_value_loss": value_loss,
+    "approx_kl_to_old": lambda a, b, c, mask: approx_kl_to_old(a, b, mask),
+}
+
+
+@pytest.mark.parametrize("name", list(FUNCTIONS))
+@settings(derandomize=True, database=None, deadline=None, max_examples=25)
+@given(
+    lengths=st.lists(st.integers(1, WIDTH), min_size=1, max_size=3),
+    junk=st.lists(st.sampled_from(JUNK), min_size=3, max_size=3),
+)
+def test_padding_content_does_not_matter(name: str, lengths: list[int], junk: list[float]) -> None:
+    mask = torch.arange(WIDTH) < torch.tensor(lengths)[:, None]
+    fields = torch.randn(3, len(lengths), WIDTH, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    results = []
+    for fill in ([0.0, 0.0, 0.0], junk):
+        a, b, c = (field.masked_fill(~mask, value) for field, value in zip(fields, fill, strict=True))
+        output = FUNCTIONS[name](a.requires_grad_(), b, c, mask)
+        assert output.isfinite().all()
+        if output.requires_grad:
+            results.append((output, *torch.autograd.grad(output.sum(), a)))
+        else:
+            results.append((output,))
+    for clean, dirty in zip(*results, strict=True):
+        assert torch.equal(clean, dirty)

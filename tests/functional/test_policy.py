@@ -1,0 +1,223 @@
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from torch import Tensor
+from torch.testing import assert_close
+
+from keel.functional.kl import k3
+from keel.functional.policy import PolicyLoss, approx_kl_to_old, clipped_policy_loss, clipped_value_loss
+
+ONE = torch.tensor([[True]])
+
+
+def one_token(new: float, old: float, advantage: float) -> tuple[PolicyLoss, float]:
+    """Loss of one token with clip 0.2, and its gradient in log pi."""
+    logprobs = torch.tensor([[new]], dtype=torch.float64).log().requires_grad_()
+    old_logprobs = torch.tensor([[old]], dtype=torch.float64).log()
+    advantages = torch.tensor([[advantage]], dtype=torch.float64)
+    result = clipped_policy_loss(logprobs, old_logprobs, advantages, ONE, clip_low=0.2, clip_high=0.2, denominator=1.0)
+    (gradient,) = torch.autograd.grad(result.loss, logprobs)
+    return result, gradient.item()
+
+
+@pytest.mark.parametrize(
+    ("new", "old", "advantage", "gain", "clipped"),
+    [
+        (0.06, 0.02, 4.0, 4.8, True),
+        (0.13, 0.10, -3.0, -3.9, False),
+        (0.75, 0.60, 3.5, 4.2, True),
+        (0.05, 0.10, 1.0, 0.5, False),
+        (0.05, 0.10, -1.0, -0.8, True),
+        (0.30, 0.10, 1.0, 1.2, True),
+        (0.30, 0.10, -1.0, -3.0, False),
+        (0.10, 0.10, 2.0, 2.0, False),
+    ],
+)
+def test_clipped_policy_loss_numbers(new: float, old: float, advantage: float, gain: float, clipped: bool) -> None:
+    result, gradient = one_token(new, old, advantage)
+    assert result.loss.item() == pytest.approx(-gain)
+    assert result.ratio.item() == pytest.approx(new / old)
+    assert result.clipped.item() is clipped
+    assert gradient == pytest.approx(0.0 if clipped else -gain)  # d(r A) / d log pi = r A
+
+
+def test_erratum_02_the_minimum_with_the_unclipped_term_and_a_minus_before_it() -> None:
+    result, gradient = one_token(0.05, 0.10, 1.0)
+    assert result.loss.item() == pytest.approx(-0.5)  # clip(c) A alone would be 0.8, without gradient and sign
+    assert gradient < 0  # descending makes the good token likelier
+
+
+def test_erratum_04_the_batch_is_weighed_against_the_policy_that_drew_it() -> None:
+    new, old, reference = (
+        torch.tensor([p], dtype=torch.float64) for p in ([0.5, 0.3, 0.2], [0.4, 0.4, 0.2], [0.2, 0.2, 0.6])
+    )
+    advantages, mask = torch.tensor([[1.0, -2.0, 3.0]], dtype=torch.float64), torch.ones(1, 3, dtype=torch.bool)
+
+    def expected_gain(drawn_from: Tensor) -> float:
+        loss = clipped_policy_loss(
+            new.log(), old.log(), drawn_from * advantages, mask, clip_low=1, clip_high=9, denominator=1
+        ).loss
+        return -loss.item()
+
+    under_new = 0.5 * 1 - 0.3 * 2 + 0.2 * 3
+    assert expected_gain(old) == pytest.approx(under_new)
+    assert abs(expected_gain(reference) - under_new) > 0.5
+
+
+def test_erratum_07_a_ratio_of_one_half_counts_by_the_sign_of_the_advantage() -> None:
+    assert one_token(0.05, 0.10, 1.0)[0].loss.item() == pytest.approx(-0.5)
+    assert one_token(0.05, 0.10, -1.0)[0].loss.item() == pytest.approx(0.8)
+
+
+def test_erratum_09_the_minimum_holds_for_negative_advantages() -> None:
+    result, gradient = one_token(0.13, 0.10, -3.0)
+    assert result.loss.item() == pytest.approx(3.9)  # not 3.6
+    assert gradient == pytest.approx(3.9)  # the full correction, where the maximum would leave 0
+
+
+def test_erratum_10_the_clip_loss_falls_as_a_good_token_becomes_likelier() -> None:
+    losses = [one_token(p, 0.10, 2.0)[0].loss.item() for p in (0.09, 0.10, 0.11)]
+    assert losses == sorted(losses, reverse=True)
+
+
+def random_batch() -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(0)
+    old, noise, advantages = torch.randn(3, 4, 6, generator=generator, dtype=torch.float64)
+    mask = torch.arange(6) < torch.tensor([6, 1, 4, 3])[:, None]
+    return old + 0.3 * noise, old, advantages, mask
+
+
+def naive_policy_loss(logprobs: Tensor, old: Tensor, advantages: Tensor, mask: Tensor) -> float:
+    total = 0.0
+    for row, t in mask.nonzero().tolist():
+        ratio = math.exp(logprobs[row, t].item() - old[row, t].item())
+        advantage = advantages[row, t].item()
+        total -= min(ratio * advantage, min(max(ratio, 0.9), 1.3) * advantage)
+    return total / 14
+
+
+def test_mistake_2_policy_loss_against_a_loop_at_full_precision() -> None:
+    logprobs, old, advantages, mask = random_batch()
+    result = clipped_policy_loss(logprobs, old, advantages, mask, clip_low=0.1, clip_high=0.3, denominator=14)
+    assert result.loss.item() == pytest.approx(naive_policy_loss(logprobs, old, advantages, mask), rel=1e-12)
+    assert 0 < result.clipped.sum() < 14  # both kinds of token were there
+
+
+def test_losses_of_microbatches_add_up_to_the_minibatch() -> None:
+    logprobs, old, advantages, mask = random_batch()
+
+    def loss(rows: slice) -> Tensor:
+        policy = clipped_policy_loss(
+            logprobs[rows], old[rows], advantages[rows], mask[rows], clip_low=0.2, clip_high=0.2, denominator=14
+        )
+        value = clipped_value_loss(
+            logprobs[rows], old[rows], advantages[rows], mask[rows], clip_range=0.2, denominator=14
+        )
+        return torch.stack([policy.loss, value])
+
+    assert_close(loss(slice(0, 1)) + loss(slice(1, 4)), loss(slice(0, 4)))
+    assert loss(slice(0, 0)).tolist() == [0.0, 0.0]
+
+
+def test_mistake_6_no_sentinel_of_the_padding_reaches_a_statistic() -> None:
+    logprobs, old, advantages, mask = random_batch()
+    old = old.masked_fill(~mask, 1.0)  # the sentinel of the lineage
+    logprobs = logprobs.masked_fill(~mask, math.nan).requires_grad_()
+    result = clipped_policy_loss(logprobs, old, advantages, mask, clip_low=0.2, clip_high=0.2, denominator=14)
+    (gradient,) = torch.autograd.grad(result.loss, logprobs)
+    assert torch.equal(result.ratio[~mask], torch.ones(10, dtype=torch.float64))
+    assert not result.clipped[~mask].any()
+    assert approx_kl_to_old(logprobs, old, mask)[~mask].tolist() == [0.0] * 10
+    assert gradient.isfinite().all()
+    assert torch.equal(gradient[~mask], torch.zeros(10, dtype=torch.float64))
+
+
+def test_gradcheck_policy_loss() -> None:
+    ratios = torch.tensor([[0.5, 0.95, 1.1, 2.0], [0.5, 0.95, 1.1, 2.0]], dtype=torch.float64)
+    advantages = torch.tensor([[1.5], [-0.7]], dtype=torch.float64).expand(2, 4)
+    mask = torch.tensor([[True] * 4, [True] * 3 + [False]])
+
+    def loss(logprobs: Tensor) -> Tensor:
+        return clipped_policy_loss(
+            logprobs, torch.zeros_like(ratios), advantages, mask, clip_low=0.2, clip_high=0.3, denominator=7
+        ).loss
+
+    assert torch.autograd.gradcheck(loss, (ratios.log().requires_grad_(),))
+
+
+def test_only_the_new_logprobs_get_a_gradient() -> None:
+    logprobs, old, advantages, mask = random_batch()
+    inputs = (logprobs.requires_grad_(), old.requires_grad_(), advantages.requires_grad_())
+    result = clipped_policy_loss(logprobs, old, advantages, mask, clip_low=0.2, clip_high=0.2, denominator=1)
+    gradients = torch.autograd.grad(result.loss, inputs, allow_unused=True)
+    assert [g is not None for g in gradients] == [True, False, False]
+    assert not result.ratio.requires_grad
+    assert not result.clipped.requires_grad
+
+
+@pytest.mark.parametrize(
+    ("value", "old", "target", "expected"),
+    [
+        (1.0, 0.0, 3.0, 0.5 * (0.2 - 3.0) ** 2),  # the clip holds back a value that ran ahead
+        (1.0, 0.0, -1.0, 0.5 * 2.0**2),  # the worse of the two counts
+        (0.1, 0.0, 3.0, 0.5 * 2.9**2),  # inside the range
+    ],
+)
+def test_clipped_value_loss_numbers(value: float, old: float, target: float, expected: float) -> None:
+    tensors = [torch.tensor([[x]], dtype=torch.float64) for x in (value, old, target)]
+    loss = clipped_value_loss(tensors[0], tensors[1], tensors[2], ONE, clip_range=0.2, denominator=1)
+    assert loss.item() == pytest.approx(expected)
+    plain = clipped_value_loss(tensors[0], tensors[1], tensors[2], ONE, clip_range=None, denominator=2)
+    assert plain.item() == pytest.approx(0.5 * (value - target) ** 2 / 2)
+
+
+@pytest.mark.parametrize("clip_range", [None, 0.4])
+def test_gradcheck_value_loss(clip_range: float | None) -> None:
+    values = torch.tensor([[1.0, 0.1, -2.0], [0.3, 5.0, 0.0]], dtype=torch.float64)
+    returns = torch.tensor([[3.0, 1.0, 1.0], [-2.0, 4.0, 0.0]], dtype=torch.float64)
+    mask = torch.tensor([[True, True, True], [True, True, False]])
+    old = torch.zeros_like(values)
+
+    def loss(x: Tensor) -> Tensor:
+        return clipped_value_loss(x, old, returns, mask, clip_range=clip_range, denominator=5)
+
+    assert torch.autograd.gradcheck(loss, (values.requires_grad_(),))
+
+
+def test_value_loss_moves_only_the_new_values() -> None:
+    values, old_values, returns = (torch.full((1, 1), float(x)).requires_grad_() for x in (1, 2, 3))
+    loss = clipped_value_loss(values, old_values, returns, ONE, clip_range=5.0, denominator=1)
+    gradients = torch.autograd.grad(loss, (values, old_values, returns), allow_unused=True)
+    assert [None if g is None else g.item() for g in gradients] == [-2.0, None, None]
+
+
+def test_approx_kl_to_old_by_hand() -> None:
+    new, old = torch.tensor([[0.2, 0.5]], dtype=torch.float64), torch.tensor([[0.1, 0.5]], dtype=torch.float64)
+    mask = torch.ones(1, 2, dtype=torch.bool)
+    estimate = approx_kl_to_old(new.log(), old.log(), mask)
+    assert estimate[0].tolist() == pytest.approx([2 - 1 - math.log(2), 0.0], abs=1e-12)
+    assert_close(estimate, k3(old.log(), new.log()))
+
+
+@pytest.mark.parametrize("options", [{"clip_low": -0.1}, {"clip_low": 1.1}, {"clip_high": -0.1}, {"denominator": 0.0}])
+def test_policy_loss_refuses_values_out_of_range(options: dict[str, float]) -> None:
+    settings = {"clip_low": 0.2, "clip_high": 0.2, "denominator": 1.0} | options
+    with pytest.raises(ValueError, match=next(iter(options))):
+        clipped_policy_loss(torch.zeros(1, 1), torch.zeros(1, 1), torch.zeros(1, 1), ONE, **settings)
+
+
+@pytest.mark.parametrize("options", [{"clip_range": 0.0}, {"denominator": -1.0}])
+def test_value_loss_refuses_values_out_of_range(options: dict[str, float]) -> None:
+    settings = {"clip_range": 0.2, "denominator": 1.0} | options
+    with pytest.raises(ValueError, match=next(iter(options))):
+        clipped_value_loss(
+            torch.zeros(1, 1),
+            torch.zeros(1, 1),
+            torch.zeros(1, 1),
+            ONE,
+            clip_range=settings["clip_range"],
+            denominator=settings["denominator"],
+        )

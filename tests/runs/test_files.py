@@ -1,0 +1,50 @@
+"""The small writing tools that everything else in `runs` stands on."""
+
+from __future__ import annotations
+
+import math
+import os
+from pathlib import Path
+
+import pytest
+
+from keel.errors import UserError
+from keel.runs import files
+
+
+def test_a_failed_rewrite_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "done.json"
+    files.write_json(path, {"old": 1})
+
+    def fail(descriptor: int) -> None:
+        raise OSError("no space left")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", fail)
+        with pytest.raises(OSError, match="no space"):
+            files.write_json(path, {"new": 2})
+    assert files.read_json(path) == {"old": 1}
+    files.write_json(path, {"new": 2})
+    assert files.read_json(path) == {"new": 2}
+    assert os.listdir(tmp_path) == ["done.json"]
+
+
+def test_json_has_no_nan() -> None:
+    assert files.to_json({"a": [math.nan, (math.inf, 1)], "b": -math.inf}) == '{"a": [null, [null, 1]], "b": null}'
+
+
+@pytest.mark.parametrize(("content", "problem"), [("{", "is not readable JSON"), ("[1]", "holds no JSON object")])
+def test_a_damaged_file_is_named(tmp_path: Path, content: str, problem: str) -> None:
+    path = tmp_path / "run.json"
+    assert files.read_json(path) is None
+    path.write_text(content)
+    with pytest.raises(UserError, match=f"run.json {problem}"):
+        files.read_json(path)
+
+
+def test_discard_copes_with_an_earlier_one_that_was_killed(tmp_path: Path) -> None:
+    for name in ("model", ".model.gone"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "weights").write_text(name)
+    files.discard(tmp_path / "model")
+    assert os.listdir(tmp_path) == []
