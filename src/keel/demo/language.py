@@ -42,11 +42,11 @@ class Sentence:
 
 
 OBJECT_CLASSES = {
-    **dict.fromkeys(("kettle", "pan", "knife", "bucket"), "metal"),
-    **dict.fromkeys(("table", "chair", "shelf", "door"), "wood"),
-    **dict.fromkeys(("coat", "curtain", "carpet", "blanket"), "cloth"),
-    **dict.fromkeys(("clock", "fan", "radio", "bike"), "machine"),
-    **dict.fromkeys(("rose", "fern", "palm", "cactus"), "plant"),
+    **dict.fromkeys(("kettle", "knife"), "metal"),
+    **dict.fromkeys(("table", "door"), "wood"),
+    **dict.fromkeys(("coat", "carpet"), "cloth"),
+    **dict.fromkeys(("clock", "radio"), "machine"),
+    **dict.fromkeys(("rose", "cactus"), "plant"),
 }
 
 # The problem that calls for each action.
@@ -56,9 +56,7 @@ PROBLEMS = {
     "store": "unused",
     "dry": "wet",
     "colour": "pale",
-    "quiet": "noisy",
     "protect": "fragile",
-    "save": "sick",
 }
 
 METHODS = {
@@ -84,14 +82,11 @@ METHODS = {
     ("colour", "metal"): Method("spray", "with bright paint"),
     ("colour", "wood"): Method("stain", "with dark oil"),
     ("colour", "cloth"): Method("soak", "in strong tea"),
-    ("quiet", "wood"): Method("rub", "with candle wax"),
-    ("quiet", "machine"): Method("treat", "with one drop of oil"),
     ("protect", "metal"): Method("rub", "with a little oil"),
     ("protect", "wood"): Method("seal", "with clear varnish"),
     ("protect", "cloth"): Method("keep", "near dry lavender"),
     ("protect", "machine"): Method("cover", "with a plastic bag"),
     ("protect", "plant"): Method("wrap", "in old straw"),
-    ("save", "plant"): Method("water", "every second morning"),
 }
 
 GREETINGS = ("", "hello . ", "hi there , ", "quick question . ")
@@ -115,9 +110,7 @@ DETAILS = {
     "store": ("choose a dry place .", "check it once a month ."),
     "dry": ("turn it over after one hour .", "keep it away from fire ."),
     "colour": ("try a small part first .", "add more next week .", "open a window before you start ."),
-    "quiet": ("listen for the loose part first .", "use less than you think ."),
     "protect": ("do this before the winter .", "check it once a month ."),
-    "save": ("cut the dead leaves first .", "give it bright light ."),
 }
 RAMBLINGS = (
     "by the way my cousin also has a {object} .",

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from keel.report.numbers import ABSENT, dig, duration, known, number, percent, percent_interval, series
+from keel.report.numbers import ABSENT, dig, duration, known, number, percent, percent_interval, percent_range, series
 from keel.runs.layout import STAGES
 from keel.runs.read import RunView, StageView
 
@@ -83,7 +83,7 @@ def verdict(run: RunView) -> tuple[str, str]:
         where = next((sentence for stage in reversed(run.stages) if (sentence := state(run, stage))), None)
         return "open", f"Not judged yet: {where or state(run, 'evaluate') or 'the evaluation found no win rate'}."
     by = "the true utility" if judge == "utility" else "the reward model (the true utility is not known)"
-    odds = f"preferred to its reference in {percent(rate)} of comparisons {percent_interval(bounds)}% by {by}"
+    odds = f"preferred to its reference in {percent(rate)} of comparisons ({percent_range(bounds)}) by {by}"
     if bounds[0] > 0.5:
         return "good", f"It worked: {odds}."
     proxy = dig(evaluated, "score", "win_rate")
@@ -100,7 +100,9 @@ def reliability_note(run: RunView) -> str | None:
         return None
     samples, half = found.get("samples_a_prompt"), known(found.get("bound_from_half_the_samples"))
     measured = f"{samples} reference samples a prompt on {found.get('prompts')} prompts"
-    halves = f"; half of them give a bound of {number(half)} instead of {number(found['bound'])}" if half is not None else ""
+    halves = (
+        f"; half of them give a bound of {number(half)} instead of {number(found['bound'])}" if half is not None else ""
+    )
     if found.get("reliable"):
         return f"The bound comes from {measured}{halves}: reliable at this KL."
     limit = number(found.get("reliable_up_to_kl"), 1)
@@ -108,26 +110,35 @@ def reliability_note(run: RunView) -> str | None:
 
 
 def peak_note(run: RunView) -> str | None:
-    """A sentence if the true utility fell by more than a tenth of its gain while the score still rose."""
+    """A sentence if the true utility fell by more than a fifth of its gain while the score still rose."""
     ppo = run.stages.get("ppo")
     utility, score = series(ppo, "eval/utility"), series(ppo, "eval/scores")
     if len(utility.ys) < 3 or utility.xs != score.xs:
         return None
     best = max(range(len(utility.ys)), key=lambda index: utility.ys[index])
     gain, fall = utility.ys[best] - utility.ys[0], utility.ys[best] - utility.ys[-1]
-    if fall <= 0.1 * max(gain, 1e-9) or score.ys[-1] <= score.ys[best]:
+    if fall <= 0.2 * max(gain, 1e-9) or score.ys[-1] <= score.ys[best]:
         return None
     return (
-        f"Over-optimisation: the true utility peaked at iteration {utility.xs[best]:.0f} ({number(utility.ys[best])}) and fell "
-        f"to {number(utility.ys[-1])}, while the score rose on from {number(score.ys[best])} to {number(score.ys[-1])}."
+        f"Over-optimisation: the true utility peaked at iteration {utility.xs[best]:.0f} and fell from "
+        f"{number(utility.ys[best])} to {number(utility.ys[-1])}, while the score rose on from "
+        f"{number(score.ys[best])} to {number(score.ys[-1])}."
     )
+
+
+def measures_note(run: RunView) -> str | None:
+    """What became of the recipe's further measures, from the reference to the policy."""
+    found = summary(run, "evaluate")
+    before, after = dig(found, "reference", "measures") or {}, dig(found, "policy", "measures") or {}
+    changes = [f"{name} {number(before.get(name))} → {number(value)}" for name, value in after.items()]
+    return f"Measures, reference → policy: {', '.join(changes)}." if changes else None
 
 
 def comparison(runs: Sequence[RunView]) -> list[Row]:
     """The numbers of the evaluation and the reward model, one row each; rows that no run knows are left out."""
     evaluated = [summary(run, "evaluate") for run in runs]
     both: list[tuple[str, tuple[str, ...], Callable[[Any], str]]] = [
-        ("score (reward model)", ("score",), number),
+        ("score", ("score",), number),
         ("true utility", ("utility",), number),
     ]
     measures = {name: None for found in evaluated for name in dig(found, "policy", "measures") or {}}
@@ -141,8 +152,11 @@ def comparison(runs: Sequence[RunView]) -> list[Row]:
     rows = [_beside(label, keys, form, evaluated) for label, keys, form in both]
     rows += [_of_runs(label, [form(found) for found in evaluated]) for label, form in _AGAINST_REFERENCE]
     rows += [_beside(label, keys, form, evaluated) for label, keys, form in texts]
-    nll = [(dig(found, "demonstrations", "reference_nll"), dig(found, "demonstrations", "policy_nll")) for found in evaluated]
-    rows.append(Row("demonstrations' NLL (a token)", _merged(number(r) for r, _ in nll), tuple(number(p) for _, p in nll)))
+    nll = [
+        (dig(found, "demonstrations", "reference_nll"), dig(found, "demonstrations", "policy_nll"))
+        for found in evaluated
+    ]
+    rows.append(Row("NLL of demonstrations", _merged(number(r) for r, _ in nll), tuple(number(p) for _, p in nll)))
     rows += [_of_runs(label, [form(summary(run, "reward")) for run in runs]) for label, form in _REWARD_MODEL]
     return [row for row in rows if {row.reference, *row.values} - {ABSENT, ""}]
 
@@ -163,16 +177,21 @@ def _reached(found: Any) -> str:
 
 
 _AGAINST_REFERENCE: tuple[tuple[str, Callable[[Any], str]], ...] = (
-    ("win rate by true utility", lambda found: _with_interval(found, "utility")),
-    ("win rate by reward model", lambda found: _with_interval(found, "score")),
+    ("wins by true utility", lambda found: _with_interval(found, "utility")),
+    ("wins by score", lambda found: _with_interval(found, "score")),
     ("KL (nats a response)", _kl),
     ("KL (nats a token)", lambda found: number(dig(found, "kl_per_token"), 3)),
-    ("reached of what this KL can buy", _reached),
+    ("reached of KL's worth", _reached),
 )
 _REWARD_MODEL: tuple[tuple[str, Callable[[Any], str]], ...] = (
-    ("reward model's accuracy", lambda found: f"{percent(dig(found, 'accuracy'), 1)} {percent_interval(dig(found, 'accuracy_interval'))}".strip()),
-    ("… annotator's noise allows", lambda found: percent(dig(found, "noise_ceiling"), 1)),
-    ("… longer response wins", lambda found: percent(dig(found, "longer_wins"), 1)),
+    (
+        "reward model right",
+        lambda found: (
+            f"{percent(dig(found, 'accuracy'), 1)} {percent_interval(dig(found, 'accuracy_interval'))}".strip()
+        ),
+    ),
+    ("… noise allows", lambda found: percent(dig(found, "noise_ceiling"), 1)),
+    ("… longer wins", lambda found: percent(dig(found, "longer_wins"), 1)),
 )
 
 
@@ -192,12 +211,12 @@ def _merged(values: Any) -> str:
 
 
 def timings(runs: Sequence[RunView]) -> list[Row]:
-    """Seconds of every finished stage, one row a stage."""
+    """How long every finished stage took, one row a stage; a stage that was linked from another run took no time."""
     rows = []
     for stage in STAGES:
-        times = [duration(dig(summary(run, stage), "seconds")) for run in runs]
         reused = [stage in run.stages and run.stages[stage].path.is_symlink() for run in runs]
-        rows.append(_of_runs(stage, [f"{time} (reused)" if old else time for time, old in zip(times, reused, strict=True)]))
+        times = [duration(summary(run, stage).get("seconds")) for run in runs]
+        rows.append(_of_runs(stage, ["reused" if old else time for old, time in zip(reused, times, strict=True)]))
     return [row for row in rows if set(row.values) - {ABSENT}]
 
 
@@ -227,8 +246,11 @@ def _pairs(run: RunView, index: int, label: str) -> list[tuple[str, Answer, Answ
         ]
     over_time = prompts_over_time(ppo)
     return [
-        (prompt, Answer("before", None, str(rows[0].get("response")), _note(rows[0])),
-         Answer(f"after: {label}", index, str(rows[-1].get("response")), _note(rows[-1])))
+        (
+            prompt,
+            Answer("before", None, str(rows[0].get("response")), _note(rows[0])),
+            Answer(f"after: {label}", index, str(rows[-1].get("response")), _note(rows[-1])),
+        )
         for prompt, rows in over_time.items()
         if len(rows) > 1
     ]

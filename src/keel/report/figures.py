@@ -10,6 +10,7 @@ import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import matplotlib as mpl
 import numpy as np
@@ -24,7 +25,7 @@ _STAND_INS = {"ink": "#010203", "muted": "#040506", "line": "#070809"} | {
 }
 _DASHES = {"solid": "-", "dashed": (0, (4, 2.2)), "dotted": (0, (1, 1.8))}
 _SMOOTH_FROM = 60  # points, from which a running mean is drawn over the raw curve
-_SIZES = {"small": (4.7, 2.9), "large": (6.6, 4.3)}  # inches of 72 units: about 1:1 in the page and on a phone
+_SIZES = {"small": (4.2, 2.6), "large": (5.6, 3.7)}  # inches of 72 units: near 1:1 in the page and on a phone
 _KL_TICKS = (0, 0.1, 0.25, 0.5, 1, 2, 3, 5, 7.5, 10, 15, 20, 30, 50, 75, 100, 150, 250, 500, 1000)
 
 
@@ -85,16 +86,20 @@ def draw(panel: Panel, number: int) -> str:
         for curve in panel.curves:
             _add(axes, curve, panel.sqrt_x)
         for level in panel.levels:
-            axes.axhline(level.y, color=_STAND_INS[level.colour], linewidth=1, linestyle=_DASHES["dotted"], label=level.label)
+            axes.axhline(
+                level.y, color=_STAND_INS[level.colour], linewidth=1, linestyle=_DASHES["dotted"], label=level.label
+            )
         if panel.diagonal:
             axes.axline((0.5, 0.5), slope=1, color=_STAND_INS["muted"], linewidth=1, linestyle=_DASHES["dotted"])
         _dress(axes, panel)
         content = io.StringIO()
-        figure.savefig(content, format="svg", transparent=True, metadata=dict.fromkeys(("Creator", "Date", "Format", "Type")))
+        figure.savefig(
+            content, format="svg", transparent=True, metadata=dict.fromkeys(("Creator", "Date", "Format", "Type"))
+        )
     return _inline(content.getvalue(), panel, number)
 
 
-def _style() -> dict[str, object]:
+def _style() -> dict[Any, Any]:
     muted, line = _STAND_INS["muted"], _STAND_INS["line"]
     return {
         "svg.fonttype": "none",
@@ -163,26 +168,42 @@ def _dress(axes: Axes, panel: Panel) -> None:
     if panel.percent:
         axes.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0 if np.ptp(axes.get_ylim()) > 0.04 else 1))
     if panel.sqrt_x:
-        right = axes.get_xlim()[1]
-        ticks = [tick for tick in _KL_TICKS if math.sqrt(tick) <= right]
-        kept = [tick for index, tick in enumerate(ticks) if index == 0 or math.sqrt(tick) > right * 0.08]
-        axes.set_xticks([math.sqrt(tick) for tick in kept], [f"{tick:g}" for tick in kept])
+        ticks = _kl_ticks(axes.get_xlim()[1])
+        axes.set_xticks([math.sqrt(tick) for tick in ticks], [f"{tick:g}" for tick in ticks])
     elif panel.diagonal:
         axes.xaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
     else:
-        axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
+        axes.xaxis.set_major_locator(MaxNLocator(6, integer=panel.x_label in ("iteration", "step")))
     handles, names = axes.get_legend_handles_labels()
-    first = dict(zip(reversed(names), reversed(handles), strict=True))  # runs share the names of their lines
-    if first:
-        ordered = [name for name in dict.fromkeys(names)]
-        axes.legend([first[name] for name in ordered], ordered, loc="best")
+    first = dict(zip(reversed(names), reversed(handles), strict=True))  # the lines of several runs share their names
+    if len(first) > 1 or panel.levels:
+        ordered = list(dict.fromkeys(names))
+        legend = axes.legend([first[name] for name in ordered], ordered, loc="best")
+        if len({curve.colour for curve in panel.curves}) > 1 and not panel.levels:
+            for (
+                handle
+            ) in legend.legend_handles:  # it tells the kinds of lines apart; the page says whose colour is whose
+                if handle is not None:
+                    handle.set(color=_STAND_INS["muted"])
+
+
+def _kl_ticks(right: float) -> list[float]:
+    """Round KLs up to right², far enough from each other on the square-root scale."""
+    kept: list[float] = []
+    for tick in _KL_TICKS:
+        root = math.sqrt(tick)
+        if root <= right and (not kept or root - math.sqrt(kept[-1]) > 0.07 * right):
+            kept.append(tick)
+    return kept
 
 
 def _inline(svg: str, panel: Panel, number: int) -> str:
     """An element of the page instead of a file: no prologue, namespaces or fixed size; the page's colours."""
     svg = svg[svg.index("<svg") :]
     svg = re.sub(r"<metadata>.*?</metadata>|<style.*?</style>", "", svg, flags=re.S)
-    svg = re.sub(r'\s(?:xmlns(?::\w+)?|width|height|version)="[^"]*"', "", svg[: svg.index(">")]) + svg[svg.index(">") :]
+    svg = (
+        re.sub(r'\s(?:xmlns(?::\w+)?|width|height|version)="[^"]*"', "", svg[: svg.index(">")]) + svg[svg.index(">") :]
+    )
     svg = re.sub(r'(\sid="|url\(#|href="#)', rf"\g<1>f{number}-", svg).replace("xlink:href", "href")
     for name, stand_in in _STAND_INS.items():
         svg = svg.replace(stand_in, f"var(--{name})")

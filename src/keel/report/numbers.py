@@ -73,6 +73,12 @@ def percent_interval(bounds: Any) -> str:
     return f"[{number(100 * bounds[0], 0)}, {number(100 * bounds[1], 0)}]"
 
 
+def percent_range(bounds: Any) -> str:
+    """(0.84, 0.9) → 84–90%; empty where there is none."""
+    text = percent_interval(bounds)
+    return f"{text[1:-1].replace(', ', '–')}%" if text else ""
+
+
 def duration(seconds: Any) -> str:
     """75 → 1 min 15 s; a dash where there is no number."""
     seconds = known(seconds)

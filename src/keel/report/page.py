@@ -13,7 +13,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from keel.errors import UserError
-from keel.report import curves, facts, numbers
+from keel.report import against_kl, curves, facts, numbers
 from keel.report.figures import NUM_RUN_COLOURS, Panel, draw
 from keel.runs.files import write_bytes
 from keel.runs.layout import STAGES
@@ -41,6 +41,7 @@ class _Section:
     title: str
     notes: list[str]
     figures: list[_Figure]
+    legend: bool  # whose colour is whose
 
 
 def write_report(runs: Sequence[Path], out: Path) -> Path:
@@ -62,36 +63,41 @@ def write_report(runs: Sequence[Path], out: Path) -> Path:
 def render(runs: Sequence[RunView]) -> str:
     """The page as text. Whatever comes from the data is escaped; a policy in the page forbids scripts and loading."""
     environment = Environment(
-        loader=PackageLoader("keel.report"), autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=StrictUndefined
+        loader=PackageLoader("keel.report"),
+        autoescape=True,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        undefined=StrictUndefined,
     )
     environment.filters |= {"number": numbers.number, "percent": numbers.percent, "clip": _clip}
     ids = count()
+    names = facts.labels(runs)
 
     def section(anchor: str, title: str, panels: list[Panel], notes: list[str]) -> _Section:
         figures = [
-            _Figure(panel.title, panel.note, Markup(draw(panel, next(ids))), panel.size)  # noqa: S704
+            _Figure(panel.title, panel.note, Markup(draw(panel, next(ids))), panel.size)
             for panel in panels
             if not panel.empty
         ]
-        return _Section(anchor, title, notes, figures)
+        coloured = any(curve.colour.startswith("run") for panel in panels for curve in panel.curves)
+        return _Section(anchor, title, notes, figures, legend=len(runs) > 1 and coloured)
 
-    return environment.get_template("report.html.j2").render(
-        css=Markup(environment.get_template("report.css").render()),  # noqa: S704
+    page: str = environment.get_template("report.html.j2").render(
+        css=Markup(environment.get_template("report.css").render()),
         colours=NUM_RUN_COLOURS,
-        names=facts.labels(runs),
-        cards=[_card(run, label) for run, label in zip(runs, facts.labels(runs), strict=True)],
+        names=names,
+        cards=[_card(run, label) for run, label in zip(runs, names, strict=True)],
         first_samples=facts.samples(runs)[:_FIRST_SAMPLES],
         samples=facts.samples(runs),
         comparison=facts.comparison(runs),
         evaluated=any("reference" in facts.summary(run, "evaluate") for run in runs),
         sections=_sections(runs, section),
-        over_time=[_over_time(run, label) for run, label in zip(runs, facts.labels(runs), strict=True)],
+        over_time=[_over_time(run, label, index) for index, (run, label) in enumerate(zip(runs, names, strict=True))],
         recipes=[yaml.safe_dump(run.recipe, sort_keys=False, allow_unicode=True, width=100) for run in runs],
         timings=facts.timings(runs),
-        starts=[run.starts for run in runs],
-        stages=STAGES,
-        missing={stage: _missing(runs, stage) for stage in STAGES},
+        starts=[(label, run.starts) for label, run in zip(names, runs, strict=True)],
     )
+    return page
 
 
 def _sections(runs: Sequence[RunView], section: Callable[..., _Section]) -> list[_Section]:
@@ -100,13 +106,26 @@ def _sections(runs: Sequence[RunView], section: Callable[..., _Section]) -> list
     def noted(find: Callable[[RunView], str | None]) -> list[str]:
         return [_of(label, labels) + found for run, label in zip(runs, labels, strict=True) if (found := find(run))]
 
-    truth = curves.truth_panels(runs)
     return [
-        section("frontier", "Score against KL", curves.frontier_panels(runs), noted(facts.reliability_note) + _missing(runs, "evaluate")),
-        section("truth", "Proxy and truth", truth, noted(facts.peak_note) + _unknown_truth(truth)),
-        section("ppo", "PPO", curves.ppo_panels(runs), _missing(runs, "ppo") + noted(_stopped)),
-        section("reward", "Reward model", curves.reward_panels(runs), _missing(runs, "reward") + noted(_comparisons)),
-        section("sft", "Supervised fine-tuning", curves.sft_panels(runs), _missing(runs, "sft") + _shared(runs, labels)),
+        section(
+            "frontier",
+            "Score against KL",
+            against_kl.frontier_panels(runs),
+            noted(facts.reliability_note) + _missing(runs, "evaluate"),
+        ),
+        section(
+            "truth", "Proxy and truth", against_kl.truth_panels(runs), noted(facts.peak_note) + noted(_unknown_truth)
+        ),
+        section("ppo", "PPO", curves.ppo_panels(runs), _missing(runs, "ppo") + noted(_ended)),
+        section(
+            "reward",
+            "Reward model",
+            curves.reward_panels(runs),
+            noted(_collected) + _missing(runs, "reward") + noted(_judged),
+        ),
+        section(
+            "sft", "Supervised fine-tuning", curves.sft_panels(runs), _missing(runs, "sft") + _shared(runs, labels)
+        ),
     ]
 
 
@@ -116,12 +135,22 @@ def _card(run: RunView, label: str) -> dict[str, Any]:
     kind, sentence = facts.verdict(run)
     frontier = found.get("frontier")
     tiles = [
-        ("Win rate, true utility", numbers.percent(numbers.dig(found, "utility", "win_rate")),
-         _interval(numbers.dig(found, "utility", "win_rate_interval"))),
-        ("Win rate, reward model", numbers.percent(numbers.dig(found, "score", "win_rate")),
-         _interval(numbers.dig(found, "score", "win_rate_interval"))),
+        (
+            "Win rate, true utility",
+            numbers.percent(numbers.dig(found, "utility", "win_rate")),
+            _interval(numbers.dig(found, "utility", "win_rate_interval")),
+        ),
+        (
+            "Win rate, reward model",
+            numbers.percent(numbers.dig(found, "score", "win_rate")),
+            _interval(numbers.dig(found, "score", "win_rate_interval")),
+        ),
         ("KL to the reference", numbers.number(found.get("kl")), _kl_note(found)),
-        ("Reached of what this KL can buy", numbers.percent(numbers.dig(frontier, "reached")), _frontier_note(frontier)),
+        (
+            "Reached of what this KL can buy",
+            numbers.percent(numbers.dig(frontier, "reached")),
+            _frontier_note(frontier),
+        ),
     ]
     return {
         "label": label,
@@ -131,7 +160,7 @@ def _card(run: RunView, label: str) -> dict[str, Any]:
         "verdict": kind,
         "sentence": sentence,
         "tiles": [tile for tile in tiles if tile[1] != numbers.ABSENT],
-        "reliability": facts.reliability_note(run),
+        "measures": facts.measures_note(run),
         "peak": facts.peak_note(run),
     }
 
@@ -145,21 +174,25 @@ def _standing(run: RunView, stage: str) -> str | None:
 
 
 def _interval(bounds: Any) -> str:
-    text = numbers.percent_interval(bounds)
-    return f"95% {text}" if text else ""
+    text = numbers.percent_range(bounds)
+    return f"95% interval {text}" if text else ""
 
 
 def _kl_note(found: dict[str, Any]) -> str:
     error, token = found.get("kl_standard_error"), found.get("kl_per_token")
     spread = f"± {numbers.number(error)} " if numbers.known(error) is not None else ""
-    return f"{spread}nats a response" + (f", {numbers.number(token, 3)} a token" if numbers.known(token) is not None else "")
+    return f"{spread}nats a response" + (
+        f", {numbers.number(token, 3)} a token" if numbers.known(token) is not None else ""
+    )
 
 
 def _frontier_note(frontier: Any) -> str:
     samples, half = numbers.dig(frontier, "samples_a_prompt"), numbers.dig(frontier, "bound_from_half_the_samples")
     trust = "reliable" if numbers.dig(frontier, "reliable") else "not reliable at this KL"
     bound = numbers.dig(frontier, "bound")
-    return f"{trust}: {samples} samples a prompt, bound {numbers.number(bound)}, from half of them {numbers.number(half)}"
+    return (
+        f"{trust}: {samples} samples a prompt, bound {numbers.number(bound)}, from half of them {numbers.number(half)}"
+    )
 
 
 def _of(label: str, labels: Sequence[str]) -> str:
@@ -172,26 +205,33 @@ def _missing(runs: Sequence[RunView], stage: str) -> list[str]:
     return [f"{label}: {sentence}." for label, sentence in found if sentence]
 
 
-def _stopped(run: RunView) -> str | None:
+def _ended(run: RunView) -> str | None:
     found = facts.summary(run, "ppo")
     if not found:
         return None
     early = f", because {found['stopped']}" if found.get("stopped") else ""
-    return f"Ended after {found.get('iterations')} iterations{early}; the model handed on is that of iteration {found.get('model_of_iteration')}."
+    taken = f"the model handed on is that of iteration {found.get('model_of_iteration')}"
+    return f"Ended after {found.get('iterations')} iterations{early}; {taken}."
 
 
-def _comparisons(run: RunView) -> str | None:
-    collect, reward = facts.summary(run, "collect"), facts.summary(run, "reward")
-    parts = []
-    if collect:
-        parts.append(f"{collect.get('comparisons')} comparisons of responses to {collect.get('prompts')} prompts by {collect.get('annotator')} "
-                     f"(a scripted annotator); {collect.get('identical_pairs')} pairs of identical responses left out.")
-    if reward:
-        interval = numbers.percent_interval(reward.get("accuracy_interval"))
-        ceiling = numbers.percent(reward.get("noise_ceiling"), 1)
-        parts.append(f"Accuracy {numbers.percent(reward.get('accuracy'), 1)} {interval}% on {reward.get('validation_pairs')} held-out pairs"
-                     + (f"; the annotator's noise allows {ceiling}." if ceiling != numbers.ABSENT else "."))
-    return " ".join(parts) or None
+def _collected(run: RunView) -> str | None:
+    found = facts.summary(run, "collect")
+    if not found:
+        return None
+    return (
+        f"{found.get('comparisons')} comparisons of responses to {found.get('prompts')} prompts by the scripted "
+        f"annotator {found.get('annotator')}; {found.get('identical_pairs')} pairs of identical responses left out."
+    )
+
+
+def _judged(run: RunView) -> str | None:
+    found = facts.summary(run, "reward")
+    if numbers.known(found.get("accuracy")) is None:
+        return None
+    interval, pairs = numbers.percent_range(found.get("accuracy_interval")), found.get("validation_pairs")
+    ceiling = numbers.known(found.get("noise_ceiling"))
+    allowed = f"; the annotator's noise allows {numbers.percent(ceiling, 1)}" if ceiling is not None else ""
+    return f"Accuracy {numbers.percent(found['accuracy'], 1)} ({interval}) on {pairs} held-out pairs{allowed}."
 
 
 def _shared(runs: Sequence[RunView], labels: Sequence[str]) -> list[str]:
@@ -199,15 +239,18 @@ def _shared(runs: Sequence[RunView], labels: Sequence[str]) -> list[str]:
     return [f"Shared by {' and '.join(labels[index] for index in group)}." for group in groups]
 
 
-def _unknown_truth(panels: Sequence[Panel]) -> list[str]:
-    known = any(not panel.empty for panel in panels)
-    return [] if known else ["The true utility was not measured; name it in the recipe as ppo.evaluate.utility where it is known."]
+def _unknown_truth(run: RunView) -> str | None:
+    if numbers.series(run.stages.get("ppo"), "eval/utility"):
+        return None
+    if numbers.dig(run.recipe, "ppo", "evaluate", "utility"):
+        return "The true utility has not been measured yet."
+    return "The true utility is not measured; where it is known, name it in the recipe as ppo.evaluate.utility."
 
 
-def _over_time(run: RunView, label: str) -> dict[str, Any]:
+def _over_time(run: RunView, label: str, index: int) -> dict[str, Any]:
     """A few held-out prompts, each with its response at some iterations from the first to the last."""
     prompts = list(facts.prompts_over_time(run.stages.get("ppo")).items())[:_PROMPTS_OVER_TIME]
-    return {"label": label, "prompts": [(prompt, _spread(rows)) for prompt, rows in prompts]}
+    return {"label": label, "index": index, "prompts": [(prompt, _spread(rows)) for prompt, rows in prompts]}
 
 
 def _spread(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -216,6 +259,6 @@ def _spread(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     return [rows[index] for index in kept]
 
 
-def _clip(text: Any) -> str:
-    text = str(text)
+def _clip(value: Any) -> str:
+    text = str(value)
     return text if len(text) <= _LONGEST_TEXT else text[:_LONGEST_TEXT] + "…"

@@ -1,0 +1,47 @@
+"""What a run's end shows in the terminal: the numbers that matter, and responses before and after."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from rich.table import Table
+from rich.text import Text
+
+from keel.cli.console import TerminalConsole
+from keel.report import facts
+from keel.runs.read import RunView
+
+_SAMPLES = 3
+_LONGEST = 300
+
+
+def print_summary(console: TerminalConsole, runs: Sequence[RunView]) -> None:
+    """A table with a column a run (and one for the reference, once evaluated), verdicts, and a few samples."""
+    names = facts.labels(runs)
+    evaluated = any("reference" in facts.summary(run, "evaluate") for run in runs)
+    header = ["", *(["reference"] if evaluated else []), *names]
+    rows = [[row.label, *([row.reference] if evaluated else []), *row.values] for row in facts.comparison(runs)]
+    rows += [[f"time: {row.label}", *([""] if evaluated else []), *row.values] for row in facts.timings(runs)]
+    if rows:
+        console.table("Results", header, rows)
+    for name, run in zip(names, runs, strict=True):
+        sentences = (facts.verdict(run)[1], facts.reliability_note(run), facts.peak_note(run))
+        console.rich.print(Text(f"{name}: {' '.join(filter(None, sentences))}"))
+    for sample in facts.samples(runs)[:_SAMPLES]:
+        _show(console, sample)
+
+
+def _show(console: TerminalConsole, sample: facts.Sample) -> None:
+    console.rich.print(Text(f"\n{_one_line(sample.prompt)}", style="bold"))
+    grid = Table.grid(padding=(0, 2, 0, 0))
+    for answer in sample.answers:
+        text = Text(_one_line(answer.text) or "(empty)")
+        text.append(f"  [{answer.note}]" if answer.note else "", style="dim")
+        grid.add_row(Text(f"  {answer.label}", style="dim", no_wrap=True), text)
+    console.rich.print(grid)
+
+
+def _one_line(text: str) -> str:
+    """On one line and without control characters: a response must not be able to steer the terminal."""
+    flat = "".join(char if char.isprintable() else "�" for char in " ".join(text.split()))
+    return flat if len(flat) <= _LONGEST else flat[: _LONGEST - 1] + "…"

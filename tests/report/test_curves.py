@@ -1,0 +1,100 @@
+"""The panels hold the numbers that the stages logged."""
+
+from __future__ import annotations
+
+import math
+import os
+import shutil
+from pathlib import Path
+
+import pytest
+
+from keel.report.against_kl import frontier_panels, truth_panels
+from keel.report.curves import ppo_panels, reward_panels, sft_panels, sources
+from keel.report.figures import Panel
+from keel.runs.read import RunView, read_run
+from tests.report.support import make_run, utility_at
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> RunView:
+    return read_run(make_run(tmp_path / "run"))
+
+
+def titled(panels: list[Panel], title: str) -> Panel:
+    return next(panel for panel in panels if panel.title == title)
+
+
+def test_a_stage_that_runs_share_is_drawn_once(tmp_path: Path) -> None:
+    first, second = make_run(tmp_path / "a"), make_run(tmp_path / "b")
+    shutil.rmtree(second / "sft")
+    os.symlink(first / "sft", second / "sft")
+    runs = [read_run(first), read_run(second)]
+    assert [(source.colour, source.runs) for source in sources(runs, "sft")] == [("ink", (0, 1))]
+    assert [(source.colour, source.runs) for source in sources(runs, "ppo")] == [("run0", (0,)), ("run1", (1,))]
+    assert len(titled(sft_panels(runs), "Loss").curves) == 1
+    assert [curve.colour for curve in titled(ppo_panels(runs), "Score").curves] == ["run0", "run0", "run1", "run1"]
+
+
+def test_score_shows_rollouts_and_held_out(run: RunView) -> None:
+    rollouts, held_out = titled(ppo_panels([run]), "Score").curves
+    assert (rollouts.label, list(rollouts.xs)) == ("rollouts", list(range(1, 71)))
+    assert (held_out.style, list(held_out.xs), list(held_out.ys)) == (
+        "dashed",
+        list(range(0, 71, 10)),
+        [at / 40 for at in range(0, 71, 10)],
+    )
+
+
+def test_kl_shows_its_target_and_the_reward_model_its_ceiling(run: RunView) -> None:
+    assert [(level.y, level.label) for level in titled(ppo_panels([run]), "KL to the reference").levels] == [
+        (4.0, "target 4")
+    ]
+    assert [(level.y, level.label) for level in titled(reward_panels([run]), "Accuracy").levels] == [
+        (0.853, "noise allows 85%"),
+        (0.52, "longer wins 52%"),
+    ]
+
+
+def test_reliability_has_a_bar_of_the_binomial(run: RunView) -> None:
+    (curve,) = titled(reward_panels([run]), "Reliability").curves
+    assert list(curve.xs) == [0.55, 0.65, 0.75, 0.9]
+    assert curve.errors is not None
+    assert curve.errors[0] == pytest.approx(1.96 * math.sqrt(0.52 * 0.48 / 9))
+
+
+def test_several_rewards_are_drawn_apart(run: RunView) -> None:
+    titles = [panel.title for panel in ppo_panels([run])]
+    assert [title for title in titles if title.startswith("Reward")] == ["Reward “reward”", "Reward “<i>rule</i>”"]
+
+
+def test_the_frontier_is_dashed_beyond_log_n(run: RunView) -> None:
+    curves = {curve.label: curve for curve in titled(frontier_panels([run]), "Score against KL").curves}
+    assert list(curves) == ["frontier", "frontier, unreliable", "best of n", "while training", "evaluated policy"]
+    limit = math.log(128)  # 4.85, between the points 4.8 and 5.0 of the curve
+    assert max(curves["frontier"].xs) == pytest.approx(4.8)
+    assert min(x for x in curves["frontier, unreliable"].xs if x > limit) == pytest.approx(5.0)
+    assert curves["frontier, unreliable"].style == "dashed"
+    assert list(curves["best of n"].xs) == [0.0, 0.193, 0.636]
+    assert list(curves["best of n"].ys) == [0.0, 0.55, 1.0]
+    assert (curves["evaluated policy"].xs, curves["evaluated policy"].ys) == ([3.4], [1.66])
+    assert list(curves["while training"].xs) == [at / 20 for at in range(0, 71, 10)]
+
+
+def test_training_is_not_drawn_beside_a_frontier_of_other_rewards(run: RunView) -> None:
+    run.recipe["evaluate"]["reward"] = [{"model": "another"}]
+    panel = titled(frontier_panels([run]), "Score against KL")
+    assert "while training" not in [curve.label for curve in panel.curves]
+
+
+def test_proxy_and_truth_are_shares_of_their_own_gain(run: RunView) -> None:
+    proxy, truth = titled(truth_panels([run]), "Proxy and truth").curves
+    assert proxy.ys[-1] == 1.0
+    assert truth.ys[4] == 1.0
+    assert truth.ys[-1] == pytest.approx((utility_at(70) - utility_at(0)) / (utility_at(40) - utility_at(0)))
+
+
+def test_panels_of_nothing_are_empty(tmp_path: Path) -> None:
+    run = read_run(make_run(tmp_path / "run", stages=()))
+    for panels in (sft_panels, reward_panels, ppo_panels, frontier_panels, truth_panels):
+        assert all(panel.empty for panel in panels([run]))
