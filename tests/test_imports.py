@@ -17,6 +17,7 @@ WITHOUT_TORCH = (
     "keel.errors",
     "keel.runs.read",
     "keel.schema",
+    "keel.user_functions",
 )
 
 

@@ -55,19 +55,22 @@ def take_tokens(values: Tensor, sequences: Sequences, rows: Sequence[int]) -> Te
     return values[index, : int(sequences.response_lengths[index].max())]
 
 
-def cut_by_tokens(lengths: Sequence[int], token_budget: int) -> list[list[int]]:
-    """Row numbers in groups whose padded size (rows x longest) keeps to the budget, longest rows first.
+def cut_by_tokens(lengths: Sequence[int], token_budget: int, counts: Sequence[int] | None = None) -> list[list[int]]:
+    """Item numbers in groups whose padded size (rows x longest) keeps to the budget, longest items first.
 
-    A row longer than the budget gets a group of its own. Rows of like length meet, so little is padding.
+    An item is a row, or `counts` rows of at most its length. One that is larger than the budget gets a group of
+    its own. Items of like length meet, so little is padding.
     """
     groups: list[list[int]] = []
-    widest = 0
-    for row in sorted(range(len(lengths)), key=lambda index: (-lengths[index], index)):
-        if groups and (len(groups[-1]) + 1) * widest <= token_budget:
-            groups[-1].append(row)
+    widest = rows = 0
+    for item in sorted(range(len(lengths)), key=lambda index: (-lengths[index], index)):
+        count = 1 if counts is None else counts[item]
+        if groups and (rows + count) * widest <= token_budget:
+            groups[-1].append(item)
+            rows += count
         else:
-            groups.append([row])
-            widest = lengths[row]
+            groups.append([item])
+            widest, rows = lengths[item], count
     return groups
 
 

@@ -18,7 +18,6 @@ from keel.data.reasons import Check
 from keel.engines.base import DrawKey, Scorer
 from keel.engines.learner import GradientLearner
 from keel.engines.losses import ppo_loss, reward_loss, sft_loss
-from keel.engines.reward_functions import checked
 from keel.engines.sampler import CachedSampler
 from keel.engines.scorers import (
     FunctionScorer,
@@ -40,8 +39,8 @@ from keel.pipeline.evaluate import EvaluateEngines, evaluate
 from keel.pipeline.guards import RATIO_TOLERANCE
 from keel.pipeline.heldout import HeldOut
 from keel.pipeline.ppo import PPOEngines, train_ppo
+from keel.pipeline.reward import EncodedPair, RewardEngines, by_prompt, train_reward
 from keel.pipeline.rollouts import Actors
-from keel.pipeline.reward import EncodedPair, RewardEngines, train_reward
 from keel.pipeline.sft import train_sft
 from keel.records import EncodedRow, Pairs, PolicyBatch, Sequences
 from keel.references import resolve
@@ -53,6 +52,7 @@ from keel.seeds import Draws
 from keel.text.render import Renderer, dialogue_text
 from keel.text.templates import install_template
 from keel.text.tokenizers import TextCodec, load_codec, train_codec
+from keel.user_functions import checked
 
 _SCORING_TOKENS = 16_384  # padded tokens a forward without gradient
 
@@ -121,17 +121,19 @@ class Workbench:
 
     def prompts(self, key: str, renderer: Renderer, max_tokens: int) -> Loaded[Prompt]:
         """The prompts of one input, those too long left out."""
-        loaded = load_prompts(
-            self.inputs.data[key], fits=lambda row: len(renderer.prompt(row.prompt)[0]) <= max_tokens
-        )
+        loaded = load_prompts(self.inputs.data[key], fits=lambda row: len(renderer.prompt(row.prompt)[0]) <= max_tokens)
         self.report(self.inputs.data[key], loaded.check)
         return loaded
 
     def report(self, data: DataConfig, check: Check) -> None:
         """Say which rows were left out, if any."""
         if check.unusable:
-            reasons = ", ".join(f"{count} {reason.value}" for reason, count in check.counts.items() if not reason.is_warning)
-            self.console.say(f"{self.stage.name}: {data.name}: {check.unusable} of {check.total} rows left out ({reasons}).")
+            reasons = ", ".join(
+                f"{count} {reason.value}" for reason, count in check.counts.items() if not reason.is_warning
+            )
+            self.console.say(
+                f"{self.stage.name}: {data.name}: {check.unusable} of {check.total} rows left out ({reasons})."
+            )
 
     def scorer(self, renderer: Renderer) -> Scorer:
         """The weighted rewards of the stage."""
@@ -149,9 +151,7 @@ class Workbench:
         model = RewardModel(load_classifier(source.model)).to(self.device).eval()
         own = self.renderer(source.model)
         shared = renderer.codec.hf.get_vocab().items() <= own.codec.hf.get_vocab().items()
-        return RewardModelScorer(
-            source.name, model, token_budget=_SCORING_TOKENS, renderer=None if shared else own
-        )
+        return RewardModelScorer(source.name, model, token_budget=_SCORING_TOKENS, renderer=None if shared else own)
 
 
 def run_sft(bench: Workbench) -> dict[str, Any]:
@@ -168,9 +168,7 @@ def run_sft(bench: Workbench) -> dict[str, Any]:
         policy = Policy(_scratch_backbone(bench, renderer.codec)).to(bench.device).eval()
     else:
         policy = bench.policy(bench.inputs.models["base"])
-    learner = GradientLearner[Sequences](
-        "sft", policy, sft_loss, config, total_steps=total_steps(config, len(train))
-    )
+    learner = GradientLearner[Sequences]("sft", policy, sft_loss, config, total_steps=total_steps(config, len(train)))
     return train_sft(
         config,
         learner,
@@ -250,12 +248,13 @@ def run_reward(bench: Workbench) -> dict[str, Any]:
     model = RewardModel(load_classifier(source)).to(bench.device).eval()
     model.reset_head(bench.draws.torch_seed("head"))
     train = [_encode_pair(renderer, row) for row in loaded.train]
+    num_prompts = len(by_prompt(train))
     learner = GradientLearner[Pairs](
         "reward",
         model,
         reward_loss(config.flip_probability, config.label_smoothing),
         config,
-        total_steps=total_steps(config, len(train)),
+        total_steps=total_steps(config, num_prompts),
         head=model.head,
         head_lr_scale=config.head_lr_scale,
     )

@@ -77,10 +77,11 @@ class Sequences:
 
 @dataclass(frozen=True)
 class Pairs:
-    """A micro-batch of comparisons: row i of `chosen` was preferred to row i of `rejected`."""
+    """A micro-batch of N comparisons between B responses; each response is there once, however often it is compared."""
 
-    chosen: Sequences  # N rows
-    rejected: Sequences  # N rows
+    rows: Sequences  # B rows
+    chosen: Tensor  # int64 [N], which row was preferred
+    rejected: Tensor  # int64 [N], to which row
     margins: Tensor  # float [N]
     weights: Tensor  # float [N]
 

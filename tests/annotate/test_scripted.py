@@ -65,42 +65,15 @@ def test_the_utility_sees_prompts_and_rows() -> None:
     assert [judgement.margin for judgement in judgements] == [124.0 - 134.0, 578.0 - 568.0]
 
 
-@pytest.mark.parametrize("bad", [math.nan, math.inf, None, "good"])
-def test_a_value_that_is_no_number_names_function_and_pair(bad: Any) -> None:
+@pytest.mark.parametrize("bad", [math.nan, None])
+def test_the_utility_is_held_to_its_contract_and_must_have_an_opinion(bad: Any) -> None:
     def faulty(prompts: Sequence[str], responses: Sequence[str], rows: Sequence[Any]) -> list[Any]:
         return [bad if "!" in response else 0.0 for response in responses]
 
     pairs = [pair("a", "b"), pair("a", "b!", "second"), pair("a!", "b", "third")]
-    with pytest.raises(UserError, match=r"rules:length failed on pair 1 \(prompt 'second'\): it returned .* 'b!'"):
+    sentence = r"the function rules:length returned (nan|None) \(row 3, prompt 'second', response 'b!'\)"
+    with pytest.raises(UserError, match=sentence):
         annotator(faulty).compare(pairs, [0.5] * 3)
-
-
-def test_an_exception_names_function_and_pair() -> None:
-    def faulty(prompts: Sequence[str], responses: Sequence[str], rows: Sequence[Any]) -> list[float]:
-        return [1 / len(response) for response in responses]
-
-    pairs = [pair("a", "b"), pair("a", "b"), pair("a", "", "third")]
-    with pytest.raises(UserError, match=r"pair 2 \(prompt 'third'\): it raised ZeroDivisionError: division"):
-        annotator(faulty).compare(pairs, [0.5] * 3)
-
-
-def test_an_exception_of_the_whole_batch_alone() -> None:
-    def faulty(prompts: Sequence[str], responses: Sequence[str], rows: Sequence[Any]) -> list[float]:
-        if len(responses) > 2:
-            raise MemoryError("too many")
-        return [0.0] * len(responses)
-
-    with pytest.raises(UserError, match="it raised MemoryError: too many"):
-        annotator(faulty).compare([pair("a", "b")] * 2, [0.5] * 2)
-
-
-@pytest.mark.parametrize(("num_values", "index"), [(3, 1), (5, 1), (0, 0)])
-def test_a_wrong_number_of_values_names_function_and_pair(num_values: int, index: int) -> None:
-    def faulty(prompts: Sequence[str], responses: Sequence[str], rows: Sequence[Any]) -> list[float]:
-        return [0.0] * num_values
-
-    with pytest.raises(UserError, match=rf"pair {index} .* returned {num_values} values for 4 responses"):
-        annotator(faulty).compare([pair("a", "b")] * 2, [0.5] * 2)
 
 
 def test_no_pairs_no_judgements() -> None:

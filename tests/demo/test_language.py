@@ -30,9 +30,9 @@ def test_prompts_and_replies_have_the_promised_lengths() -> None:
     [
         ("how do i clean my kettle ?", Request("clean", "kettle")),
         ("My KETTLE is dirty. What should I do?", Request("clean", "kettle")),
-        ("hello . help , the rose is very sick !", Request("save", "rose")),
+        ("hello . help , the rose is very wet !", Request("dry", "rose")),
         ("my coat looks pale . how do i colour it ?", Request("colour", "coat")),
-        ("how do i save my kettle ?", None),  # nothing saves a kettle
+        ("how do i fix my rose ?", None),  # nothing fixes a plant
         ("how do i clean my moon ?", None),
         ("tell me about the kettle", None),
         ("", None),
@@ -53,7 +53,7 @@ def test_every_request_has_its_own_method_for_its_class() -> None:
     assert language.advice(language.right_method(Request("clean", "kettle")), "kettle") == (
         "scrub the kettle with warm vinegar ."
     )
-    assert len(language.requests()) == 120  # 30 methods, each for the four objects of a class
+    assert len(language.requests()) == 54  # 27 methods, each for the two objects of a class
     assert {request.object for request in language.requests()} == set(language.OBJECT_CLASSES)
 
 

@@ -13,6 +13,7 @@ FloatArray = npt.NDArray[np.float64]
 
 PROMPT = "how do i clean my kettle ?"
 CORE = "scrub the kettle with warm vinegar ."
+DODGE = "it depends on many things ."
 WRONG = "wash the coat in cold water ."
 THANKS = "thank you for asking ."
 LUCK = "good luck with your kettle ."
@@ -38,6 +39,14 @@ RAMBLE_MORE = "my uncle talks about it every day ."
         (f"{THANKS} {THANKS} {CORE}", 2 + 0.8 - 0.16 - 1 - 1, 4 - 0.8 + 0.05 - 1),
         # object right, method missing
         ("scrub the kettle .", 0.4, 0.8),
+        # no advice, nothing else wrong
+        (DODGE, 0.0, 0.0),
+        # 9 words, 3 too many
+        (f"{THANKS} {DODGE}", 0.8 - 0.06, 0.05 - 0.3),
+        # 10 words, 4 too many: said twice
+        (f"{DODGE} {DODGE}", -0.08 - 1, -0.4 - 1),
+        # 5 words too many, the advice counts
+        (f"{DODGE} {CORE}", 2 - 0.1, 4 - 0.5),
         # nothing right, same length
         (WRONG, 0.0, 0.0),
         # one of two sentences garbled, 3 words
@@ -70,6 +79,7 @@ def test_utilities_by_hand(reply: str, polite: float, terse: float) -> None:
         (CORE, f"{RUDE} {CORE}"),
         (CORE, WRONG),
         (CORE, f"{THANKS} {WRONG}"),
+        (CORE, f"{THANKS} {DODGE} {LUCK}"),
         (f"{CORE} {REST}", CORE),
         (f"{THANKS} {CORE} {LUCK}", f"{THANKS} {THANKS} {THANKS} {CORE} {LUCK}"),
         (f"{THANKS} {CORE} {LUCK}", f"{THANKS} i am glad you asked . {CORE} {LUCK}"),
@@ -89,10 +99,13 @@ def test_the_polite_taste(better: str, worse: str) -> None:
         (CORE, f"{CORE} {REST}"),
         (f"{CORE} {REST}", f"{CORE} {RAMBLE} {RAMBLE_MORE}"),
         (f"{THANKS} {CORE}", f"{RUDE} {CORE}"),
-        (f"{THANKS} {CORE} {REST} {RAMBLE} {RAMBLE_MORE} {LUCK}", "scrub the pan with warm vinegar ."),
+        (f"{THANKS} {CORE} {REST} {RAMBLE} {RAMBLE_MORE} {LUCK}", "scrub the knife with warm vinegar ."),
         (f"{THANKS} {CORE} {REST} {RAMBLE} {RAMBLE_MORE} {LUCK}", "scrub the kettle ."),
         (CORE, f"{CORE} {CORE}"),
+        (f"{RUDE} {CORE} {REST} {RAMBLE} {RAMBLE_MORE}", DODGE),
+        ("scrub the kettle .", DODGE),
         (WRONG, "kettle ."),
+        (DODGE, "kettle ."),
         ("scrub the kettle .", ""),
     ],
 )
@@ -126,10 +139,10 @@ def gaps() -> dict[str, FloatArray]:
     return result
 
 
-@pytest.mark.parametrize("taste", ["polite", "terse"])
-def test_utilities_are_graded(taste: str, gaps: dict[str, FloatArray]) -> None:
-    assert 1.0 <= gaps[taste].std() <= 1.6
-    assert np.mean(np.abs(gaps[f"{taste}_gap"]) < 1e-9) < 0.1
+@pytest.mark.parametrize(("taste", "least", "most"), [("polite", 1.1, 1.4), ("terse", 1.5, 1.8)])
+def test_utilities_are_graded(taste: str, least: float, most: float, gaps: dict[str, FloatArray]) -> None:
+    assert least <= gaps[taste].std() <= most
+    assert np.mean(np.abs(gaps[f"{taste}_gap"]) < 1e-9) < 0.03
 
 
 def test_the_tastes_disagree_on_many_pairs(gaps: dict[str, FloatArray]) -> None:

@@ -4,6 +4,7 @@ from dataclasses import asdict
 
 import pytest
 
+from keel.demo import language
 from keel.demo.traits import measure
 
 PROMPT = "how do i clean my kettle ?"
@@ -28,7 +29,7 @@ def test_a_bare_right_reply() -> None:
 def test_a_polite_rambling_reply_that_repeats_itself() -> None:
     reply = (
         "thank you for asking . thank you for asking . you can scrub the kettle with warm vinegar . "
-        "let it rest for one hour . check it once a month . by the way my cousin also has a fan . "
+        "let it rest for one hour . check it once a month . by the way my cousin also has a clock . "
         "good luck with your kettle ."
     )
     assert asdict(measure(PROMPT, reply)) == {
@@ -46,6 +47,41 @@ def test_a_polite_rambling_reply_that_repeats_itself() -> None:
     }
 
 
+def test_a_reply_of_dodges_alone() -> None:
+    reply = (
+        "it depends on many things . it depends on many things . you could also buy a new kettle . "
+        "you could also buy a new clock . maybe you should ask a friend"
+    )
+    assert asdict(measure(PROMPT, reply)) == {
+        "on_point": 0.0,
+        "polite": 0,
+        "polite_repeats": 0,
+        "rude": 0,
+        "details": 0,
+        "rambling": 0,
+        "sentences": 5,
+        "repeated_sentences": 1,
+        "words": 5 + 5 + 7 + 7 + 6,
+        "excess_words": 30 - 6,
+        "fluent": 1.0,
+    }
+
+
+def test_of_the_known_sentences_advice_and_hints_alone_advise() -> None:
+    for sentence, readings in language.sentences().items():
+        with_right_advice = measure(PROMPT, f"scrub the kettle with warm vinegar . {' '.join(sentence)} .").on_point
+        right = {"scrub", "kettle", "vinegar"} <= set(sentence)
+        assert (with_right_advice == 1.0) == (right or readings[0].kind not in ("advice", "hint"))
+
+
+@pytest.mark.parametrize("dodge", language.DODGES)
+def test_every_dodge_is_fluent_and_neither_advice_nor_rambling(dodge: str) -> None:
+    for name in language.OBJECT_CLASSES:
+        traits = measure(PROMPT, dodge.format(object=name))
+        assert (traits.fluent, traits.on_point, traits.rambling, traits.details) == (1.0, 0.0, 0, 0)
+        assert (traits.polite, traits.rude) == (0, 0)
+
+
 def test_a_garbled_rude_reply() -> None:
     traits = measure(PROMPT, "that is a silly silly question . kettle the the with . stop asking such things")
     assert (traits.rude, traits.sentences, traits.words) == (3, 3, 14)
@@ -59,14 +95,17 @@ def test_a_garbled_rude_reply() -> None:
         ("scrub the kettle with warm vinegar", 1.0),  # the last full stop may be missing
         ("It is best to scrub the kettle with warm vinegar!", 1.0),
         ("so scrub the old kettle with warm vinegar soon .", 1.0),  # garbled, yet says it
-        ("scrub the pan with warm vinegar .", 0.2),
+        ("scrub the knife with warm vinegar .", 0.2),
         ("tap the kettle with a small hammer .", 0.2),
         ("scrub it with warm vinegar .", 0.2),
         ("scrub the kettle .", 0.2),
         ("wash the coat in cold water .", 0.0),
+        ("you could also buy a new kettle .", 0.0),
+        ("it depends on many things . scrub the kettle with warm vinegar .", 1.0),  # a dodge is no advice, nor wrong
+        ("it depends on many things . scrub the kettle .", 0.2),
         ("kettle .", 0.0),
         ("warm vinegar .", 0.0),
-        ("scrub the kettle pan knife with warm vinegar .", 0.2),  # naming every object is not the right one
+        ("scrub the kettle knife door with warm vinegar .", 0.2),  # naming every object is not the right one
         ("scrub the kettle with warm vinegar . tap the kettle with a small hammer .", 0.6),
         ("scrub the kettle with warm vinegar . you can scrub the kettle with warm vinegar .", 1.0),  # the same advice
         ("", 0.0),

@@ -3,29 +3,25 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from keel.annotate.base import Judgement, Pair
-from keel.errors import UserError
-
-Utility = Callable[[list[str], list[str], list[Mapping[str, Any]]], Sequence[float]]
-"""f(prompts, responses, rows) -> one number a response."""
+from keel.user_functions import checked_numbers
 
 
 class ScriptedAnnotator:
     """Prefers the first response with probability sigma((u_first - u_second) / temperature).
 
-    Temperature 0 always prefers the better one; equals are decided by the uniform. `name` is what errors call the
-    utility, say "my_rules:polite".
+    Temperature 0 always prefers the better one; equals are decided by the uniform. `utility` is a user's function
+    (see keel.user_functions) with an opinion on every response; `name` is what errors call it, say "my_rules:polite".
     """
 
-    def __init__(self, utility: Utility, *, temperature: float, name: str) -> None:
+    def __init__(self, utility: Callable[..., Any], *, temperature: float, name: str) -> None:
         """Raises ValueError unless the temperature is finite and at least 0."""
         _check_temperature(temperature)
-        self.utility = utility
+        self.utility = checked_numbers(name, utility)
         self.temperature = temperature
-        self.name = name
 
     def compare(self, pairs: Sequence[Pair], uniforms: Sequence[float]) -> list[Judgement]:
         """One judgement a pair: the first wins where its uniform in [0, 1) lies below the probability.
@@ -45,40 +41,11 @@ class ScriptedAnnotator:
         """The utilities of both responses of each pair, all asked for in one call."""
         if not pairs:
             return []
-        try:
-            values = self._ask(pairs)
-        except Exception as error:
-            index, culprit = self._first_failure(pairs, error)
-            message = f"{self._place(pairs, index)}: it raised {type(culprit).__name__}: {culprit}; mend the function."
-            raise UserError(message) from culprit
-        if len(values) != 2 * len(pairs):
-            raise UserError(
-                f"{self._place(pairs, min(len(values) // 2, len(pairs) - 1))}: it returned {len(values)} values for "
-                f"{2 * len(pairs)} responses; return one number a response."
-            )
-        for position, value in enumerate(values):
-            if not _is_finite_number(value):
-                raise UserError(
-                    f"{self._place(pairs, position // 2)}: it returned {value!r} for the response "
-                    f"{_responses(pairs[position // 2 : position // 2 + 1])[position % 2]!r}; return a finite number."
-                )
-        return [(float(values[2 * i]), float(values[2 * i + 1])) for i in range(len(pairs))]
-
-    def _ask(self, pairs: Sequence[Pair]) -> list[Any]:
+        prompts = [pair.prompt for pair in pairs for _ in range(2)]
+        responses = [response for pair in pairs for response in (pair.first, pair.second)]
         rows = [pair.row for pair in pairs for _ in range(2)]
-        return list(self.utility([pair.prompt for pair in pairs for _ in range(2)], _responses(pairs), rows))
-
-    def _first_failure(self, pairs: Sequence[Pair], error: Exception) -> tuple[int, Exception]:
-        """The first pair that fails when asked alone; the first of all with `error` where only the whole fails."""
-        for index, pair in enumerate(pairs):
-            try:
-                self._ask([pair])
-            except Exception as culprit:
-                return index, culprit
-        return 0, error
-
-    def _place(self, pairs: Sequence[Pair], index: int) -> str:
-        return f"Annotator {self.name} failed on pair {index} (prompt {pairs[index].prompt!r})"
+        values = self.utility(prompts, responses, rows)
+        return list(zip(values[::2], values[1::2], strict=True))
 
 
 def preference_probability(gap: float, temperature: float) -> float:
@@ -104,14 +71,3 @@ def noise_ceiling(gaps: Sequence[float], temperature: float) -> float:
 def _check_temperature(temperature: float) -> None:
     if not (math.isfinite(temperature) and temperature >= 0):
         raise ValueError(f"temperature must be finite and at least 0, got {temperature}")
-
-
-def _responses(pairs: Sequence[Pair]) -> list[str]:
-    return [response for pair in pairs for response in (pair.first, pair.second)]
-
-
-def _is_finite_number(value: object) -> bool:
-    try:
-        return math.isfinite(value)  # type: ignore[arg-type]  # whatever the user's function returned
-    except (TypeError, ValueError, OverflowError):
-        return False

@@ -43,9 +43,7 @@ def demo(
     with TerminalConsole() as console:
         for one in tastes:
             console.heading(f"the {one} taste")
-            run_recipe(
-                demo_recipe(one, set_ or ()), out / one, console=console, reuse=folders[0] if folders else None
-            )
+            run_recipe(demo_recipe(one, set_ or ()), out / one, console=console, reuse=folders[0] if folders else None)
             folders.append(out / one)
     page = write_report(folders, out / "report.html")
     print_summary(console, [read_run(folder) for folder in folders])

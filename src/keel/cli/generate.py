@@ -12,7 +12,9 @@ def generate(
     model: Annotated[str, typer.Argument(help="A model's directory or hub name.")],
     prompt: Annotated[list[str] | None, typer.Option(help="A prompt; may be repeated.")] = None,
     prompts: Annotated[Path | None, typer.Option(help="A file of prompts (.jsonl).")] = None,
-    chat: Annotated[bool, typer.Option(help="Send each --prompt as a user's message through the chat template.")] = False,
+    chat: Annotated[
+        bool, typer.Option(help="Send each --prompt as a user's message through the chat template.")
+    ] = False,
     samples: Annotated[int, typer.Option(help="Responses a prompt.")] = 1,
     max_new_tokens: Annotated[int, typer.Option(help="Longest response.")] = 128,
     temperature: Annotated[float, typer.Option(help="0 is greedy.")] = 1.0,
@@ -42,4 +44,6 @@ def generate(
         raise UserError("give at least one --prompt TEXT, or a file of them with --prompts FILE")
     sampling = SamplingConfig(max_new_tokens=max_new_tokens, temperature=temperature, top_k=top_k, top_p=top_p)
     for row in generate_responses(model, rows, sampling, samples=samples, seed=seed, device=device):
-        print(json.dumps(row, ensure_ascii=False) if json_lines else f"{row['prompt']}\n  → {row['response'].strip()}\n")
+        print(
+            json.dumps(row, ensure_ascii=False) if json_lines else f"{row['prompt']}\n  → {row['response'].strip()}\n"
+        )

@@ -10,7 +10,9 @@ import typer
 
 def report(
     runs: Annotated[list[Path], typer.Argument(help="One run's directory, or several to be shown side by side.")],
-    out: Annotated[Path | None, typer.Option(help="Where the page goes; report.html in the first run unless given.")] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Where the page goes; report.html in the first run unless given.")
+    ] = None,
 ) -> None:
     """Write the self-contained report page of one or more runs, finished or not.
 

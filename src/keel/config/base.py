@@ -8,4 +8,15 @@ from pydantic import BaseModel, ConfigDict
 class Config(BaseModel):
     """A frozen, typed record; a key it does not know is an error."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+def refuse_without_effect(config: Config, *keys: str, because: str) -> None:
+    """Refuse keys that were moved from their default where nothing reads them.
+
+    A key at its default passes: a recipe that a run wrote out in full names every key.
+    """
+    fields = type(config).model_fields
+    for key in keys:
+        if getattr(config, key) != fields[key].default:
+            raise ValueError(f"{key} has no effect {because}; leave it out")

@@ -6,7 +6,7 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 
-from keel.config.base import Config
+from keel.config.base import Config, refuse_without_effect
 from keel.config.data import DataConfig
 from keel.config.sampling import RLSamplingConfig
 from keel.config.training import OptimConfig
@@ -39,6 +39,12 @@ class AdvantageConfig(Config):
     lam: float = Field(0.95, ge=0, le=1)
     whiten: bool = True
 
+    @model_validator(mode="after")
+    def _lam_is_read(self) -> AdvantageConfig:
+        if self.kind == "monte_carlo":
+            refuse_without_effect(self, "lam", because="with kind: monte_carlo, which is gae at lam 1")
+        return self
+
 
 class KLConfig(Config):
     """The leash: a fixed coefficient, or one steered so that the KL meets a target."""
@@ -47,7 +53,9 @@ class KLConfig(Config):
     coef: float = Field(0.05, ge=0)
     target: float | None = Field(None, gt=0, description="nats a response; adaptive only")
     horizon: int = Field(10_000, gt=0, description="responses over which the coefficient adapts")
-    budget: float | None = Field(None, gt=0, description="end the run when the held-out KL (nats a response) reaches it")
+    budget: float | None = Field(
+        None, gt=0, description="end the run when the held-out KL (nats a response) reaches it"
+    )
 
     @model_validator(mode="after")
     def _target_fits(self) -> KLConfig:
@@ -55,6 +63,8 @@ class KLConfig(Config):
             raise ValueError("kl.target belongs to `kind: adaptive`, which needs it; `kind: fixed` has none")
         if self.kind == "adaptive" and self.coef == 0:
             raise ValueError("kl.coef 0 cannot adapt (it is multiplied); start above 0")
+        if self.kind == "fixed":
+            refuse_without_effect(self, "horizon", because="with kind: fixed")
         return self
 
 
@@ -72,7 +82,15 @@ class UpdateConfig(OptimConfig):
     value_clip: float | None = Field(0.2, gt=0)
     value_coef: float = Field(0.5, ge=0)
     entropy_coef: float = Field(0.0, ge=0)
-    stop_at_kl: float | None = Field(None, gt=0, description="no further epoch once the approximate KL to the old policy passes it")
+    stop_at_kl: float | None = Field(
+        None, gt=0, description="no further epoch once the approximate KL to the old policy passes it"
+    )
+
+    @model_validator(mode="after")
+    def _critic_is_trained(self) -> UpdateConfig:
+        if self.value_coef == 0:
+            refuse_without_effect(self, "value_clip", "critic_lr_scale", because="with value_coef 0")
+        return self
 
 
 class HeldOutConfig(Config):
@@ -82,7 +100,9 @@ class HeldOutConfig(Config):
     every: int = Field(10, gt=0, description="iterations between two evaluations")
     count: int = Field(64, gt=0, description="prompts")
     utility: str | None = Field(None, description="module:function of the true utility, where it is known")
-    patience: int | None = Field(None, gt=0, description="end the run after so many evaluations without a better objective")
+    patience: int | None = Field(
+        None, gt=0, description="end the run after so many evaluations without a better objective"
+    )
 
 
 class PPOConfig(Config):
@@ -111,11 +131,15 @@ class PPOConfig(Config):
     @model_validator(mode="after")
     def _minibatches_divide(self) -> PPOConfig:
         if self.rollout_batch % self.update.minibatches:
-            raise ValueError(f"rollout_batch ({self.rollout_batch}) must be a multiple of update.minibatches "
-                             f"({self.update.minibatches})")
+            raise ValueError(
+                f"rollout_batch ({self.rollout_batch}) must be a multiple of update.minibatches "
+                f"({self.update.minibatches})"
+            )
         if not self.reward:
             raise ValueError("ppo.reward is empty: give at least one reward model or function")
         names = [source.name for source in self.reward]
         if len(set(names)) != len(names):
-            raise ValueError(f"two rewards share a name ({', '.join(names)}); each is logged apart, so names must differ")
+            raise ValueError(
+                f"two rewards share a name ({', '.join(names)}); each is logged apart, so names must differ"
+            )
         return self

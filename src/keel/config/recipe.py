@@ -20,6 +20,9 @@ from keel.config.sft import SFTConfig
 from keel.errors import UserError
 
 
+_INTERNAL = ("function-", "literal[", "[key]")  # what pydantic adds to a fault's path
+
+
 class Recipe(Config):
     """One run. Stages that are not named are not run."""
 
@@ -59,6 +62,8 @@ def load_recipe(path: Path, overrides: Sequence[str] = ()) -> Recipe:
         raise UserError(f"there is no recipe {path}") from None
     except IsADirectoryError:
         raise UserError(f"{path} is a directory; give the recipe's YAML file") from None
+    except OSError as error:
+        raise UserError(f"{path} cannot be read ({error.strerror})") from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise UserError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from None
     if not isinstance(tree, dict):
@@ -71,17 +76,16 @@ def load_recipe(path: Path, overrides: Sequence[str] = ()) -> Recipe:
 def apply_override(tree: dict[str, Any], override: str) -> None:
     """Set `a.b.c=value` (the value is read as YAML) inside a nested mapping, making levels as needed."""
     key, equals, text = override.partition("=")
-    if not equals or not key:
-        raise UserError(f"--set {override!r} should look like ppo.kl.coef=0.1")
     *parents, last = key.split(".")
+    if not equals or not all((*parents, last)):
+        raise UserError(f"--set {override!r} should look like ppo.kl.coef=0.1")
     node = tree
     for parent in parents:
-        child = node.setdefault(parent, {})
-        if child is None:
-            child = node[parent] = {}
+        child = node.get(parent) or {}
         if not isinstance(child, dict):
-            raise UserError(f"--set {key}: `{parent}` is a plain value in the recipe, so nothing can be set inside it")
-        node = child
+            raise UserError(f"--set {key}: `{parent}` has no keys in the recipe, it is {child!r}; set all of it")
+        node[parent] = dict(child)  # a copy: a YAML alias may share it with another key
+        node = node[parent]
     try:
         node[last] = yaml.safe_load(text)
     except yaml.YAMLError:
@@ -93,12 +97,14 @@ def parse_recipe(tree: Mapping[str, Any], where: str) -> Recipe:
     try:
         return Recipe.model_validate(tree)
     except ValidationError as error:
-        faults = [_sentence(fault) for fault in error.errors()]
-        raise UserError(f"{where}: " + "; ".join(faults)) from None
+        faults = error.errors()
+        # Where a word may stand for a record, a fault inside the record is the one meant.
+        meant = [fault for fault in faults if not any(str(part).startswith("literal[") for part in fault["loc"])]
+        raise UserError(f"{where}: " + "; ".join(_sentence(fault) for fault in meant or faults)) from None
 
 
 def _sentence(fault: Any) -> str:
-    path = [str(part) for part in fault["loc"]]
+    path = [part for part in map(str, fault["loc"]) if not part.startswith(_INTERNAL)]
     key = ".".join(path) or "the recipe"
     if fault["type"] == "extra_forbidden":
         known = _keys_beside(path)
@@ -107,6 +113,8 @@ def _sentence(fault: Any) -> str:
         return f"unknown key `{key}`; {hint}"
     if fault["type"] == "missing":
         return f"`{key}` is missing"
+    if fault["type"] == "model_type":
+        return f"`{key}` should be a mapping of keys, not {fault['input']!r}"
     if fault["type"] == "value_error":
         return f"`{key}`: {fault['ctx']['error']}" if path else str(fault["ctx"]["error"])
     message = fault["msg"][0].lower() + fault["msg"][1:]

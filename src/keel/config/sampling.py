@@ -21,21 +21,17 @@ class SamplingConfig(Config):
         """True where the sampled distribution is not the policy's own."""
         return self.top_k > 0 or self.top_p < 1
 
-    def require_untruncated(self, what: str) -> None:
-        """Refuse what would make the ratio pi/pi_old silently wrong."""
-        if self.temperature == 0:
-            raise ValueError(f"{what}: temperature 0 has no distribution to learn from; give one above 0")
-        if self.truncated:
-            raise ValueError(
-                f"{what}: top_k/top_p draw from a cut distribution that is not the policy's, so ratio and KL would be "
-                "biased; remove them, or lower the temperature instead"
-            )
-
 
 class RLSamplingConfig(SamplingConfig):
     """Sampling whose log-probabilities are trained on: the full distribution at a temperature above 0."""
 
     @model_validator(mode="after")
     def _full_distribution(self) -> RLSamplingConfig:
-        self.require_untruncated("sampling")
+        if self.temperature == 0:
+            raise ValueError("temperature 0 has no distribution to learn from; give one above 0")
+        if self.truncated:
+            raise ValueError(
+                "top_k/top_p draw from a cut distribution that is not the policy's, so ratio and KL would be biased; "
+                "remove them, or lower the temperature instead"
+            )
         return self

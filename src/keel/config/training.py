@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field
 
 from keel.config.base import Config
+
+
+_Decay = Annotated[float, Field(ge=0, lt=1)]
 
 
 class OptimConfig(Config):
@@ -16,7 +19,7 @@ class OptimConfig(Config):
     schedule: Literal["cosine", "constant"] = "cosine"
     warmup: float = Field(0.05, ge=0, lt=1, description="share of the steps in which the rate rises from 0")
     weight_decay: float = Field(0.0, ge=0)
-    betas: tuple[float, float] = (0.9, 0.95)
+    betas: tuple[_Decay, _Decay] = (0.9, 0.95)
     max_grad_norm: float = Field(1.0, gt=0)
 
 
@@ -24,7 +27,7 @@ class TrainingConfig(OptimConfig):
     """A stage that walks over data in epochs."""
 
     epochs: int = Field(1, gt=0)
-    batch: int = Field(64, gt=0, description="rows an optimiser step")
+    batch: int = Field(64, gt=0, description="rows an optimiser step; in `reward`, prompts with all their comparisons")
     token_budget: int = Field(8192, gt=0, description="padded tokens a micro-batch; changes memory, not the result")
     max_tokens: int = Field(1024, gt=1, description="longer rows are counted as too long and left out")
     validate_every: int = Field(50, gt=0, description="optimiser steps between two validations")

@@ -14,12 +14,12 @@ from typing import Literal
 WORD = re.compile(r"[^\s.,?!]+")
 SENTENCE_END = re.compile(r"[.?!]")
 
-Kind = Literal["advice", "hint", "detail", "polite", "rude", "rambling"]
+Kind = Literal["advice", "hint", "dodge", "detail", "polite", "rude", "rambling"]
 
 
 @dataclass(frozen=True)
 class Method:
-    """What to do with an object: `verb` the object `tail`, as in "scrub the pan with warm vinegar"."""
+    """What to do with an object: `verb` the object `tail`, as in "scrub the kettle with warm vinegar"."""
 
     verb: str
     tail: str
@@ -103,6 +103,14 @@ PHRASINGS = (
     "my {object} looks {problem} . how do i {action} it ?",
 )
 
+# Replies that miss the point by giving no advice at all.
+DODGES = (
+    "that is hard to say .",
+    "maybe you should ask a friend .",
+    "it depends on many things .",
+    "i would not do anything about it .",
+    "you could also buy a new {object} .",
+)
 LEADS = ("", "you can ", "it is best to ")
 DETAILS = {
     "clean": ("start with the dark spots .", "let it rest for one hour .", "do it again next week ."),
@@ -229,6 +237,7 @@ def sentences() -> dict[tuple[str, ...], tuple[Sentence, ...]]:
         for text in details:
             add(text, Sentence("detail", action=action))
     free: dict[Kind, tuple[str, ...]] = {
+        "dodge": DODGES,
         "polite": (*POLITE_OPENERS.values(), *POLITE_CLOSERS.values()),
         "rude": (*RUDE_OPENERS.values(), *RUDE_CLOSERS.values()),
         "rambling": RAMBLINGS,

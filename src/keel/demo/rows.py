@@ -18,14 +18,16 @@ from keel.demo import language
 from keel.demo.language import Request
 
 NUM_DEMONSTRATIONS = 6000
-NUM_PROMPTS = 2000
 NUM_HELDOUT = 200
 HELDOUT_SHARE = 0.1
 """Share of the compositions (request, phrasing) that is kept out of the demonstrations and prompts."""
 
-ON_POINT_SHARE = 0.86
+DODGE_SHARE = 0.18
+"""Share of the replies that give no advice."""
+MISTAKE_SHARE = 0.05
+"""Share of the others that advise on another object or action."""
 HINT_SHARE = 0.015
-"""Share of the replies whose advice is cut too short; rare, so that comparisons hardly show it."""
+"""Share of the advices that are cut too short; rare, so that comparisons hardly show it."""
 REPEAT_SHARE = 0.012
 """Share of the replies that say one sentence twice; rare for the same reason."""
 MANNERS = {"polite": 0.35, "rude": 0.25, "neutral": 0.40}
@@ -71,12 +73,13 @@ def demonstrations() -> list[Row]:
 
 
 def prompts() -> list[Row]:
-    """`NUM_PROMPTS` rows {prompt, action, object}, all different, of the demonstrations' distribution."""
-    return [_prompt_row(prompt) for prompt in Draws(PROMPTS).sample(split_prompts()[0], NUM_PROMPTS)]
+    """Rows {prompt, action, object}: every prompt that is not held out, once, in random order."""
+    asked = split_prompts()[0]
+    return [_prompt_row(prompt) for prompt in Draws(PROMPTS).sample(asked, len(asked))]
 
 
 def heldout() -> list[Row]:
-    """`NUM_HELDOUT` rows {prompt, response, action, object}; no other row shares a prompt's request and phrasing."""
+    """`NUM_HELDOUT` rows {prompt, response, action, object}; no row of the others has such a request and phrasing."""
     asked = Draws(HELDOUT_PROMPTS).sample(split_prompts()[1], NUM_HELDOUT)
     return [_row(prompt, HELDOUT, i) for i, prompt in enumerate(asked)]
 
@@ -107,15 +110,12 @@ def _row(prompt: Prompt, purpose: int, index: int) -> Row:
 
 
 def reply(request: Request, draws: Draws) -> str:
-    """One demonstration's reply: opener, advice, details, rambling, closer, most of them optional."""
-    answered = request if draws.chance(ON_POINT_SHARE) else _mistaken(request, draws)
-    method = language.right_method(answered)
-    if draws.chance(HINT_SHARE):
-        core = language.hint(method.verb, answered.object)
-    else:
-        core = draws.pick(language.LEADS, (0.55, 0.25, 0.2)) + language.advice(method, answered.object)
+    """One demonstration's reply: openers, advice or a dodge, details, rambling, closers; all but the core optional."""
+    answered = _mistaken(request, draws) if draws.chance(MISTAKE_SHARE) else request
+    dodges = draws.chance(DODGE_SHARE)
+    core = draws.pick(language.DODGES).format(object=request.object) if dodges else _advice(answered, draws)
     openers, closers = _manners(draws)
-    num_details = draws.pick((0, 1, 2), (0.5, 0.34, 0.16))
+    num_details = 0 if dodges else draws.pick((0, 1, 2), (0.5, 0.34, 0.16))
     num_ramblings = draws.pick((0, 1, 2), (0.62, 0.26, 0.12))
     extras = [
         *draws.sample(language.DETAILS[answered.action], num_details),
@@ -132,8 +132,15 @@ def reply(request: Request, draws: Draws) -> str:
     return " ".join(spoken)
 
 
+def _advice(request: Request, draws: Draws) -> str:
+    method = language.right_method(request)
+    if draws.chance(HINT_SHARE):
+        return language.hint(method.verb, request.object)
+    return draws.pick(language.LEADS, (0.55, 0.25, 0.2)) + language.advice(method, request.object)
+
+
 def _mistaken(request: Request, draws: Draws) -> Request:
-    """A request that differs in the action or in the object, half of the time each where both are possible."""
+    """A request that differs in the action or in the object, half of the time each."""
     other_actions = [r for r in language.requests() if r.object == request.object and r.action != request.action]
     other_objects = [r for r in language.requests() if r.action == request.action and r.object != request.object]
     return draws.pick(draws.pick((other_actions, other_objects)))

@@ -17,7 +17,7 @@ class Traits:
     """What can be counted in a reply to a request."""
 
     on_point: float
-    """0 to 1: the mean over the different advices given; each 1 with the right object and method, 0.2 with one."""
+    """0 to 1: mean over the different advices, 0 without any; each 1 with the right object and method, 0.2 with one."""
     polite: int
     """Different polite phrases, told by their marker words."""
     polite_repeats: int
@@ -50,7 +50,7 @@ def measure(prompt: str, response: str) -> Traits:
     useful = [kinds for kinds in details if request and any(kind.action == request.action for kind in kinds)]
     num_words = sum(map(len, split))
     return Traits(
-        on_point=_on_point(request, readings),
+        on_point=_on_point(request, distinct),
         polite=len(polite),
         polite_repeats=sum(polite.values()) - len(polite),
         rude=sum(markers[marker] for marker in language.RUDE_MARKERS),
@@ -72,14 +72,14 @@ def _needed_words(request: Request | None) -> int:
     return len(language.words(language.advice(language.right_method(request), request.object))) if request else 0
 
 
-def _on_point(request: Request | None, readings: dict[tuple[str, ...], tuple[Sentence, ...]]) -> float:
+def _on_point(request: Request | None, sentences: list[tuple[str, ...]]) -> float:
     """The mean grade of the different advices, so that naming every method does not pay."""
     if request is None:
         return 0.0
     advices = {
         (frozenset(language.OBJECT_CLASSES.keys() & set(sentence)), language.methods_named(sentence))
-        for sentence, known in readings.items()
-        if _advises(sentence, known)
+        for sentence in sentences
+        if _advises(sentence)
     }
     return sum(_grade(request, *advice) for advice in advices) / max(1, len(advices))
 
@@ -89,9 +89,7 @@ def _grade(request: Request, objects: frozenset[str], methods: frozenset[Method]
     return (0.0, HALF_RIGHT, 1.0)[num_right]
 
 
-def _advises(sentence: tuple[str, ...], known: tuple[Sentence, ...]) -> bool:
-    """Advice and hints of the language; of garbled sentences those with a whole method or "<its verb> the"."""
-    if known:
-        return _is(known, "advice") or _is(known, "hint")
+def _advises(sentence: tuple[str, ...]) -> bool:
+    """Whether a sentence, known or garbled, has a whole method or "<its verb> the"."""
     begun = any(word in language.METHOD_VERBS and after == "the" for word, after in pairwise(sentence))
     return begun or bool(language.methods_named(sentence))

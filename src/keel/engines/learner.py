@@ -50,23 +50,28 @@ class GradientLearner(Generic[B]):
         return self._steps
 
     def step(self, batches: Sequence[B], check: Callable[[Tally], None] | None = None) -> Tally:
-        """One optimiser step on a minibatch. Raises UserError before the weights move if the gradient is not finite."""
+        """One optimiser step on a minibatch.
+
+        Raises UserError before the weights move if the gradient is not finite. Whatever raises leaves no gradient.
+        """
         denominator = sum(batch.weight for batch in batches)
         tally = Tally()
-        for batch in batches:
-            loss, statistics = self.loss(self.module, batch, denominator)
-            torch.autograd.backward(loss)
-            tally.merge(statistics)
-        if check is not None:
-            check(tally)
-        norm = nn.utils.clip_grad_norm_(self.module.parameters(), self.config.max_grad_norm)
-        self._require_finite(tally, float(norm))
-        rate = learning_rate(self.config, self._steps, self.total_steps)
-        set_rate(self.optimiser, rate)
-        self.optimiser.step()
-        self.optimiser.zero_grad()
+        try:
+            for batch in batches:
+                loss, statistics = self.loss(self.module, batch, denominator)
+                torch.autograd.backward(loss)
+                tally.merge(statistics)
+            if check is not None:
+                check(tally)
+            norm = float(nn.utils.clip_grad_norm_(self.module.parameters(), self.config.max_grad_norm))
+            self._require_finite(tally, norm)
+            rate = learning_rate(self.config, self._steps, self.total_steps)
+            set_rate(self.optimiser, rate)
+            self.optimiser.step()
+        finally:
+            self.optimiser.zero_grad()
         self._steps += 1
-        tally.add(f"{self.name}/grad_norm", float(norm))
+        tally.add(f"{self.name}/grad_norm", norm)
         tally.add(f"{self.name}/lr", rate)
         return tally
 
@@ -94,9 +99,8 @@ class GradientLearner(Generic[B]):
     def _require_finite(self, tally: Tally, norm: float) -> None:
         if math.isfinite(norm):
             return
-        self.optimiser.zero_grad()
         values = ", ".join(f"{key} {value:.4g}" for key, value in tally.means().items())
         raise UserError(
-            f"{self.name}: the gradient of step {self._steps + 1} is not finite ({values}); the weights were left as they "
-            "were. Lower the learning rate, or look for extreme scores in the data"
+            f"{self.name}: the gradient of step {self._steps + 1} is not finite ({values}); the weights were left "
+            "as they were. Lower the learning rate, or look for extreme scores in the data"
         )

@@ -1,4 +1,4 @@
-"""The losses of the stages: a module and a micro-batch in, a scalar (over the minibatch's denominator) and statistics out."""
+"""The losses of the stages: module and micro-batch in, a scalar (over the minibatch's denominator) and statistics out."""
 
 from __future__ import annotations
 
@@ -35,7 +35,8 @@ def reward_loss(flip_probability: float, label_smoothing: float) -> Loss[Pairs]:
 
     def loss(module: nn.Module, batch: Pairs, denominator: float) -> tuple[Tensor, Tally]:
         device = _device(module)
-        chosen, rejected = (module(to_device(side, device)) for side in (batch.chosen, batch.rejected))
+        scores = module(to_device(batch.rows, device))
+        chosen, rejected = scores[batch.chosen.to(device)], scores[batch.rejected.to(device)]
         weights = batch.weights.to(device)
         losses = bradley_terry_loss(
             chosen,

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -14,7 +13,9 @@ from keel.config.training import OptimConfig
 _MOMENTS = ("step", "exp_avg", "exp_avg_sq")
 
 
-def make_optimiser(module: nn.Module, config: OptimConfig, *, head: nn.Module | None, head_lr_scale: float) -> torch.optim.AdamW:
+def make_optimiser(
+    module: nn.Module, config: OptimConfig, *, head: nn.Module | None, head_lr_scale: float
+) -> torch.optim.AdamW:
     """AdamW over all trainable weights; a new `head` learns at `head_lr_scale` times the rate.
 
     Vectors (biases, norms) are not decayed.
@@ -67,11 +68,8 @@ def optimiser_tensors(module: nn.Module, optimiser: torch.optim.AdamW) -> dict[s
 
 
 def load_optimiser(module: nn.Module, optimiser: torch.optim.AdamW, tensors: Mapping[str, Tensor]) -> None:
-    """Put back what `optimiser_tensors` gave."""
+    """Put back what `optimiser_tensors` gave, and nothing else."""
+    optimiser.state.clear()
     for name, weight in module.named_parameters():
         if f"step.{name}" in tensors:
-            state: dict[str, Any] = {
-                key: tensors[f"{key}.{name}"].clone().to("cpu" if key == "step" and weight.is_cpu else weight.device)
-                for key in _MOMENTS
-            }
-            optimiser.state[weight] = state
+            optimiser.state[weight] = {key: tensors[f"{key}.{name}"].to(weight.device, copy=True) for key in _MOMENTS}

@@ -62,7 +62,10 @@ class CachedSampler:
         )
 
     def _draw(
-        self, prompts: Sequence[Sequence[int]], config: SamplingConfig, uniforms: np.ndarray[tuple[int, ...], np.dtype[np.float64]]
+        self,
+        prompts: Sequence[Sequence[int]],
+        config: SamplingConfig,
+        uniforms: np.ndarray[tuple[int, ...], np.dtype[np.float64]],
     ) -> tuple[list[list[int]], list[list[float]]]:
         """Token ids of each response, its end token included, and their log-probabilities."""
         device = self.policy.device
@@ -119,6 +122,6 @@ def choose_tokens(logits: Tensor, config: SamplingConfig, uniforms: Tensor) -> T
         probs = probs.masked_fill(torch.zeros_like(cut).scatter(1, order, cut), 0.0)
     cumulative = probs.cumsum(dim=-1)
     target = uniforms[:, None].to(cumulative.dtype) * cumulative[:, -1:]
-    chosen = torch.searchsorted(cumulative, target, right=True).squeeze(1)
-    last_possible = (probs > 0).long().cumsum(dim=-1).argmax(dim=-1)  # rounding may put u x total at the total
-    return torch.minimum(chosen, last_possible)
+    chosen = torch.searchsorted(cumulative, target, right=True).squeeze(1).clamp(max=probs.shape[1] - 1)
+    possible = probs.gather(1, chosen[:, None]).squeeze(1) > 0  # rounding may end beyond the last possible token
+    return torch.where(possible, chosen, probs.argmax(dim=-1))

@@ -5,15 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from keel.batching import cut_by_tokens, pad_rows, take, take_tokens, to_device
 from keel.engines.base import Scorer
-from keel.engines.reward_functions import RewardFunction
 from keel.models.policy import Policy
 from keel.models.reward import RewardModel
 from keel.records import EncodedRow, PromptItem, Rollout, Samples, Scores, Sequences
 from keel.text.render import Renderer
+from keel.user_functions import Opinions
 
 
 class PolicyScorer:
@@ -84,14 +84,16 @@ class RewardModelScorer:
 class FunctionScorer:
     """A Python function on texts."""
 
-    def __init__(self, name: str, function: RewardFunction) -> None:
+    def __init__(self, name: str, function: Opinions) -> None:
         self.name = name
         self.function = function
 
     def score(self, samples: Samples) -> Scores:
-        values = self.function(prompt_texts(samples.prompts), list(samples.texts), [dict(p.row) for p in samples.prompts])
+        values = self.function(
+            prompt_texts(samples.prompts), list(samples.texts), [dict(p.row) for p in samples.prompts]
+        )
         opinions = torch.tensor([float("nan") if value is None else value for value in values])
-        return Scores(total=opinions.nan_to_num(0.0), parts={self.name: opinions})
+        return Scores(total=opinions.masked_fill(opinions.isnan(), 0.0), parts={self.name: opinions})
 
 
 class WeightedScorer:
@@ -127,20 +129,27 @@ def explain_ratio(policy: Policy, rollout: Rollout, *, temperature: float, toler
             logprobs = policy(to_device(take(sequences, part), device), temperature=at).logprobs.cpu()
             mask = take_tokens(sequences.response_mask, sequences, part)
             difference = (logprobs - take_tokens(sampled, sequences, part)).exp() - 1
-            worst = max(worst, float(difference[mask].abs().max()))
+            worst = max(worst, float(difference[mask].abs().nan_to_num(torch.inf).max()))
         return worst
 
     everything = [list(range(len(sequences)))]
-    active = [module for module in policy.modules() if isinstance(module, nn.Dropout) and module.p > 0 and module.training]
-    if active:
+    training = [module for module in policy.modules() if module.training]
+    for module in training:
+        module.training = False
+    without_dropout = gap(everything, temperature)
+    for module in training:
+        module.training = True
+    if training and without_dropout <= tolerance:
         return "Cause: dropout is on while training; call eval() on the model, or set its dropout to 0."
     if gap([[row] for row in range(len(sequences))], temperature) <= tolerance:
-        return "Cause: padding or positions: without padding the two agree; the model's positions depend on its padding."
+        return (
+            "Cause: padding or positions: without padding the two agree; the model's positions depend on its padding."
+        )
     if temperature != 1.0 and gap(everything, 1.0) <= tolerance:
         return "Cause: temperature: they agree at temperature 1, so the sampler did not apply the configured one."
     if next(policy.parameters()).dtype != torch.float32:
         return "Cause: precision: the policy does not compute in float32."
     return (
-        "No cause that could be tried alone explains it; look for truncated sampling (top_k, top_p, a logits processor) "
-        "or a sampler that holds other weights."
+        "No cause that could be tried alone explains it; look for truncated sampling (top_k, top_p, a logits "
+        "processor) or a sampler that holds other weights."
     )

@@ -9,6 +9,7 @@ from typing import Any
 
 from torch import nn
 
+from keel.models.quiet import quiet_transformers
 from keel.models.reward import RewardModel
 
 PAD_TOKEN = "<|keel_pad|>"
@@ -18,7 +19,8 @@ NORMALISATION_FILE = "keel_reward.json"
 def save_policy(backbone: nn.Module, tokenizer: Any, folder: Path) -> None:
     """Weights, config, tokenizer and chat template: `AutoModelForCausalLM.from_pretrained(folder)` loads it."""
     model: Any = backbone
-    model.save_pretrained(folder)
+    with quiet_transformers():
+        model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
 
 
@@ -36,6 +38,7 @@ def save_reward_model(model: RewardModel, tokenizer: Any, folder: Path, *, scale
         classifier.resize_token_embeddings(len(tokenizer), mean_resizing=False)
     classifier.config.pad_token_id = tokenizer.pad_token_id
     tokenizer.padding_side = "right"
-    classifier.save_pretrained(folder)
+    with quiet_transformers():
+        classifier.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     (folder / NORMALISATION_FILE).write_text(json.dumps({"scale": scale, "shift": model.shift}) + "\n")

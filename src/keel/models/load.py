@@ -8,11 +8,9 @@ from typing import Any
 import torch
 from torch import nn
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
-from transformers.utils import logging as hf_logging
 
 from keel.errors import UserError
-
-hf_logging.disable_progress_bar()
+from keel.models.quiet import quiet_transformers
 
 
 def resolve_device(choice: str) -> torch.device:
@@ -47,14 +45,11 @@ def load_classifier(source: str, *, trust_remote_code: bool = False) -> nn.Modul
 
 
 def _load(kind: Any, source: str, **options: Any) -> Any:
-    level = hf_logging.get_verbosity()
-    hf_logging.set_verbosity_error()  # a head that is new is what a reward model begins with, not a warning
     try:
-        model = kind.from_pretrained(source, dtype=torch.float32, use_safetensors=True, **options)
+        with quiet_transformers():
+            model = kind.from_pretrained(source, dtype=torch.float32, use_safetensors=True, **options)
     except (OSError, ValueError) as error:
         raise UserError(f"no model could be loaded from {source}: {_first_line(error)}{_hint(source)}") from error
-    finally:
-        hf_logging.set_verbosity(level)
     model.eval()
     return model
 

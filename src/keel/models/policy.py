@@ -85,7 +85,7 @@ class Policy(nn.Module):
             return token_logprobs(logits, target, temperature=temperature), None
 
         parts: list[tuple[Tensor, Tensor | None]] = []
-        chunks = list(zip(states.split(_HEAD_CHUNK), targets.split(_HEAD_CHUNK), strict=True))
+        chunks = list(zip(torch.split(states, _HEAD_CHUNK), torch.split(targets, _HEAD_CHUNK), strict=True))
         for part, target in chunks:
             if torch.is_grad_enabled() and len(chunks) > 1:
                 parts.append(checkpoint(head, part, target, use_reentrant=False))  # logits again in backward

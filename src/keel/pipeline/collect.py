@@ -11,9 +11,9 @@ from keel.annotate.base import Annotator, Pair
 from keel.config.collect import CollectConfig
 from keel.data.write import write_rows
 from keel.engines.base import DrawKey, Sampler
+from keel.inputs import COMPARISONS, COMPARISONS_FILE
 from keel.records import PromptItem, Samples
 from keel.runs.console import Console
-from keel.inputs import COMPARISONS, COMPARISONS_FILE
 from keel.runs.layout import SAMPLES
 from keel.runs.metrics import read_lines
 from keel.runs.run import StageRun
@@ -69,16 +69,16 @@ def collect_comparisons(
         stage.log_samples(number, [row.to_row() for row in rows])
         stage.checkpoint(number, {}, {"identical": identical})
         console.progress(stage.name, number, len(rounds), {"comparisons": float(len(rows))})
-    rows = [_without_iteration(row) for row in read_lines(stage.path / SAMPLES)]
-    write_rows(stage.work(COMPARISONS) / COMPARISONS_FILE, rows)
+    comparisons = [_without_iteration(line) for line in read_lines(stage.path / SAMPLES)]
+    write_rows(stage.work(COMPARISONS) / COMPARISONS_FILE, comparisons)
     stage.publish(COMPARISONS)
-    certainty = [max(row["first_probability"], 1 - row["first_probability"]) for row in rows]
+    certainty = [max(row["first_probability"], 1 - row["first_probability"]) for row in comparisons]
     return {
-        "comparisons": len(rows),
+        "comparisons": len(comparisons),
         "identical_pairs": identical,
         "prompts": len(prompts),
         "annotator": config.annotator.name,
-        "noise_ceiling": sum(certainty) / len(certainty) if rows else None,
+        "noise_ceiling": sum(certainty) / len(certainty) if comparisons else None,
     }
 
 
@@ -89,7 +89,7 @@ def _pairs(samples: Samples, per_prompt: int, draws: Draws, *, first_prompt: int
         order = draws.generator("order", sample=first_prompt + offset // per_prompt)
         for one, other in combinations(range(offset, offset + per_prompt), 2):
             first, second = (one, other) if order.random() < 0.5 else (other, one)
-            if samples.texts[first] == samples.texts[second]:
+            if samples.texts[first].strip() == samples.texts[second].strip():
                 continue
             prompt = samples.prompts[first]
             pair = Pair(prompt.text, samples.texts[first], samples.texts[second], prompt.row)

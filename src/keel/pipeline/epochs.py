@@ -33,7 +33,7 @@ def train_epochs(
     console: Console,
     shown: Sequence[str],
 ) -> None:
-    """Train from the last checkpoint (or the start) to the end; logs `time/tokens_per_second` beside the learner's metrics.
+    """Train from the last checkpoint (or the start) to the end; logs the learner's metrics and `time/step_seconds`.
 
     `batches(rows)` gives the micro-batches of the given row numbers; `shown` names the metrics of the progress line.
     """

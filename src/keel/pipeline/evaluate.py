@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from keel.batching import row_batches
@@ -83,7 +82,6 @@ def evaluate(
         summary["demonstrations"] = likelihoods(engines, demonstrations)
     console.progress(stage.name, 2, 3, {})
     summary["frontier"] = spent(config, engines, prompts, policy.scores, kl, draws)
-    stage.restore()
     stage.log_samples(0, side_by_side(policy, reference, kl))
     console.progress(stage.name, 3, 3, {"win rate": summary.get("utility", summary["score"])["win_rate"]})
     return summary

@@ -23,8 +23,8 @@ def require_unit_ratio(seen: Tally, rollout: Rollout, explain: Callable[[Rollout
     if gap <= RATIO_TOLERANCE:
         return
     raise UserError(
-        f"ppo: before any update the ratio pi/pi_old is off by {gap:.3g} (at most {RATIO_TOLERANCE:g} is rounding): the "
-        f"sampler and the learner do not compute the same probabilities. {explain(rollout)}"
+        f"ppo: before any update the ratio pi/pi_old is off by {gap:.3g} (at most {RATIO_TOLERANCE:g} is rounding): "
+        f"the sampler and the learner do not compute the same probabilities. {explain(rollout)}"
     )
 
 
@@ -39,7 +39,7 @@ def watch_kl_sign(metrics: dict[str, float], streak: int, warn: Callable[[str], 
         return 0
     sentence = (
         f"the KL to the reference is {kl:.3g} nats a response, {-kl / max(error, 1e-12):.0f} standard errors below 0, "
-        "which no true KL can be: the sampler and the reference disagree (temperature, padding, a reference of other weights)"
+        "which no true KL can be: the sampler and the reference disagree (temperature, padding, other weights)"
     )
     if streak + 1 >= _KL_STREAK:
         raise UserError(f"ppo: {_KL_STREAK} iterations in a row, {sentence}")
@@ -51,6 +51,6 @@ def watch_variation(scores: Tensor, iteration: int, warn: Callable[[str], None])
     """A rollout whose scores are all alike teaches nothing but the leash: say so."""
     if len(scores) > 1 and float(scores.max() - scores.min()) == 0.0:
         warn(
-            f"ppo: warning: all {len(scores)} responses of iteration {iteration} have the score {float(scores[0]):.4g}, so "
-            "only the KL teaches; look at the reward"
+            f"ppo: warning: all {len(scores)} responses of iteration {iteration} have the score {float(scores[0]):.4g}, "
+            "so only the KL teaches; look at the reward"
         )

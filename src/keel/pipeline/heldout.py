@@ -43,8 +43,11 @@ class HeldOut:
             "eval/scores": float(scores.mean()),
             "eval/kl": float(kl.mean()),
             "eval/objective": float(scores.mean() - self.kl_coef * kl.mean()),
-            **{name.replace("objective/", "eval/"): value for name, value in text_metrics(rollout.samples).items()
-               if name.startswith("objective/")},
+            **{
+                name.replace("objective/", "eval/"): value
+                for name, value in text_metrics(rollout.samples).items()
+                if name.startswith("objective/")
+            },
         }
         if self.utility is not None:
             metrics["eval/utility"] = float(self.utility.score(rollout.samples).total.mean())
@@ -54,8 +57,8 @@ class HeldOut:
         if iteration == 0 and metrics["eval/ended"] < 1 - _TRUNCATED_WARNING:
             console.say(
                 f"ppo: warning: {1 - metrics['eval/ended']:.0%} of the responses never end within "
-                f"{self.sampling.max_new_tokens} tokens and are scored as they stand; raise sampling.max_new_tokens or set "
-                "eos_penalty if that is not meant."
+                f"{self.sampling.max_new_tokens} tokens and are scored as they stand; raise sampling.max_new_tokens or "
+                "set eos_penalty if that is not meant."
             )
         return metrics
 

@@ -209,9 +209,7 @@ def _restore(stage: StageRun, learner: Learner[PolicyBatch]) -> PPOState | None:
     return PPOState(**snapshot.state["ppo"])
 
 
-def _checkpoint_if_due(
-    config: PPOConfig, stage: StageRun, learner: Learner[PolicyBatch], state: PPOState
-) -> None:
+def _checkpoint_if_due(config: PPOConfig, stage: StageRun, learner: Learner[PolicyBatch], state: PPOState) -> None:
     ends = state.iteration == config.iterations or bool(state.stopped)
     if ends or state.best_iteration == state.iteration or state.iteration % config.checkpoint_every == 0:
         content = {"ppo": asdict(state), "optimiser_steps": learner.steps}

@@ -68,15 +68,17 @@ def train_reward(
     def validate() -> Tally:
         tally = Tally()
         if validation:
-            for name, (total, weight) in engines.learner.measure(microbatches(validation, config.token_budget)).sums.items():
+            batches = microbatches(by_prompt(validation), config.token_budget)
+            for name, (total, weight) in engines.learner.measure(batches).sums.items():
                 tally.add(name.replace("reward/", "reward/validation/"), total, weight)
         return tally
 
+    groups = by_prompt(train)
     train_epochs(
         config,
         engines.learner,
-        num_rows=len(train),
-        batches=lambda rows: microbatches([train[row] for row in rows], config.token_budget),
+        num_rows=len(groups),
+        batches=lambda rows: microbatches([groups[row] for row in rows], config.token_budget),
         validate=validate,
         stage=stage,
         draws=draws,
@@ -98,18 +100,37 @@ def train_reward(
     }
 
 
-def microbatches(pairs: Sequence[EncodedPair], token_budget: int) -> list[Pairs]:
-    """The pairs in padded batches of like length; the budget counts both sides."""
-    lengths = [2 * max(len(pair.chosen.tokens), len(pair.rejected.tokens)) for pair in pairs]
-    return [
-        Pairs(
-            chosen=pad_rows([pairs[index].chosen for index in group]),
-            rejected=pad_rows([pairs[index].rejected for index in group]),
-            margins=torch.tensor([pairs[index].margin for index in group]),
-            weights=torch.tensor([pairs[index].weight for index in group]),
+def by_prompt(pairs: Sequence[EncodedPair]) -> list[list[EncodedPair]]:
+    """The comparisons of each prompt together, in the order of its first one.
+
+    They are trained on in one step: a response that is compared with several others is computed once, and a prompt
+    with many comparisons is not met again and again within an epoch (Ouyang et al., 2022, section 3.5).
+    """
+    groups: dict[tuple[int, ...], list[EncodedPair]] = {}
+    for pair in pairs:
+        groups.setdefault(pair.chosen.tokens[: pair.chosen.prompt_length], []).append(pair)
+    return list(groups.values())
+
+
+def microbatches(groups: Sequence[Sequence[EncodedPair]], token_budget: int) -> list[Pairs]:
+    """Comparisons grouped by prompt, in padded batches of like length; each response stands in its batch once."""
+    rows = [list(dict.fromkeys(row for pair in group for row in (pair.chosen, pair.rejected))) for group in groups]
+    lengths = [max(len(row.tokens) for row in group) for group in rows]
+    batches = []
+    for items in cut_by_tokens(lengths, token_budget, [len(group) for group in rows]):
+        unique = list(dict.fromkeys(row for item in items for row in rows[item]))
+        number = {row: index for index, row in enumerate(unique)}
+        pairs = [pair for item in items for pair in groups[item]]
+        batches.append(
+            Pairs(
+                rows=pad_rows(unique),
+                chosen=torch.tensor([number[pair.chosen] for pair in pairs]),
+                rejected=torch.tensor([number[pair.rejected] for pair in pairs]),
+                margins=torch.tensor([pair.margin for pair in pairs]),
+                weights=torch.tensor([pair.weight for pair in pairs]),
+            )
         )
-        for group in cut_by_tokens(lengths, token_budget)
-    ]
+    return batches
 
 
 def reference_moments(
@@ -118,19 +139,21 @@ def reference_moments(
     """Mean and spread of the scores of the reference's own responses."""
     count = config.normalise_samples
     chosen = [prompts[index] for index in draws.batch_indices("normalise", len(prompts), batch=count, start=0)]
-    samples = engines.reference.sample(chosen, config.normalise_sampling, DrawKey(draws, "normalise response", iteration=0))
+    samples = engines.reference.sample(
+        chosen, config.normalise_sampling, DrawKey(draws, "normalise response", iteration=0)
+    )
     moments = Moments.of(engines.scorer.score(samples).total)
     if moments.std < 1e-6:
         raise UserError(
-            f"the reward model gives all {count} reference samples the same score, so it has learned nothing that could "
-            "be scaled; train it longer, raise its learning rate, or look at the comparisons"
+            f"the reward model gives all {count} reference samples the same score, so it has learned nothing that "
+            "could be scaled; train it longer, raise its learning rate, or look at the comparisons"
         )
     return moments
 
 
 def judge(score_rows: Callable[[Sequence[EncodedRow]], Tensor], pairs: Sequence[EncodedPair]) -> dict[str, Any]:
     """How good the scores are on held-out pairs: accuracy with its interval, "longer wins", reliability."""
-    chosen, rejected = (score_rows(side) for side in ([p.chosen for p in pairs], [p.rejected for p in pairs]))
+    chosen, rejected = score_rows([pair.chosen for pair in pairs]), score_rows([pair.rejected for pair in pairs])
     gap = (chosen - rejected).double()
     right = (gap > 0).double() + 0.5 * (gap == 0).double()
     longer = [_wins(pair.chosen.response_length, pair.rejected.response_length) for pair in pairs]

@@ -22,9 +22,7 @@ class Actors:
     scorer: Scorer
 
 
-def collect_rollout(
-    actors: Actors, prompts: Sequence[PromptItem], sampling: SamplingConfig, key: DrawKey
-) -> Rollout:
+def collect_rollout(actors: Actors, prompts: Sequence[PromptItem], sampling: SamplingConfig, key: DrawKey) -> Rollout:
     """One response a prompt with everything the update needs.
 
     The sampler's log-probabilities serve as those of the old policy: same weights, same precision (the first

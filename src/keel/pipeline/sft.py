@@ -57,4 +57,3 @@ def train_sft(
         "validation_rows": len(validation),
         "validation_loss": validate().means().get("sft/validation/loss"),
     }
-

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from keel.errors import UserError
 from keel.records import EncodedRow, PromptItem
 from keel.schema import Comparison, Demonstration, Dialogue, Prompt
-from keel.text.templates import end_of_turn
+from keel.text.templates import end_of_turn, write_turns
 from keel.text.tokenizers import TextCodec
 
 CHOSEN_ENDED, REJECTED_ENDED = "chosen_ended", "rejected_ended"
@@ -46,7 +46,7 @@ class Renderer:
                 raise UserError("an empty prompt needs a tokenizer with a start token; this one has none")
             return ids, prompt[len(stripped) :]
         messages = [{"role": message.role, "content": message.content} for message in prompt]
-        text = self.codec.hf.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+        text = write_turns(self.codec, messages, open_turn=True)
         stripped = text.rstrip(" ")
         return self.codec.hf.encode(stripped, add_special_tokens=False), text[len(stripped) :]
 
@@ -82,4 +82,5 @@ class Renderer:
 
     def response_text(self, prompt: PromptItem, ids: Sequence[int]) -> str:
         """What a sampled response says, without its end token: `encode` takes it back beside the same prompt."""
-        return self.codec.decode(ids).removeprefix(prompt.space)
+        said = ids[:-1] if ids and ids[-1] in self.eos_ids else ids  # an end token need not be a special one
+        return self.codec.decode(said).removeprefix(prompt.space)

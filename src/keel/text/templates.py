@@ -5,6 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from jinja2 import TemplateError
+
 from keel.errors import UserError
 from keel.text.tokenizers import TextCodec
 
@@ -28,15 +30,32 @@ def install_template(codec: TextCodec, choice: str) -> None:
         return
     try:
         codec.hf.chat_template = Path(choice).read_text(encoding="utf-8")
-    except OSError as error:
-        raise UserError(f"model.chat_template: {choice} cannot be read ({error.strerror}); give `auto` or a file") from None
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "not UTF-8"
+        raise UserError(f"model.chat_template: {choice} cannot be read ({reason}); give `auto` or a file") from None
+    try:
+        write_turns(codec, [{"role": "user", "content": "a"}], open_turn=True)
+    except UserError as error:
+        raise UserError(f"model.chat_template: {choice}: {error}") from None
+
+
+def write_turns(codec: TextCodec, turns: list[dict[str, Any]], *, open_turn: bool) -> str:
+    """The turns as the tokenizer's template writes them, with the assistant's turn opened or not.
+
+    Raises UserError where the template is no valid Jinja or refuses the dialogue (a role it does not know).
+    """
+    try:
+        return str(codec.hf.apply_chat_template(turns, tokenize=False, add_generation_prompt=open_turn))
+    except TemplateError as error:
+        roles = ", ".join(turn["role"] for turn in turns)
+        raise UserError(f"the chat template fails on a dialogue of {roles}: {error}") from None
 
 
 def end_of_turn(codec: TextCodec) -> int | None:
     """The id with which the template ends an assistant's turn, or None if it ends without a special token."""
     marker = "keel turn marker"
     turns: list[dict[str, Any]] = [{"role": "user", "content": "a"}, {"role": "assistant", "content": marker}]
-    text = codec.hf.apply_chat_template(turns, tokenize=False)
+    text = write_turns(codec, turns, open_turn=False)
     tail = text.rsplit(marker, 1)[-1]
     ids = codec.hf.encode(tail, add_special_tokens=False) if tail else []
     special = set(codec.hf.all_special_ids) | set(codec.hf.added_tokens_decoder)

@@ -15,6 +15,7 @@ from keel.errors import UserError
 
 EOS, PAD = "<|eos|>", "<|pad|>"
 _ANCHOR = "\n"  # never merges with a letter: what follows it is encoded as inside a text
+_OPENER = "a"  # a letter, so never one of the bytes that a decoder joins to a character
 
 
 class TextCodec:
@@ -29,8 +30,9 @@ class TextCodec:
             raise UserError("the tokenizer has no end-of-text token, so no response could end; set its eos_token")
         self.eos_ids: frozenset[int] = frozenset({int(hf.eos_token_id), *generation_eos})
         # Sentence-piece style tokenizers put a space before any text, so a response would begin with one.
-        probe = hf.convert_ids_to_tokens(hf.encode("a", add_special_tokens=False))
-        self._adds_prefix_space = bool(probe) and probe[0].startswith("\u2581")
+        self._opener_ids: list[int] = hf.encode(_OPENER, add_special_tokens=False)
+        opener = hf.convert_ids_to_tokens(self._opener_ids)
+        self._adds_prefix_space = bool(opener) and opener[0].startswith("\u2581")
         self._anchor_ids: list[int] = hf.encode(_ANCHOR, add_special_tokens=False)
 
     def encode(self, text: str) -> list[int]:
@@ -55,8 +57,8 @@ class TextCodec:
         ids = list(ids)
         if not self._adds_prefix_space:
             return str(self.hf.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False))
-        text = self.hf.decode(self._anchor_ids + ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
-        return str(text).lstrip(" ").removeprefix(_ANCHOR)
+        text = self.hf.decode(self._opener_ids + ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
+        return str(text).lstrip(" ").removeprefix(_OPENER)
 
     def save(self, folder: Path) -> None:
         """Write the tokenizer's files, chat template included."""
@@ -98,7 +100,6 @@ def train_codec(texts: Iterable[str], *, vocab: int, context: int) -> TextCodec:
         show_progress=False,
     )
     raw.train_from_iterator(texts, trainer)
-    hf = PreTrainedTokenizerFast(
-        tokenizer_object=raw, eos_token=EOS, pad_token=PAD, model_max_length=context
-    )
+    fast: Any = PreTrainedTokenizerFast  # untyped
+    hf = fast(tokenizer_object=raw, eos_token=EOS, pad_token=PAD, model_max_length=context)
     return TextCodec(hf)

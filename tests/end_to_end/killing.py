@@ -1,0 +1,163 @@
+"""Kills a run again and again, and holds what it ends with to a run that was left alone.
+
+Half of the kills come at a random moment, the other half at a random disk synchronisation, so that many fall inside
+the write of a checkpoint, an artefact or a log. The run is a forked child: the imports are paid once.
+
+    python -m tests.end_to_end.killing --kills 20
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import random
+import signal
+import sys
+import tempfile
+import threading
+import time
+import traceback
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file
+
+from keel.build import run_recipe
+from keel.config.recipe import Recipe
+from keel.runs.console import SilentConsole
+from tests.end_to_end.tiny import tiny_recipe
+
+
+def run_in_child(recipe: Recipe, out: Path, *, kill_after: float | None = None, kill_at_sync: int | None = None) -> bool:
+    """Run the recipe in a forked process that may be killed; True if it ended by itself."""
+    child = os.fork()
+    if child == 0:
+        _child(recipe, out, kill_at_sync)
+    timer = threading.Timer(kill_after, os.kill, (child, signal.SIGKILL)) if kill_after is not None else None
+    if timer:
+        timer.start()
+    _, status = os.waitpid(child, 0)
+    if timer:
+        timer.cancel()
+    if os.WIFSIGNALED(status):
+        assert os.WTERMSIG(status) == signal.SIGKILL, status
+        return False
+    assert os.WEXITSTATUS(status) == 0, "the run failed; its traceback is above"
+    return True
+
+
+def _child(recipe: Recipe, out: Path, kill_at_sync: int | None) -> None:
+    try:
+        torch.set_num_threads(1)
+        if kill_at_sync is not None:
+            _die_at_sync(kill_at_sync)
+        run_recipe(recipe, out, console=SilentConsole())
+    except BaseException:
+        traceback.print_exc()
+        sys.stderr.flush()
+        os._exit(1)
+    os._exit(0)
+
+
+def _die_at_sync(number: int) -> None:
+    real, calls = os.fsync, 0
+
+    def fsync(descriptor: int) -> None:
+        nonlocal calls
+        calls += 1
+        if calls == number:
+            os.kill(os.getpid(), signal.SIGKILL)
+        real(descriptor)
+
+    os.fsync = fsync  # type: ignore[assignment]  # only ever called with a descriptor here
+
+
+def kill_until_done(recipe: Recipe, out: Path, kills: int, seed: int, seconds: float) -> int:
+    """Start the run until it ends by itself, killing its first `kills` lives; returns how many kills met it alive."""
+    dice = random.Random(seed)
+    met = 0
+    for life in range(kills):
+        if life % 2:
+            ended = run_in_child(recipe, out, kill_at_sync=dice.randint(1, 60))
+        else:
+            ended = run_in_child(recipe, out, kill_after=dice.uniform(0.05, seconds / max(4, kills) * 2))
+        met += not ended
+        if ended:
+            return met
+    assert run_in_child(recipe, out)
+    return met
+
+
+def differences(one: Path, other: Path) -> list[str]:
+    """What two finished runs do not have in common, bit by bit, but for times."""
+    found: list[str] = []
+    names = {path.relative_to(root) for root in (one, other) for path in root.rglob("*") if path.is_file()}
+    for name in sorted(names):
+        if name.parts[-1] in ("run.json", ".lock", "clock.json", "manifest.json"):
+            continue  # starts and times; a manifest repeats what is compared
+        pair = (one / name, other / name)
+        if not all(path.exists() for path in pair):
+            found.append(f"{name} is in one of them only")
+        elif name.suffix == ".safetensors":
+            found += [f"{name}: {key}" for key in _tensors_that_differ(*pair)]
+        elif _timeless(pair[0]) != _timeless(pair[1]):
+            found.append(str(name))
+    return found
+
+
+def _tensors_that_differ(one: Path, other: Path) -> list[str]:
+    first, second = load_file(one), load_file(other)
+    if first.keys() != second.keys():
+        return ["other names"]
+    return [
+        key
+        for key in first
+        if first[key].dtype != second[key].dtype
+        or first[key].shape != second[key].shape
+        or first[key].contiguous().numpy().tobytes() != second[key].contiguous().numpy().tobytes()
+    ]
+
+
+def _timeless(path: Path) -> Any:
+    if path.name == "done.json":
+        return {key: value for key, value in json.loads(path.read_text()).items() if key != "seconds"}
+    if path.name == "identity.json":
+        return _without_hashes_of_times(json.loads(path.read_text()))
+    if path.name == "metrics.jsonl":
+        rows = [json.loads(line) for line in path.read_text().splitlines()]
+        return [{key: value for key, value in row.items() if not key.startswith("time/")} for row in rows]
+    return path.read_bytes()
+
+
+def _without_hashes_of_times(identity: dict[str, Any]) -> dict[str, Any]:
+    """Data in the run's own directory is named by its path there."""
+    config = {key: value for key, value in identity["config"].items() if not key.endswith("path")}
+    return {"config": config, "inputs": identity["inputs"]}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--kills", type=int, default=20)
+    parser.add_argument("--seed", type=int, default=0)
+    options = parser.parse_args()
+    recipe = tiny_recipe()
+    met = lives = 0
+    with tempfile.TemporaryDirectory() as folder:
+        started = time.monotonic()
+        assert run_in_child(recipe, Path(folder) / "alone")
+        seconds = time.monotonic() - started
+        print(f"left alone: {seconds:.1f} s")
+        while met < options.kills:
+            out = Path(folder) / f"killed-{lives}"
+            met += kill_until_done(recipe, out, options.kills - met, options.seed + lives, seconds)
+            lives += 1
+            wrong = differences(Path(folder) / "alone", out)
+            print(f"run {lives}: {met} kills so far, {len(wrong)} differences {wrong[:5]}")
+            assert not wrong
+    print(f"{met} kills over {lives} runs: every run ended bitwise as the one left alone")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,28 @@
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+
+def _harness(kills: int) -> str:
+    """In a fresh interpreter: the harness forks, which wants a process without threads."""
+    done = subprocess.run(
+        [sys.executable, "-m", "tests.end_to_end.killing", "--kills", str(kills)],
+        capture_output=True,
+        text=True,
+        cwd=Path(__file__).parents[2],
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+def test_a_killed_run_ends_bitwise_as_one_left_alone() -> None:
+    assert "every run ended bitwise as the one left alone" in _harness(4)
+
+
+@pytest.mark.slow
+def test_twenty_kills() -> None:
+    assert "every run ended bitwise as the one left alone" in _harness(24)
