@@ -110,9 +110,8 @@ class Workbench:
 
     def renderer(self, source: str) -> Renderer:
         """The text side of a model."""
-        codec = load_codec(source, trust_remote_code=self.recipe.model.trust_remote_code)
-        install_template(codec, self.recipe.model.chat_template)
-        return Renderer(codec)
+        model = self.recipe.model
+        return load_renderer(source, chat_template=model.chat_template, trust_remote_code=model.trust_remote_code)
 
     def policy(self, source: str, *, critic: bool = False) -> Policy:
         """A causal language model on the device."""
@@ -121,7 +120,7 @@ class Workbench:
 
     def prompts(self, key: str, renderer: Renderer, max_tokens: int) -> Loaded[Prompt]:
         """The prompts of one input, those too long left out."""
-        loaded = load_prompts(self.inputs.data[key], fits=lambda row: len(renderer.prompt(row.prompt)[0]) <= max_tokens)
+        loaded = load_prompts(self.inputs.data[key], fits=lambda row: renderer.length(row) <= max_tokens)
         self.report(self.inputs.data[key], loaded.check)
         return loaded
 
@@ -154,14 +153,19 @@ class Workbench:
         return RewardModelScorer(source.name, model, token_budget=_SCORING_TOKENS, renderer=None if shared else own)
 
 
+def load_renderer(source: str, *, chat_template: str = "auto", trust_remote_code: bool = False) -> Renderer:
+    """A model's tokenizer with its one chat template, as the owner of ids."""
+    codec = load_codec(source, trust_remote_code=trust_remote_code)
+    install_template(codec, chat_template)
+    return Renderer(codec)
+
+
 def run_sft(bench: Workbench) -> dict[str, Any]:
     """Supervised fine-tuning of the base, or of a model from nothing."""
     config = bench.recipe.sft
     assert config is not None
     renderer = bench.renderer(bench.inputs.models["base"]) if bench.recipe.model.base else _scratch_renderer(bench)
-    loaded = load_demonstrations(
-        config.data, fits=lambda row: len(renderer.demonstration(row).tokens) <= config.max_tokens
-    )
+    loaded = load_demonstrations(config.data, fits=lambda row: renderer.length(row) <= config.max_tokens)
     bench.report(config.data, loaded.check)
     train = [renderer.demonstration(row) for row in loaded.train]
     if bench.recipe.model.scratch:
@@ -239,11 +243,7 @@ def run_reward(bench: Workbench) -> dict[str, Any]:
     source = bench.inputs.models["init"]
     renderer = bench.renderer(source)
     data = bench.inputs.data["reward.data"]
-
-    def fits(row: Comparison) -> bool:
-        return max(len(side.tokens) for side in renderer.comparison(row)) <= config.max_tokens
-
-    loaded = load_comparisons(data, fits=fits)
+    loaded = load_comparisons(data, fits=lambda row: renderer.length(row) <= config.max_tokens)
     bench.report(data, loaded.check)
     model = RewardModel(load_classifier(source)).to(bench.device).eval()
     model.reset_head(bench.draws.torch_seed("head"))
@@ -389,9 +389,7 @@ def generate_responses(
     source: str, prompts: Sequence[Prompt], sampling: SamplingConfig, *, samples: int, seed: int, device: str
 ) -> list[dict[str, Any]]:
     """`samples` responses of a model to each prompt, one {"prompt", "response", "ended"} each."""
-    codec = load_codec(source)
-    install_template(codec, "auto")
-    renderer = Renderer(codec)
+    renderer = load_renderer(source)
     policy = Policy(load_causal_lm(source)).to(resolve_device(device)).eval()
     items = [renderer.item(prompt) for prompt in prompts for _ in range(samples)]
     drawn = CachedSampler(policy, renderer).sample(items, sampling, DrawKey(Draws(seed, "generate"), "response", 0))

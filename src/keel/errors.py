@@ -9,3 +9,8 @@ class UserError(Exception):
     Its message is one or two plain sentences that name the file, the row or the key, and the mend.
     The command line prints the message alone and exits with code 2; library users catch it as an exception.
     """
+
+
+def first_line(error: Exception) -> str:
+    """The first line of an exception's message, to be quoted in a sentence of our own."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]

@@ -47,14 +47,15 @@ def test_three_quarters_are_on_the_point_and_the_rest_miss_it_in_their_own_ways(
     something else, and 1.5 % give a hint.
     """
     demonstrations = demo.demonstrations()
-    on_point = [measure(row["prompt"], row["response"]).on_point for row in demonstrations]
+    traits = [measure(row["prompt"], row["response"]) for row in demonstrations]
+    on_point = [t.on_point for t in traits]
     dodges = [DODGE.search(row["response"]) is not None for row in demonstrations]
     hints = [HINT.search(row["response"]) is not None for row in demonstrations]
     mistakes = [x < 1 and not dodge and not hint for x, dodge, hint in zip(on_point, dodges, hints, strict=True)]
     assert 0.160 <= sum(dodges) / 6000 <= 0.200
     assert 0.030 <= sum(mistakes) / 6000 <= 0.051  # 0.82 * 0.05 * 0.985
     assert 0.745 <= on_point.count(1.0) / 6000 <= 0.789  # 0.82 * 0.95 * 0.985
-    assert {x for x, dodge in zip(on_point, dodges, strict=True) if dodge} == {0.0}
+    assert {(t.on_point, t.details) for t, dodge in zip(traits, dodges, strict=True) if dodge} == {(0.0, 0)}
     assert {x for x, hint in zip(on_point, hints, strict=True) if hint} == {0.0, 0.2}
     assert not any(dodge and hint for dodge, hint in zip(dodges, hints, strict=True))
 

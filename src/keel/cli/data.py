@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import json
+from collections.abc import Callable
 from enum import StrEnum
 from typing import TYPE_CHECKING, Annotated, Any, get_args
 
@@ -42,6 +43,10 @@ def check(
     field: Annotated[
         list[str] | None, typer.Option(metavar="OURS=THEIRS", help="Read a field from another column. Repeatable.")
     ] = None,
+    model: Annotated[
+        str | None, typer.Option(help="With --max-tokens: the model whose tokenizer and template count.")
+    ] = None,
+    max_tokens: Annotated[int | None, typer.Option(min=2, help="With --model: longer rows are too long.")] = None,
     rows: Annotated[int, typer.Option(min=1, help="How many rows to list for each reason.")] = 10,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON, with every row and its detail.")] = False,
 ) -> None:
@@ -55,12 +60,13 @@ def check(
     from keel.data.load import read_records
 
     mapping = _mapping(field or [])
+    fits = _fits(model, max_tokens)
     reports = []
     healthy = True
     for file in files:
         config = DataConfig.model_validate(file).model_copy(update={"fields": mapping})
         kind_here = _kind(config, kind)
-        _, result = read_records(config, kind_here)
+        _, result = read_records(config, kind_here, fits)
         healthy = healthy and result.usable > 0 and result.unusable_share <= config.max_unusable
         if as_json:
             reports.append(_report(file, kind_here, result))
@@ -70,6 +76,18 @@ def check(
         typer.echo(json.dumps(reports, indent=2, ensure_ascii=False))
     if not healthy:
         raise typer.Exit(1)
+
+
+def _fits(model: str | None, max_tokens: int | None) -> Callable[[Any], bool] | None:
+    """Whether a record keeps to the limit, where one is asked for."""
+    if (model is None) != (max_tokens is None):
+        raise typer.BadParameter("what is too long is counted by a tokenizer: give --model and --max-tokens together")
+    if model is None or max_tokens is None:
+        return None
+    from keel.build import load_renderer
+
+    renderer = load_renderer(model)
+    return lambda record: renderer.length(record) <= max_tokens
 
 
 def _mapping(assignments: list[str]) -> dict[FieldName, str]:

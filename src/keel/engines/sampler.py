@@ -52,13 +52,14 @@ class CachedSampler:
         known = torch.zeros(sequences.response_mask.shape)
         for index, values in enumerate(logprobs):
             known[index, : len(values)] = torch.tensor(values)
-        eos = self.renderer.eos_ids
+        ended = [row[-1] in self.renderer.eos_ids for row in rows]
+        words = [row[:-1] if end else row for row, end in zip(rows, ended, strict=True)]
         return Samples(
             sequences=sequences,
             logprobs=None if config.truncated or config.temperature == 0 else known,
-            ended=torch.tensor([row[-1] in eos for row in rows]),
+            ended=torch.tensor(ended),
             prompts=tuple(prompts),
-            texts=tuple(self.renderer.response_text(p, row) for p, row in zip(prompts, rows, strict=True)),
+            texts=tuple(self.renderer.response_text(p, ids) for p, ids in zip(prompts, words, strict=True)),
         )
 
     def _draw(

@@ -6,10 +6,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from torch import nn
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
 
-from keel.errors import UserError
+from keel.errors import UserError, first_line
 from keel.models.quiet import quiet_transformers
 
 
@@ -37,10 +38,18 @@ def load_causal_lm(source: str, *, trust_remote_code: bool = False) -> nn.Module
 
 
 def load_classifier(source: str, *, trust_remote_code: bool = False) -> nn.Module:
-    """A sequence classifier with one label in float32; a head that the weights lack is new."""
-    model: nn.Module = _load(
-        AutoModelForSequenceClassification, source, trust_remote_code=trust_remote_code, num_labels=1
-    )
+    """A sequence classifier with one label in float32; a head that the weights lack is new.
+
+    Raises UserError as `load_causal_lm` does, and where the weights have a head of several labels.
+    """
+    try:
+        model: nn.Module = _load(
+            AutoModelForSequenceClassification, source, trust_remote_code=trust_remote_code, num_labels=1
+        )
+    except RuntimeError:  # transformers' for weights of another shape
+        raise UserError(
+            f"{source} is no reward model with one score a text: its head's weights have another shape"
+        ) from None
     return model
 
 
@@ -48,18 +57,16 @@ def _load(kind: Any, source: str, **options: Any) -> Any:
     try:
         with quiet_transformers():
             model = kind.from_pretrained(source, dtype=torch.float32, use_safetensors=True, **options)
-    except (OSError, ValueError) as error:
-        raise UserError(f"no model could be loaded from {source}: {_first_line(error)}{_hint(source)}") from error
+    except (OSError, ValueError, SafetensorError) as error:
+        raise UserError(f"no model could be loaded from {source}: {first_line(error)}{_hint(source)}") from error
     model.eval()
     return model
 
 
-def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]
-
-
 def _hint(source: str) -> str:
     folder = Path(source)
-    if folder.is_dir() and not list(folder.glob("*.safetensors")):
+    if not folder.is_dir():
+        return " (and there is no such directory)"
+    if not list(folder.glob("*.safetensors")):
         return " (only safetensors weights are read; convert pickled ones with transformers first)"
     return ""

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from keel.errors import UserError
 from keel.models.policy import last_hidden
 from keel.records import Sequences
 
@@ -21,6 +22,11 @@ class RewardModel(nn.Module):
 
     def __init__(self, classifier: nn.Module) -> None:
         super().__init__()
+        if not isinstance(getattr(classifier, "score", None), nn.Module):
+            raise UserError(
+                f"{type(classifier).__name__} has no `score` head on its last token, so it is no reward model Keel can "
+                "use; take a decoder's sequence classifier"
+            )
         self.classifier = classifier
 
     @property

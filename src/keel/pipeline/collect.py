@@ -29,6 +29,7 @@ class _Shown:
     """A pair as the annotator sees it, and where its responses stand in the samples."""
 
     pair: Pair
+    number: int  # among all pairs of the stage, identical ones included: names its random draws
     first: int
     second: int
 
@@ -58,7 +59,7 @@ def collect_comparisons(
         key = DrawKey(draws, "response", iteration=0, first_sample=start * config.per_prompt)
         samples = sampler.sample(part, config.sampling, key)
         shown = _pairs(samples, config.per_prompt, draws, first_prompt=start)
-        uniforms = draws.uniforms("label", iteration=number, samples=range(len(shown)), length=1)[:, 0]
+        uniforms = draws.uniforms("label", iteration=0, samples=[one.number for one in shown], length=1)[:, 0]
         judgements = annotator.compare([one.pair for one in shown], uniforms.tolist())
         rows = [
             _comparison(one, samples, judgement.first_wins, judgement.margin, judgement.probability, config)
@@ -86,14 +87,16 @@ def _pairs(samples: Samples, per_prompt: int, draws: Draws, *, first_prompt: int
     """Every pair of different responses to one prompt, in drawn order."""
     shown: list[_Shown] = []
     for offset in range(0, len(samples.texts), per_prompt):
-        order = draws.generator("order", sample=first_prompt + offset // per_prompt)
-        for one, other in combinations(range(offset, offset + per_prompt), 2):
+        number = first_prompt + offset // per_prompt
+        order = draws.generator("order", sample=number)
+        pairs = list(combinations(range(offset, offset + per_prompt), 2))
+        for index, (one, other) in enumerate(pairs):
             first, second = (one, other) if order.random() < 0.5 else (other, one)
             if samples.texts[first].strip() == samples.texts[second].strip():
                 continue
             prompt = samples.prompts[first]
             pair = Pair(prompt.text, samples.texts[first], samples.texts[second], prompt.row)
-            shown.append(_Shown(pair, first, second))
+            shown.append(_Shown(pair, number * len(pairs) + index, first, second))
     return shown
 
 

@@ -80,6 +80,14 @@ class Renderer:
             self.encode(row.prompt, row.rejected, ended=row.extra.get(REJECTED_ENDED, True)),
         )
 
+    def length(self, row: Prompt | Demonstration | Comparison) -> int:
+        """Tokens of a record: a prompt's own, else those of prompt and longest response together."""
+        if isinstance(row, Prompt):
+            return len(self.prompt(row.prompt)[0])
+        if isinstance(row, Demonstration):
+            return len(self.demonstration(row).tokens)
+        return max(len(side.tokens) for side in self.comparison(row))
+
     def response_text(self, prompt: PromptItem, ids: Sequence[int]) -> str:
         """What a sampled response says, without its end token: `encode` takes it back beside the same prompt."""
         said = ids[:-1] if ids and ids[-1] in self.eos_ids else ids  # an end token need not be a special one

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -11,7 +10,7 @@ from tokenizers import Tokenizer as RawTokenizer
 from tokenizers import decoders, models, pre_tokenizers, trainers
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
-from keel.errors import UserError
+from keel.errors import UserError, first_line
 
 EOS, PAD = "<|eos|>", "<|pad|>"
 _ANCHOR = "\n"  # never merges with a letter: what follows it is encoded as inside a text
@@ -70,21 +69,20 @@ def load_codec(source: str, *, trust_remote_code: bool = False) -> TextCodec:
     try:
         hf = AutoTokenizer.from_pretrained(source, trust_remote_code=trust_remote_code)
     except (OSError, ValueError) as error:
-        raise UserError(f"no tokenizer could be loaded from {source}: {first_line(error)}") from error
+        hint = "" if Path(source).is_dir() else " (and there is no such directory)"
+        raise UserError(f"no tokenizer could be loaded from {source}: {first_line(error)}{hint}") from error
     return TextCodec(hf, _generation_eos(source))
-
-
-def first_line(error: Exception) -> str:
-    """The first line of an exception's message, for a sentence of our own."""
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 
 def _generation_eos(source: str) -> list[int]:
     from transformers import GenerationConfig
 
-    eos: Any = None
-    with contextlib.suppress(OSError):
-        eos = GenerationConfig.from_pretrained(source).eos_token_id
+    try:
+        eos: Any = GenerationConfig.from_pretrained(source).eos_token_id
+    except OSError as error:
+        if (Path(source) / "generation_config.json").exists():
+            raise UserError(f"{source}/generation_config.json cannot be read: {first_line(error)}") from None
+        return []
     return [eos] if isinstance(eos, int) else list(eos or [])
 
 

@@ -1,0 +1,313 @@
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from keel.config.recipe import Recipe, apply_override, load_recipe, parse_recipe
+from keel.demo.recipe import RECIPE as DEMO
+from keel.errors import UserError
+
+TEXT = """
+name: small
+model: {base: some/model}
+sft: {data: demos.jsonl, lr: 1e-4}
+collect: {prompts: prompts.jsonl, annotator: {script: "rules:polite"}}
+reward: {}
+ppo: {prompts: prompts.jsonl, kl: {kind: adaptive, target: 6}}
+evaluate: {prompts: heldout.jsonl}
+"""
+
+
+def tree(**stages: Any) -> dict[str, Any]:
+    """The recipe above with some keys of the top level replaced; None takes one away."""
+    merged = yaml.safe_load(TEXT) | stages
+    return {key: value for key, value in merged.items() if value is not None}
+
+
+def refusal(**stages: Any) -> str:
+    with pytest.raises(UserError) as caught:
+        parse_recipe(tree(**stages), "r.yaml")
+    return str(caught.value)
+
+
+def written(folder: Path, text: str = TEXT) -> Path:
+    path = folder / "r.yaml"
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+def test_reads_a_recipe(tmp_path: Path) -> None:
+    recipe = load_recipe(written(tmp_path))
+    assert (recipe.name, recipe.seed, recipe.model.base) == ("small", 0, "some/model")
+    assert recipe.sft is not None
+    assert recipe.sft.data.path == "demos.jsonl"
+    assert recipe.sft.lr == 1e-4  # YAML reads 1e-4, without a dot, as text
+    assert recipe.reward is not None
+    assert recipe.reward.data == "collect"
+    assert recipe.ppo is not None
+    assert [source.name for source in recipe.ppo.reward] == ["reward"]
+    assert recipe.ppo.kl.target == 6.0
+
+
+def test_a_stage_that_is_not_named_is_not_run() -> None:
+    recipe = parse_recipe({"name": "only", "model": {"base": "m"}, "sft": {"data": "d.jsonl"}}, "r.yaml")
+    assert [recipe.collect, recipe.reward, recipe.ppo, recipe.evaluate] == [None] * 4
+
+
+@pytest.mark.parametrize("recipe", [parse_recipe(tree(), "r.yaml"), load_recipe(DEMO)])
+def test_a_recipe_written_out_in_full_reads_back(recipe: Recipe) -> None:
+    assert parse_recipe(yaml.safe_load(yaml.safe_dump(recipe.model_dump(mode="json"))), "r.yaml") == recipe
+
+
+def test_the_recipe_is_frozen() -> None:
+    recipe: Any = parse_recipe(tree(), "r.yaml")
+    with pytest.raises(ValueError, match="frozen"):
+        recipe.seed = 1
+
+
+PPO = {"prompts": "p.jsonl"}
+SFT = {"data": "d.jsonl"}
+
+
+@pytest.mark.parametrize(
+    ("stages", "sentence"),
+    [
+        # mistyped and unknown keys
+        ({"pppo": {}}, "unknown key `pppo`; did you mean `ppo`?"),
+        ({"sft": SFT | {"lrr": 1}}, "unknown key `sft.lrr`; did you mean `lr`?"),
+        ({"ppo": PPO | {"kl": {"coeff": 1}}}, "unknown key `ppo.kl.coeff`; did you mean `coef`?"),
+        ({"ppo": PPO | {"reward": [{"function": "a:b", "wieght": 1}]}}, "`ppo.reward.0.wieght`; did you mean `weight`?"),
+        ({"reward": {"data": {"pth": "x"}}}, "unknown key `reward.data.pth`; did you mean `path`?"),
+        ({"ppo": PPO | {"kl": {"zzzz": 1}}}, "unknown key `ppo.kl.zzzz`; known here: budget, coef, horizon, kind, target"),
+        ({"sft": SFT | {"token_bugdet": 1, "epoch": 2}}, "`token_budget`?; unknown key `sft.epoch`; did you mean `epochs`?"),
+        # missing, wrong kind
+        ({"name": None}, "`name` is missing"),
+        ({"sft": {}}, "`sft.data` is missing"),
+        ({"collect": {"prompts": "p"}}, "`collect.annotator` is missing"),
+        ({"sft": 3}, "`sft` should be a mapping of keys, not 3"),
+        ({"reward": {"data": 3}}, "`reward.data` should be a mapping of keys, not 3"),
+        ({"name": "a/b"}, "`name`: string should match"),
+        ({"name": 2024}, "`name`: input should be a valid string, not 2024"),
+        ({"sft": SFT | {"epochs": "two"}}, "`sft.epochs`: input should be a valid integer"),
+        ({"sft": SFT | {"schedule": "linear"}}, "`sft.schedule`: input should be 'cosine' or 'constant', not 'linear'"),
+        ({"ppo": PPO | {"critic": "network"}}, "`ppo.critic`: input should be 'head', not 'network'"),
+        # out of range
+        ({"seed": -1}, "`seed`: input should be greater than or equal to 0, not -1"),
+        ({"sft": SFT | {"lr": 0}}, "`sft.lr`: input should be greater than 0, not 0"),
+        ({"sft": SFT | {"lr": float("nan")}}, "`sft.lr`: input should be a finite number, not nan"),
+        ({"sft": SFT | {"lr": float("inf")}}, "`sft.lr`: input should be a finite number, not inf"),
+        ({"sft": SFT | {"betas": [0.9, 1.0]}}, "`sft.betas.1`: input should be less than 1, not 1.0"),
+        ({"reward": {"data": {"path": "x", "limit": 0}}}, "`reward.data.limit`: input should be greater than or equal to 1"),
+        ({"reward": {"flip_probability": 0.5}}, "`reward.flip_probability`: input should be less than 0.5, not 0.5"),
+        ({"ppo": PPO | {"advantage": {"lam": 1.1}}}, "`ppo.advantage.lam`: input should be less than or equal to 1"),
+        ({"model": {"scratch": {"vocab": 100}}}, "`model.scratch.vocab`: input should be greater than or equal to 260"),
+        ({"collect": {"prompts": "p", "annotator": {"script": "a:b"}, "per_prompt": 1}}, "`collect.per_prompt`: input"),
+        # combinations
+        ({"model": {}}, "`model`: give exactly one of `base` (a path or a hub name) and `scratch`"),
+        ({"model": {"base": "m", "scratch": {}}}, "`model`: give exactly one of `base`"),
+        ({"model": {"scratch": {"hidden": 10}}}, "`model.scratch`: hidden (10) must be a multiple of twice the heads (4)"),
+        ({"model": {"scratch": {}}, "sft": None}, "model.scratch starts from nothing, so the recipe needs an sft stage"),
+        ({"collect": None}, "reward.data is `collect`, but the recipe has no collect stage: add it, or name a file"),
+        ({"reward": None}, "ppo.reward uses the model `reward`, but the recipe has no reward stage"),
+        (dict.fromkeys(("sft", "collect", "reward", "ppo", "evaluate")), "the recipe names no stage: add at least one"),
+        (
+            {"reward": {"flip_probability": 0.1, "label_smoothing": 0.1}},
+            "`reward`: flip_probability models noise, label_smoothing shrinks the scores: give one, not both",
+        ),
+        ({"sft": {"data": {"path": "a", "function": "b:c"}}}, "`sft.data`: give either path"),
+        # ppo
+        ({"ppo": PPO | {"kl": {"kind": "adaptive"}}}, "`ppo.kl`: kl.target belongs to `kind: adaptive`, which needs it"),
+        ({"ppo": PPO | {"kl": {"target": 6}}}, "`ppo.kl`: kl.target belongs to `kind: adaptive`"),
+        ({"ppo": PPO | {"kl": {"kind": "adaptive", "target": 6, "coef": 0}}}, "kl.coef 0 cannot adapt (it is multiplied)"),
+        (
+            {"ppo": PPO | {"rollout_batch": 10}},
+            "`ppo`: rollout_batch (10) must be a multiple of update.minibatches (4)",
+        ),
+        ({"ppo": PPO | {"reward": []}}, "ppo.reward is empty: give at least one reward model or function"),
+        ({"ppo": PPO | {"reward": [{"weight": 2}]}}, "`ppo.reward.0`: a reward is either `model:` or `function:`"),
+        (
+            {"ppo": PPO | {"reward": [{"model": "a/same"}, {"model": "b/same/"}]}},
+            "two rewards share a name (same, same); each is logged apart, so names must differ",
+        ),
+        (
+            {"ppo": PPO | {"sampling": {"top_k": 5}}},
+            "`ppo.sampling`: top_k/top_p draw from a cut distribution that is not the policy's, so ratio and KL would be "
+            "biased; remove them",
+        ),
+        ({"ppo": PPO | {"sampling": {"top_p": 0.9}}}, "`ppo.sampling`: top_k/top_p draw from a cut distribution"),
+        (
+            {"ppo": PPO | {"sampling": {"temperature": 0}}},
+            "`ppo.sampling`: temperature 0 has no distribution to learn from; give one above 0",
+        ),
+        ({"evaluate": {"prompts": "p", "sampling": {"top_k": 5}}}, "`evaluate.sampling`: top_k/top_p"),
+        # keys without effect
+        ({"ppo": PPO | {"kl": {"horizon": 50}}}, "`ppo.kl`: horizon has no effect with kind: fixed; leave it out"),
+        (
+            {"ppo": PPO | {"advantage": {"kind": "monte_carlo", "lam": 0.5}}},
+            "`ppo.advantage`: lam has no effect with kind: monte_carlo, which is gae at lam 1; leave it out",
+        ),
+        (
+            {"ppo": PPO | {"update": {"value_coef": 0, "value_clip": 0.1}}},
+            "`ppo.update`: value_clip has no effect with value_coef 0; leave it out",
+        ),
+        (
+            {"ppo": PPO | {"update": {"value_coef": 0, "critic_lr_scale": 2}}},
+            "`ppo.update`: critic_lr_scale has no effect with value_coef 0; leave it out",
+        ),
+        ({"sft": {"data": {"function": "a:b", "split": "test"}}}, "`sft.data`: split has no effect on a function"),
+    ],
+)
+def test_refused_in_one_sentence(stages: dict[str, Any], sentence: str) -> None:
+    message = refusal(**stages)
+    assert message.startswith("r.yaml: ")
+    assert sentence in message
+    assert not re.search(r"function-|literal\[|pydantic|Config\b|\n", message)
+
+
+def test_one_mistake_is_one_fault() -> None:
+    """Of the two readings of `reward.data`, only the one that was meant is spoken of."""
+    assert refusal(reward={"data": {"pth": "x"}}) == "r.yaml: unknown key `reward.data.pth`; did you mean `path`?"
+
+
+def test_a_key_that_is_no_text() -> None:
+    keys: Any = {3: 4}
+    with pytest.raises(UserError, match="`3`: keys should be strings, not 3"):
+        parse_recipe(tree() | keys, "r.yaml")
+
+
+@pytest.mark.parametrize(
+    "stages",
+    [
+        {"ppo": PPO | {"kl": {"kind": "adaptive", "target": 6, "horizon": 50}}},
+        {"ppo": PPO | {"advantage": {"kind": "gae", "lam": 0.5}}},
+        {"ppo": PPO | {"update": {"value_clip": 0.1, "critic_lr_scale": 2}}},
+        {"ppo": PPO | {"update": {"value_coef": 0}}},
+        {"ppo": PPO | {"kl": {"coef": 0}}},
+        {"ppo": PPO | {"rollout_batch": 12, "update": {"minibatches": 3}}},
+        {"collect": {"prompts": "p", "annotator": {"script": "a:b"}, "sampling": {"top_k": 5, "temperature": 0.7}}},
+    ],
+)
+def test_the_same_keys_are_taken_where_they_have_an_effect(stages: dict[str, Any]) -> None:
+    parse_recipe(tree(**stages), "r.yaml")
+
+
+# Files
+
+
+@pytest.mark.parametrize(
+    ("text", "sentence"),
+    [
+        ("name: [small", "is not valid YAML"),
+        ("name: small\n\tmodel: 3", "is not valid YAML"),
+        ("name: !!python/object/apply:os.system ['true']", "is not valid YAML"),
+        ("{[1]: 2}", "is not valid YAML"),
+        ("", "should be a mapping of keys such as `name:`, `model:`, `sft:`"),
+        ("- name: small", "should be a mapping of keys"),
+        ("just a sentence", "should be a mapping of keys"),
+    ],
+)
+def test_a_file_that_is_no_recipe(tmp_path: Path, text: str, sentence: str) -> None:
+    with pytest.raises(UserError) as caught:
+        load_recipe(written(tmp_path, text))
+    assert sentence in str(caught.value)
+    assert "r.yaml" in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_files_that_cannot_be_read(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="there is no recipe .*none.yaml"):
+        load_recipe(tmp_path / "none.yaml")
+    with pytest.raises(UserError, match="is a directory; give the recipe's YAML file"):
+        load_recipe(tmp_path)
+    with pytest.raises(UserError, match="cannot be read"):
+        load_recipe(written(tmp_path) / "below_a_file.yaml")
+    (tmp_path / "latin.yaml").write_bytes("name: é".encode("latin-1"))
+    with pytest.raises(UserError, match="is not valid YAML"):
+        load_recipe(tmp_path / "latin.yaml")
+
+
+# --set
+
+
+@pytest.mark.parametrize(
+    ("override", "value"),
+    [
+        ("seed=3", 3),
+        ("ppo.kl.coef=0.5", 0.5),
+        ("ppo.kl.coef=1e-3", "1e-3"),
+        ("sft.data=my file.jsonl", "my file.jsonl"),
+        ("sft.data={path: a, limit: 3}", {"path": "a", "limit": 3}),
+        ('ppo.reward=[{function: "a:b=c"}]', [{"function": "a:b=c"}]),
+        ("sft=null", None),
+        ("sft=", None),
+        ("a.b.c.d=true", True),
+        ("name='3'", "3"),
+    ],
+)
+def test_override_sets_a_yaml_value(override: str, value: Any) -> None:
+    root = tree()
+    apply_override(root, override)
+    node: Any = root
+    for part in override.split("=")[0].split("."):
+        node = node[part]
+    assert node == value
+
+
+def test_override_leaves_everything_beside_it() -> None:
+    root = tree()
+    apply_override(root, "ppo.kl.coef=0.5")
+    assert root["ppo"] == {"prompts": "prompts.jsonl", "kl": {"kind": "adaptive", "target": 6, "coef": 0.5}}
+    assert {key: value for key, value in root.items() if key != "ppo"} == {
+        key: value for key, value in tree().items() if key != "ppo"
+    }
+
+
+def test_override_makes_levels_in_an_empty_one() -> None:
+    root: dict[str, Any] = {"ppo": None}
+    apply_override(root, "ppo.kl.coef=0.5")
+    assert root == {"ppo": {"kl": {"coef": 0.5}}}
+
+
+def test_override_of_an_alias_leaves_its_anchor(tmp_path: Path) -> None:
+    """YAML hands out one object for both, so a careless write would change the other stage too."""
+    text = TEXT.replace("ppo: {", "ppo: {sampling: &shared {temperature: 0.9}, ")
+    text = text.replace("evaluate: {", "evaluate: {sampling: *shared, ")
+    recipe = load_recipe(written(tmp_path, text), ["ppo.sampling.temperature=0.5"])
+    assert recipe.ppo is not None
+    assert recipe.evaluate is not None
+    assert (recipe.ppo.sampling.temperature, recipe.evaluate.sampling.temperature) == (0.5, 0.9)
+
+
+@pytest.mark.parametrize("override", ["ppo.kl.coef", "=3", "ppo..coef=1", ".seed=1", "ppo.=1", ""])
+def test_override_of_another_form(override: str) -> None:
+    with pytest.raises(UserError, match=re.escape(f"--set {override!r} should look like ppo.kl.coef=0.1")):
+        apply_override(tree(), override)
+
+
+@pytest.mark.parametrize(
+    ("override", "sentence"),
+    [
+        ("seed.x=1", "--set seed.x: `seed` has no keys in the recipe, it is 7; set all of it"),
+        ("sft.data.limit=3", "--set sft.data.limit: `data` has no keys in the recipe, it is 'demos.jsonl'"),
+        ("ppo.reward.0.weight=3", "--set ppo.reward.0.weight: `reward` has no keys in the recipe, it is [{"),
+        ("ppo.kl={coef: 3", "--set ppo.kl: '{coef: 3' is not a YAML value; put it in quotes"),
+    ],
+)
+def test_override_that_cannot_be_made(override: str, sentence: str) -> None:
+    root = tree(seed=7, ppo=PPO | {"reward": [{"model": "reward"}]})
+    with pytest.raises(UserError) as caught:
+        apply_override(root, override)
+    assert sentence in str(caught.value)
+
+
+def test_overrides_are_validated_like_the_file(tmp_path: Path) -> None:
+    recipe = load_recipe(written(tmp_path), ["ppo.kl.target=3", "ppo.kl.target=4", "sft.lr=2e-3"])
+    assert recipe.ppo is not None
+    assert recipe.sft is not None
+    assert (recipe.ppo.kl.target, recipe.sft.lr) == (4.0, 2e-3)
+    with pytest.raises(UserError, match=r"unknown key `ppo\.kl\.coeff`; did you mean `coef`\?"):
+        load_recipe(written(tmp_path), ["ppo.kl.coeff=0.1"])

@@ -1,0 +1,268 @@
+from __future__ import annotations
+
+import math
+from itertools import combinations
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from keel import batching
+from keel.config.sampling import SamplingConfig
+from keel.engines.base import DrawKey
+from keel.engines.sampler import choose_tokens
+from keel.models.policy import Policy
+from keel.records import PromptItem, Samples
+from keel.seeds import Draws
+from tests.engines.helpers import KEY, exact_logits, exact_logprobs, items, rows_of, sampler_of, tiny_policy
+from tests.worlds import VOCAB
+
+LENGTHS = (1, 9, 4, 4, 13, 2, 7, 5, 11, 3)
+MANY_ENDS = range(60)  # a fifth of all tokens, so that responses of every length end
+
+
+def responses(samples: Samples) -> list[list[int]]:
+    sequences = samples.sequences
+    return [
+        tokens[mask].tolist()
+        for tokens, mask in zip(sequences.response_tokens(), sequences.response_mask, strict=True)
+    ]
+
+
+def generated(policy: Policy, prompt: PromptItem, eos: list[int] | None, length: int) -> list[int]:
+    """transformers' own greedy decoding of one prompt alone."""
+    model: Any = policy.backbone
+    model.generation_config.eos_token_id = eos
+    ids = torch.tensor([prompt.tokens])
+    output = model.generate(
+        ids, attention_mask=torch.ones_like(ids), do_sample=False, max_new_tokens=length, pad_token_id=VOCAB - 1
+    )
+    tokens: list[int] = output[0, len(prompt.tokens) :].tolist()
+    return tokens
+
+
+def ends_of_many_lengths(rows: list[list[int]]) -> list[int]:
+    """Two tokens that, as end tokens, cut the rows to at least four lengths and leave one whole."""
+    for pair in combinations(sorted({token for row in rows for token in row}), 2):
+        lengths = {min((row.index(end) + 1 for end in pair if end in row), default=len(row)) for row in rows}
+        if len(lengths) >= 4 and len(rows[0]) in lengths:
+            return list(pair)
+    raise AssertionError("no two tokens would do")
+
+
+@pytest.mark.parametrize("family", ["llama", "gpt2", "gemma2"])
+def test_greedy_is_transformers_generate_token_for_token(family: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    policy, prompts = tiny_policy(family), items(LENGTHS)
+    endless = [generated(policy, prompt, None, 14) for prompt in prompts]
+    eos = ends_of_many_lengths(endless)
+    expected = [generated(policy, prompt, eos, 14) for prompt in prompts]
+    assert len({len(row) for row in expected}) >= 4
+
+    batch_sizes: list[int] = []
+    next_logits = policy.next_logits
+
+    def watched(tokens: Tensor, *rest: Any) -> Tensor:
+        batch_sizes.append(len(tokens))
+        return next_logits(tokens, *rest)
+
+    monkeypatch.setattr(policy, "next_logits", watched)
+    samples = sampler_of(policy, eos).sample(prompts, SamplingConfig(max_new_tokens=14, temperature=0.0), KEY)
+    assert responses(samples) == expected
+    assert samples.ended.tolist() == [row[-1] in (0, *eos) for row in expected]
+    assert samples.logprobs is None
+    assert len(set(batch_sizes)) >= 3, "finished rows should have left the batch"
+    best_two = torch.cat([exact_logits(policy.backbone, row) for row in rows_of(samples.sequences)]).topk(2).values
+    assert float((best_two[:, 0] - best_two[:, 1]).min()) > 1e-4, "a tie would make this test mean nothing"
+
+
+def config(**changes: Any) -> SamplingConfig:
+    return SamplingConfig(**{"max_new_tokens": 12, "temperature": 0.8, **changes})
+
+
+@pytest.mark.parametrize("family", ["llama", "gpt2", "gemma2"])
+def test_a_response_is_its_own_whatever_the_batch(family: str) -> None:
+    sampler, prompts = sampler_of(tiny_policy(family), MANY_ENDS), items(LENGTHS)
+    together = sampler.sample(prompts, config(), KEY)
+    expected = responses(together)
+    assert len({len(row) for row in expected}) >= 4
+    assert together.logprobs is not None
+    for batch in (1, 3, 9):
+        cut = sampler.sample(prompts, config(batch=batch), KEY)
+        assert responses(cut) == expected
+        assert cut.logprobs is not None
+        torch.testing.assert_close(cut.logprobs, together.logprobs, rtol=0, atol=1e-5)
+        assert cut.texts == together.texts
+    for first in (2, 7):  # other batch mates: the global number of a sample names its draws
+        key = DrawKey(KEY.draws, KEY.purpose, KEY.iteration, first_sample=first)
+        assert responses(sampler.sample(prompts[first:], config(), key)) == expected[first:]
+
+
+def test_draws_differ_by_sample_iteration_purpose_and_seed() -> None:
+    sampler, prompts = sampler_of(tiny_policy()), items([4]) * 3
+    other = DrawKey(Draws(1, "test"), KEY.purpose, KEY.iteration)
+    keys = [KEY, DrawKey(KEY.draws, KEY.purpose, 4), DrawKey(KEY.draws, "other", KEY.iteration), other]
+    rows = [tuple(row) for key in keys for row in responses(sampler.sample(prompts, config(), key))]
+    assert len(set(rows)) == len(keys) * len(prompts)
+
+
+def test_a_longer_limit_extends_the_same_response() -> None:
+    sampler, prompts = sampler_of(tiny_policy(), MANY_ENDS), items(LENGTHS)
+    short = responses(sampler.sample(prompts, config(max_new_tokens=3), KEY))
+    long = responses(sampler.sample(prompts, config(), KEY))
+    assert [row[:3] for row in long] == short
+
+
+@pytest.mark.parametrize("family", ["llama", "gpt2", "gemma2"])
+@pytest.mark.parametrize("temperature", [0.7, 1.0])
+def test_logprobs_are_those_of_a_full_forward_at_the_temperature(family: str, temperature: float) -> None:
+    policy = tiny_policy(family)
+    samples = sampler_of(policy, MANY_ENDS).sample(items(LENGTHS), config(temperature=temperature), KEY)
+    assert samples.logprobs is not None
+    for row, found in zip(rows_of(samples.sequences), samples.logprobs, strict=True):
+        expected = exact_logprobs(policy.backbone, row, temperature)
+        torch.testing.assert_close(found[: len(expected)].double(), expected, rtol=0, atol=1e-5)
+        assert not found[len(expected) :].any()
+
+
+def test_truncated_sampling_has_no_logprobs() -> None:
+    sampler, prompts = sampler_of(tiny_policy()), items([3, 5])
+    assert sampler.sample(prompts, config(top_k=5), KEY).logprobs is None
+    assert sampler.sample(prompts, config(top_p=0.9), KEY).logprobs is None
+
+
+def test_an_end_token_in_the_prompt_ends_nothing() -> None:
+    # Some tokenizers start every text with their end token; here it also stands inside and last.
+    eos, policy = {0, 5}, tiny_policy()
+    prompts = [
+        PromptItem(tokens, text="", row={}, source="")
+        for tokens in ((0,), (0, 17, 0, 21), (5, 5, 5), (0, 9, 8, 7, 6, 5, 4, 0))
+    ]
+    samples = sampler_of(policy, eos).sample(prompts, SamplingConfig(max_new_tokens=6, temperature=0.0), KEY)
+    expected = [generated(policy, prompt, [0, 5], 6) for prompt in prompts]
+    assert responses(samples) == expected
+    assert all(len(row) == 6 for row in expected)
+    assert not samples.ended.any()
+
+
+def test_each_end_token_ends_and_is_the_last_one() -> None:
+    samples = sampler_of(tiny_policy(), MANY_ENDS).sample(items([4] * 200), config(batch=64), KEY)
+    found = responses(samples)
+    last = [row[-1] for row, ended in zip(found, samples.ended.tolist(), strict=True) if ended]
+    assert len(set(last)) > 20
+    assert not any(token in MANY_ENDS for row in found for token in row[:-1])
+    assert [row[-1] in MANY_ENDS for row in found] == samples.ended.tolist()
+    assert all(len(row) == 12 for row, ended in zip(found, samples.ended.tolist(), strict=True) if not ended)
+    # An end token at the last possible place is an end, not a cut.
+    assert any(len(row) == 12 and ended for row, ended in zip(found, samples.ended.tolist(), strict=True))
+
+
+def test_texts_are_without_the_end_token() -> None:
+    sampler = sampler_of(tiny_policy(), MANY_ENDS)
+    samples = sampler.sample(items(LENGTHS), config(), KEY)
+    for row, text, ended in zip(responses(samples), samples.texts, samples.ended.tolist(), strict=True):
+        kept = row[:-1] if ended else row
+        assert text == sampler.renderer.codec.hf.decode(kept, skip_special_tokens=True)
+
+
+def test_what_fills_the_padding_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    sampler, prompts = sampler_of(tiny_policy(), MANY_ENDS), items(LENGTHS)
+    before = sampler.sample(prompts, config(), KEY)
+    monkeypatch.setattr(batching, "FILL", 77)
+    after = sampler.sample(prompts, config(), KEY)
+    assert responses(after) == responses(before)
+    assert before.logprobs is not None
+    assert after.logprobs is not None
+    assert torch.equal(before.logprobs, after.logprobs)
+    assert (after.sequences.tokens == 77).sum() > (before.sequences.tokens == 77).sum()
+
+
+# --- one token: exact probabilities
+
+
+def logits_row() -> Tensor:
+    """Ten tokens of which two are impossible; the others without ties."""
+    logits = torch.tensor([1.5, -1.0, -torch.inf, 0.3, 2.0, -3.0, 0.9, -0.4, 0.1, -torch.inf])
+    return logits
+
+
+def naive_probabilities(logits: Tensor, temperature: float, top_k: int, top_p: float) -> list[float]:
+    """By hand: rank the tokens, keep the first k until p is reached, renormalise."""
+    weights = [math.exp(value / temperature) for value in logits.tolist()]
+    total = sum(weights)
+    probabilities = [weight / total for weight in weights]
+    kept: list[int] = []
+    reached = 0.0
+    for token in sorted(range(len(probabilities)), key=lambda index: -probabilities[index]):
+        if reached >= top_p or (top_k and len(kept) == top_k):
+            break
+        kept.append(token)
+        reached += probabilities[token]
+    return [p / reached if token in kept else 0.0 for token, p in enumerate(probabilities)]
+
+
+CUTS = [(1.0, 0, 1.0), (0.6, 0, 1.0), (1.7, 3, 1.0), (1.0, 1, 1.0), (1.0, 0, 0.5), (1.0, 0, 0.05), (0.8, 4, 0.85)]
+CUTS += [(1.0, 30, 0.999), (2.5, 5, 0.3)]
+
+
+@pytest.mark.parametrize(("temperature", "top_k", "top_p"), CUTS)
+def test_evenly_spread_uniforms_hit_each_token_by_its_probability(
+    temperature: float, top_k: int, top_p: float
+) -> None:
+    number = 5000
+    uniforms = (torch.arange(number) + 0.5) / number
+    sampling = SamplingConfig(temperature=temperature, top_k=top_k, top_p=top_p)
+    chosen = choose_tokens(logits_row().expand(number, -1), sampling, uniforms)
+    counts = torch.bincount(chosen, minlength=10).tolist()
+    expected = naive_probabilities(logits_row(), temperature, top_k, top_p)
+    for count, probability in zip(counts, expected, strict=True):
+        assert abs(count - number * probability) <= 1.01  # the grid points that an interval of this length holds
+        assert count == 0 or probability > 0
+
+
+@pytest.mark.parametrize(("temperature", "top_k", "top_p"), [(0.7, 0, 1.0), (1.0, 4, 0.9)])
+def test_frequencies_with_counter_based_uniforms(temperature: float, top_k: int, top_p: float) -> None:
+    number = 20_000
+    uniforms = Draws(0, "test").uniforms("frequency", iteration=0, samples=range(number), length=1)[:, 0]
+    sampling = SamplingConfig(temperature=temperature, top_k=top_k, top_p=top_p)
+    chosen = choose_tokens(logits_row().expand(number, -1), sampling, torch.from_numpy(uniforms).float())
+    counts = torch.bincount(chosen, minlength=10).tolist()
+    expected = naive_probabilities(logits_row(), temperature, top_k, top_p)
+    possible = [token for token, probability in enumerate(expected) if probability > 0]
+    assert sum(counts[token] for token in possible) == number
+    chi_square = sum((counts[t] - number * expected[t]) ** 2 / (number * expected[t]) for t in possible)
+    assert chi_square < 27.9  # 7 degrees of freedom or fewer: exceeded once in 4,000 seeds
+
+
+@pytest.mark.parametrize("top_k", [0, 2])
+def test_the_ends_of_the_unit_interval(top_k: int) -> None:
+    impossible = -torch.inf
+    logits = torch.tensor(
+        [
+            [impossible, 0.0, 1.0, impossible, 2.0, impossible],
+            [0.0, impossible, impossible, impossible, impossible, impossible],
+            [impossible, impossible, impossible, impossible, impossible, 0.0],
+            [200.0, 0.0, -200.0, 400.0, -100.0, -200.0],  # all but one underflow to 0
+        ]
+    )
+    sampling = SamplingConfig(temperature=1.0, top_k=top_k)
+    ends = {0.0: [2 if top_k else 1, 0, 5, 3], float(np.nextafter(1.0, 0.0)): [4, 0, 5, 3]}
+    for uniform, expected in ends.items():
+        assert choose_tokens(logits, sampling, torch.full((4,), uniform)).tolist() == expected
+
+
+def test_no_uniform_ever_draws_an_impossible_token() -> None:
+    # As many tokens as a real vocabulary, so that sums are rounded; every second one is impossible.
+    generator = torch.Generator().manual_seed(0)
+    logits = torch.randn((1, 60_000), generator=generator) * 3
+    logits[:, ::2] = -torch.inf
+    logits[:, -5000:] = -torch.inf
+    uniforms = torch.cat([torch.linspace(0, 1, 400), 1 - torch.logspace(-9, -5, 100)])
+    chosen = choose_tokens(logits.expand(len(uniforms), -1), SamplingConfig(temperature=1.0), uniforms)
+    assert torch.isfinite(logits[0, chosen]).all()
+
+
+def test_temperature_zero_is_the_argmax() -> None:
+    logits = torch.stack([logits_row(), logits_row().flip(0)])
+    assert choose_tokens(logits, SamplingConfig(temperature=0.0), torch.tensor([0.99, 0.99])).tolist() == [4, 5]

@@ -1,0 +1,126 @@
+from __future__ import annotations
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from keel.batching import cut_by_tokens, pad_left, pad_rows, row_batches, take, take_tokens, to_device
+from keel.records import EncodedRow
+
+TOKENS = st.lists(st.integers(1, 50), min_size=1, max_size=8)
+
+
+@st.composite
+def encoded(draw: st.DrawFn) -> EncodedRow:
+    tokens = draw(TOKENS)
+    return EncodedRow(tuple(tokens), draw(st.integers(1, len(tokens))))
+
+
+ROWS = st.lists(encoded(), min_size=1, max_size=8)
+
+
+def unpadded(tokens: torch.Tensor, lengths: torch.Tensor) -> list[tuple[int, ...]]:
+    return [tuple(row[:n]) for row, n in zip(tokens.tolist(), lengths.tolist(), strict=True)]
+
+
+def test_pad_rows_by_hand() -> None:
+    batch = pad_rows([EncodedRow((5, 6, 7), 1), EncodedRow((8, 9), 1), EncodedRow((4,), 1)])
+    assert batch.tokens.tolist() == [[5, 6, 7], [8, 9, 0], [4, 0, 0]]
+    assert batch.prompt_lengths.tolist() == [1, 1, 1]
+    assert batch.response_mask.tolist() == [[True, True], [True, False], [False, False]]
+    assert batch.tokens.dtype == batch.prompt_lengths.dtype == torch.int64
+
+
+@given(ROWS)
+def test_padding_loses_nothing_and_adds_no_more_than_needed(rows: list[EncodedRow]) -> None:
+    batch = pad_rows(rows)
+    assert unpadded(batch.tokens, batch.lengths) == [row.tokens for row in rows]
+    assert batch.prompt_lengths.tolist() == [row.prompt_length for row in rows]
+    assert batch.tokens.shape == (len(rows), max(len(row.tokens) for row in rows))
+    assert batch.response_mask.shape[1] == max(row.response_length for row in rows)
+    # The mask has no hole: its first `response_length` entries are True, the rest are not.
+    assert [sorted(row, reverse=True) for row in batch.response_mask.tolist()] == batch.response_mask.tolist()
+    assert batch.response_lengths.tolist() == [row.response_length for row in rows]
+
+
+@given(st.lists(TOKENS, min_size=1, max_size=6))
+def test_pad_left_aligns_the_ends(prompts: list[list[int]]) -> None:
+    tokens, mask = pad_left(prompts)
+    assert [row[marks].tolist() for row, marks in zip(tokens, mask, strict=True)] == prompts
+    assert mask[:, -1].all()
+    assert [sorted(row) for row in mask.tolist()] == mask.tolist()  # False first
+    assert tokens.shape[1] == max(map(len, prompts))
+    assert tokens.dtype == torch.int64
+
+
+@given(ROWS, st.data())
+def test_taking_rows_is_padding_them_alone(rows: list[EncodedRow], data: st.DataObject) -> None:
+    chosen = data.draw(st.lists(st.integers(0, len(rows) - 1), min_size=1, max_size=6))
+    batch = pad_rows(rows)
+    part, alone = take(batch, chosen), pad_rows([rows[index] for index in chosen])
+    assert torch.equal(part.tokens, alone.tokens)
+    assert torch.equal(part.prompt_lengths, alone.prompt_lengths)
+    assert torch.equal(part.response_mask, alone.response_mask)
+    # A per-token field is cut with it: here each token's value is its id.
+    values = take_tokens(batch.response_tokens(), batch, chosen)
+    assert torch.equal(values[part.response_mask], part.response_tokens()[part.response_mask])
+    assert values.shape == part.response_mask.shape
+
+
+ITEMS = st.lists(st.tuples(st.integers(1, 30), st.integers(1, 5)), max_size=20)
+
+
+@given(ITEMS, st.integers(1, 100), st.booleans())
+def test_cut_holds_every_item_once_within_the_budget(
+    items: list[tuple[int, int]], budget: int, with_counts: bool
+) -> None:
+    lengths = [length for length, _ in items]
+    counts = [count if with_counts else 1 for _, count in items]
+    groups = cut_by_tokens(lengths, budget, counts if with_counts else None)
+    in_order = [item for group in groups for item in group]
+    assert sorted(in_order) == list(range(len(items)))
+    assert [lengths[item] for item in in_order] == sorted(lengths, reverse=True)
+    for group in groups:
+        padded = max(lengths[item] for item in group) * sum(counts[item] for item in group)
+        assert padded <= budget or len(group) == 1
+
+
+@given(ITEMS, st.integers(1, 100))
+def test_cut_opens_no_group_that_it_does_not_need(items: list[tuple[int, int]], budget: int) -> None:
+    lengths = [length for length, _ in items]
+    groups = cut_by_tokens(lengths, budget)
+    for group, following in zip(groups, groups[1:], strict=False):
+        assert (len(group) + 1) * lengths[group[0]] > budget, (group, following)
+
+
+def test_cut_by_hand() -> None:
+    assert cut_by_tokens([], 10) == []
+    assert cut_by_tokens([3, 9, 4, 4, 1], 8) == [[1], [2, 3], [0, 4]]
+    assert cut_by_tokens([2, 2, 2], 4) == [[0, 1], [2]]  # among equals the first comes first
+    # 3 rows of 2 and one more fill a budget of 8; two items of 3 rows do not fit together
+    assert cut_by_tokens([2, 2, 2], 8, [3, 1, 3]) == [[0, 1], [2]]
+
+
+@given(ROWS, st.integers(1, 40))
+def test_row_batches_hold_every_row_once(rows: list[EncodedRow], budget: int) -> None:
+    batches = row_batches(rows, budget)
+    seen = [
+        (tokens, prompt)
+        for batch in batches
+        for tokens, prompt in zip(unpadded(batch.tokens, batch.lengths), batch.prompt_lengths.tolist(), strict=True)
+    ]
+    assert sorted(seen) == sorted((row.tokens, row.prompt_length) for row in rows)
+    assert all(batch.tokens.numel() <= budget or len(batch) == 1 for batch in batches)
+    assert sum(batch.weight for batch in batches) == sum(row.response_length for row in rows)
+
+
+def test_an_empty_batch_is_refused() -> None:
+    with pytest.raises(ValueError, match="empty"):
+        pad_rows([])
+
+
+def test_to_device_moves_every_field() -> None:
+    batch = pad_rows([EncodedRow((5, 6, 7), 1)])
+    moved = to_device(batch, torch.device("meta"))
+    assert {field.device.type for field in (moved.tokens, moved.prompt_lengths, moved.response_mask)} == {"meta"}
