@@ -24,7 +24,10 @@ KEY = DrawKey(Draws(0, "test"), "response", iteration=3)
 
 def tiny_policy(family: str = "llama", *, critic: bool = False, seed: int = 0) -> Policy:
     """A policy whose critic, if it has one, is random."""
-    policy = Policy(tiny_lm(family, seed=seed), critic=critic).eval()
+    backbone: Any = tiny_lm(family, seed=seed)
+    if family == "gpt2":  # its last bias alone would decide which token is likeliest, in every state
+        nn.init.zeros_(backbone.transformer.ln_f.bias)
+    policy = Policy(backbone, critic=critic).eval()
     if policy.value_head is not None:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed + 1)

@@ -19,7 +19,6 @@ from keel.config.reward import RewardConfig
 from keel.config.sft import SFTConfig
 from keel.errors import UserError
 
-
 _INTERNAL = ("function-", "literal[", "[key]")  # what pydantic adds to a fault's path
 
 

@@ -8,7 +8,6 @@ from pydantic import Field
 
 from keel.config.base import Config
 
-
 _Decay = Annotated[float, Field(ge=0, lt=1)]
 
 

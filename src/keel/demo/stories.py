@@ -20,11 +20,14 @@ OPENINGS = (
 )
 HELD_OUT_NAMES = ("Lucy", "Jack", "Sara")
 
-HAPPY = frozenset(
-    "happy happily smiled smile smiles laughed laugh love loved hugged hug glad proud fun friend friends together "
-    "thanked thank safe joy best kind".split()
-)
-SAD = frozenset("sad cried cry crying scared angry hurt lost broke broken alone afraid died mad upset worried".split())
+_HAPPY_WORDS = """
+happy happily smiled smile smiles laughed laugh love loved hugged hug glad proud fun friend friends together thanked
+thank safe joy best kind
+"""
+_SAD_WORDS = """
+sad cried cry crying scared angry hurt lost broke broken alone afraid died mad upset worried
+"""
+HAPPY, SAD = frozenset(_HAPPY_WORDS.split()), frozenset(_SAD_WORDS.split())
 CLOSING = ("the end", "from that day on", "lived happily", "ever after", "the moral of the story")
 
 _SENTENCE = re.compile(r"[^.!?]*[.!?]+[\"']*")

@@ -1,4 +1,4 @@
-"""The losses of the stages: module and micro-batch in, a scalar (over the minibatch's denominator) and statistics out."""
+"""The losses of the stages: a module and a micro-batch in, a scalar and its statistics out."""
 
 from __future__ import annotations
 

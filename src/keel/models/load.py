@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from safetensors import SafetensorError
 from torch import nn
-from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
+from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSequenceClassification
 
 from keel.errors import UserError, first_line
 from keel.models.quiet import quiet_transformers
@@ -35,6 +35,16 @@ def load_causal_lm(source: str, *, trust_remote_code: bool = False) -> nn.Module
     """
     model: nn.Module = _load(AutoModelForCausalLM, source, trust_remote_code=trust_remote_code)
     return model
+
+
+def context_length(source: str, *, trust_remote_code: bool = False) -> int | None:
+    """The longest text in tokens that the model's positions allow; None where its config states no limit."""
+    try:
+        config = AutoConfig.from_pretrained(source, trust_remote_code=trust_remote_code)
+    except (OSError, ValueError) as error:
+        raise UserError(f"no model could be loaded from {source}: {first_line(error)}{_hint(source)}") from error
+    limit = getattr(config.get_text_config(), "max_position_embeddings", None)
+    return None if limit is None else int(limit)
 
 
 def load_classifier(source: str, *, trust_remote_code: bool = False) -> nn.Module:

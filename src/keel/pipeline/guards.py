@@ -51,6 +51,6 @@ def watch_variation(scores: Tensor, iteration: int, warn: Callable[[str], None])
     """A rollout whose scores are all alike teaches nothing but the leash: say so."""
     if len(scores) > 1 and float(scores.max() - scores.min()) == 0.0:
         warn(
-            f"ppo: warning: all {len(scores)} responses of iteration {iteration} have the score {float(scores[0]):.4g}, "
-            "so only the KL teaches; look at the reward"
+            f"ppo: warning: all {len(scores)} responses of iteration {iteration} have the score "
+            f"{float(scores[0]):.4g}, so only the KL teaches; look at the reward"
         )

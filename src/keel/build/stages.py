@@ -1,35 +1,24 @@
-"""The composition root: from a recipe to engines to stages. The only place that knows every part."""
+"""Each stage from its configuration: models and data loaded, engines made, the stage run."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
+from collections.abc import Callable, Mapping
 from typing import Any
 
-from torch import nn
-
 from keel.annotate.scripted import ScriptedAnnotator
-from keel.config.data import DataConfig
-from keel.config.ppo import RewardSource
-from keel.config.recipe import Recipe
-from keel.config.sampling import SamplingConfig
-from keel.data.load import Loaded, load_comparisons, load_demonstrations, load_prompts
-from keel.data.reasons import Check
-from keel.engines.base import DrawKey, Scorer
+from keel.build.workbench import SCORING_TOKENS, Workbench
+from keel.data.load import load_comparisons, load_demonstrations
 from keel.engines.learner import GradientLearner
 from keel.engines.losses import ppo_loss, reward_loss, sft_loss
 from keel.engines.sampler import CachedSampler
 from keel.engines.scorers import (
-    FunctionScorer,
     PolicyScorer,
     RewardModelScorer,
-    WeightedScorer,
     explain_ratio,
 )
 from keel.errors import UserError
-from keel.inputs import Inputs, stage_identity, stage_inputs
 from keel.models.export import save_policy, save_reward_model
-from keel.models.load import load_causal_lm, load_classifier, resolve_device
+from keel.models.load import load_classifier
 from keel.models.policy import Policy
 from keel.models.reward import RewardModel
 from keel.models.scratch import scratch_causal_lm
@@ -44,134 +33,23 @@ from keel.pipeline.rollouts import Actors
 from keel.pipeline.sft import train_sft
 from keel.records import EncodedRow, Pairs, PolicyBatch, Sequences
 from keel.references import resolve
-from keel.runs.console import Console
-from keel.runs.layout import STAGES
-from keel.runs.run import Run, StageRun
 from keel.schema import Comparison, Prompt
-from keel.seeds import Draws
 from keel.text.render import Renderer, dialogue_text
 from keel.text.templates import install_template
-from keel.text.tokenizers import TextCodec, load_codec, train_codec
-from keel.user_functions import checked
-
-_SCORING_TOKENS = 16_384  # padded tokens a forward without gradient
-
-
-def run_recipe(
-    recipe: Recipe,
-    out: Path,
-    *,
-    console: Console,
-    only: str | None = None,
-    reuse: Path | None = None,
-    fresh_from: str | None = None,
-) -> None:
-    """Walk the recipe's stages in `out`: finished ones are skipped, an interrupted one goes on where it was.
-
-    `only` runs that one stage (what it needs must be there). Raises UserError for whatever the user can mend.
-    """
-    with Run.open(out, recipe.name, reuse=reuse, fresh_from=fresh_from, console=console.say) as run:
-        run.write_recipe(recipe.model_dump(mode="json"))
-        for name in STAGES:
-            if getattr(recipe, name) is None or (only is not None and name != only):
-                continue
-            inputs = stage_inputs(recipe, out, name)
-            _require_there(recipe, out, name, inputs)
-            stage = run.stage(name, stage_identity(recipe, name, inputs))
-            if stage.finished:
-                console.say(f"{name}: finished before, skipped.")
-                continue
-            stage.begin()
-            summary = _RUNNERS[name](Workbench(recipe, inputs, stage, console))
-            stage.finish(summary)
-
-
-def _require_there(recipe: Recipe, out: Path, stage: str, inputs: Inputs) -> None:
-    """An earlier stage's artefact that this one needs must exist."""
-    sources = [*inputs.models.values(), *(source.model for source in inputs.rewards if source.model)]
-    sources += [str(data.path) for data in inputs.data.values() if data.path]
-    for source in sources:
-        path = Path(source)
-        if path.is_relative_to(out) and not path.exists():
-            earlier = path.relative_to(out).parts[0]
-            raise UserError(f"{stage} needs the {earlier} stage, which has not finished in {out}; run it first")
-
-
-class Workbench:
-    """What every stage's runner needs: the recipe, the stage's inputs and directory, and loading with checks."""
-
-    def __init__(self, recipe: Recipe, inputs: Inputs, stage: StageRun, console: Console) -> None:
-        self.recipe = recipe
-        self.inputs = inputs
-        self.stage = stage
-        self.console = console
-        self.draws = Draws(recipe.seed, stage.name)
-        self.device = resolve_device(recipe.device)
-
-    def renderer(self, source: str) -> Renderer:
-        """The text side of a model."""
-        model = self.recipe.model
-        return load_renderer(source, chat_template=model.chat_template, trust_remote_code=model.trust_remote_code)
-
-    def policy(self, source: str, *, critic: bool = False) -> Policy:
-        """A causal language model on the device."""
-        backbone = load_causal_lm(source, trust_remote_code=self.recipe.model.trust_remote_code)
-        return Policy(backbone, critic=critic).to(self.device).eval()
-
-    def prompts(self, key: str, renderer: Renderer, max_tokens: int) -> Loaded[Prompt]:
-        """The prompts of one input, those too long left out."""
-        loaded = load_prompts(self.inputs.data[key], fits=lambda row: renderer.length(row) <= max_tokens)
-        self.report(self.inputs.data[key], loaded.check)
-        return loaded
-
-    def report(self, data: DataConfig, check: Check) -> None:
-        """Say which rows were left out, if any."""
-        if check.unusable:
-            reasons = ", ".join(
-                f"{count} {reason.value}" for reason, count in check.counts.items() if not reason.is_warning
-            )
-            self.console.say(
-                f"{self.stage.name}: {data.name}: {check.unusable} of {check.total} rows left out ({reasons})."
-            )
-
-    def scorer(self, renderer: Renderer) -> Scorer:
-        """The weighted rewards of the stage."""
-        return WeightedScorer([(self._reward(source, renderer), source.weight) for source in self.inputs.rewards])
-
-    def function(self, key: str) -> Scorer | None:
-        """The user's function of that key as a scorer, if there is one."""
-        reference = self.inputs.functions.get(key)
-        return None if reference is None else FunctionScorer(key, checked(reference, resolve(reference)))
-
-    def _reward(self, source: RewardSource, renderer: Renderer) -> Scorer:
-        if source.function is not None:
-            return FunctionScorer(source.name, checked(source.function, resolve(source.function)))
-        assert source.model is not None
-        model = RewardModel(load_classifier(source.model)).to(self.device).eval()
-        own = self.renderer(source.model)
-        shared = renderer.codec.hf.get_vocab().items() <= own.codec.hf.get_vocab().items()
-        return RewardModelScorer(source.name, model, token_budget=_SCORING_TOKENS, renderer=None if shared else own)
-
-
-def load_renderer(source: str, *, chat_template: str = "auto", trust_remote_code: bool = False) -> Renderer:
-    """A model's tokenizer with its one chat template, as the owner of ids."""
-    codec = load_codec(source, trust_remote_code=trust_remote_code)
-    install_template(codec, chat_template)
-    return Renderer(codec)
+from keel.text.tokenizers import TextCodec, train_codec
 
 
 def run_sft(bench: Workbench) -> dict[str, Any]:
     """Supervised fine-tuning of the base, or of a model from nothing."""
     config = bench.recipe.sft
     assert config is not None
-    renderer = bench.renderer(bench.inputs.models["base"]) if bench.recipe.model.base else _scratch_renderer(bench)
-    loaded = load_demonstrations(config.data, fits=lambda row: renderer.length(row) <= config.max_tokens)
+    renderer = _scratch_renderer(bench) if bench.recipe.model.scratch else bench.renderer(bench.inputs.models["base"])
+    scratch, base = bench.recipe.model.scratch, bench.inputs.models.get("base", "")
+    room = min(config.max_tokens, scratch.context) if scratch else bench.room(base, config.max_tokens)
+    loaded = load_demonstrations(config.data, fits=lambda row: renderer.length(row) <= room)
     bench.report(config.data, loaded.check)
     train = [renderer.demonstration(row) for row in loaded.train]
-    if bench.recipe.model.scratch:
-        policy = Policy(_scratch_backbone(bench, renderer.codec)).to(bench.device).eval()
-    else:
-        policy = bench.policy(bench.inputs.models["base"])
+    policy = _scratch_policy(bench, renderer.codec) if scratch else bench.policy(base)
     learner = GradientLearner[Sequences]("sft", policy, sft_loss, config, total_steps=total_steps(config, len(train)))
     return train_sft(
         config,
@@ -201,10 +79,10 @@ def _scratch_renderer(bench: Workbench) -> Renderer:
     return bench.renderer(str(folder))
 
 
-def _scratch_backbone(bench: Workbench, codec: TextCodec) -> nn.Module:
+def _scratch_policy(bench: Workbench, codec: TextCodec) -> Policy:
     scratch = bench.recipe.model.scratch
     assert scratch is not None
-    return scratch_causal_lm(
+    backbone = scratch_causal_lm(
         hidden=scratch.hidden,
         layers=scratch.layers,
         heads=scratch.heads,
@@ -214,6 +92,7 @@ def _scratch_backbone(bench: Workbench, codec: TextCodec) -> nn.Module:
         eos_id=int(codec.hf.eos_token_id),
         seed=bench.draws.torch_seed("weights"),
     )
+    return Policy(backbone).to(bench.device).eval()
 
 
 def run_collect(bench: Workbench) -> dict[str, Any]:
@@ -222,7 +101,8 @@ def run_collect(bench: Workbench) -> dict[str, Any]:
     assert config is not None
     source = bench.inputs.models["policy"]
     renderer = bench.renderer(source)
-    prompts = bench.prompts("collect.prompts", renderer, config.max_prompt_tokens)
+    room = bench.room(source, config.max_prompt_tokens, config.sampling)
+    prompts = bench.prompts("collect.prompts", renderer, room)
     script = config.annotator.script
     annotator = ScriptedAnnotator(resolve(script), temperature=config.annotator.temperature, name=script)
     return collect_comparisons(
@@ -243,7 +123,8 @@ def run_reward(bench: Workbench) -> dict[str, Any]:
     source = bench.inputs.models["init"]
     renderer = bench.renderer(source)
     data = bench.inputs.data["reward.data"]
-    loaded = load_comparisons(data, fits=lambda row: renderer.length(row) <= config.max_tokens)
+    room = bench.room(source, config.max_tokens)
+    loaded = load_comparisons(data, fits=lambda row: renderer.length(row) <= room)
     bench.report(data, loaded.check)
     model = RewardModel(load_classifier(source)).to(bench.device).eval()
     model.reset_head(bench.draws.torch_seed("head"))
@@ -258,7 +139,7 @@ def run_reward(bench: Workbench) -> dict[str, Any]:
         head=model.head,
         head_lr_scale=config.head_lr_scale,
     )
-    scorer = RewardModelScorer("reward", model, token_budget=_SCORING_TOKENS)
+    scorer = RewardModelScorer("reward", model, token_budget=SCORING_TOKENS)
     reference = bench.inputs.models["reference"]
     engines = RewardEngines(
         learner=learner,
@@ -291,10 +172,11 @@ def run_ppo(bench: Workbench) -> dict[str, Any]:
     assert config is not None
     source = bench.inputs.models["policy"]
     renderer = bench.renderer(source)
-    loaded = bench.prompts("ppo.prompts", renderer, config.max_prompt_tokens)
+    room = bench.room(source, config.max_prompt_tokens, config.sampling)
+    loaded = bench.prompts("ppo.prompts", renderer, room)
     held_out = loaded.validation
     if config.evaluate.prompts is not None:
-        other = bench.prompts("ppo.evaluate.prompts", renderer, config.max_prompt_tokens)
+        other = bench.prompts("ppo.evaluate.prompts", renderer, room)
         held_out = (*other.train, *other.validation)
     if not held_out:
         raise UserError("ppo has no held-out prompts: raise ppo.prompts.validation or give ppo.evaluate.prompts")
@@ -313,7 +195,7 @@ def run_ppo(bench: Workbench) -> dict[str, Any]:
     actors = Actors(
         sampler=CachedSampler(policy, renderer),
         policy=PolicyScorer(policy, temperature=temperature, token_budget=budget),
-        reference=PolicyScorer(reference, temperature=temperature, token_budget=_SCORING_TOKENS),
+        reference=PolicyScorer(reference, temperature=temperature, token_budget=SCORING_TOKENS),
         scorer=bench.scorer(renderer),
     )
     engines = PPOEngines(
@@ -342,11 +224,12 @@ def run_evaluate(bench: Workbench) -> dict[str, Any]:
     assert config is not None
     policy_source, reference_source = bench.inputs.models["policy"], bench.inputs.models["reference"]
     renderer = bench.renderer(policy_source)
-    loaded = bench.prompts("evaluate.prompts", renderer, config.max_prompt_tokens)
+    room = bench.room(policy_source, config.max_prompt_tokens, config.sampling)
+    loaded = bench.prompts("evaluate.prompts", renderer, room)
     policy, reference = bench.policy(policy_source), bench.policy(reference_source)
     temperature = config.sampling.temperature
     scorers = [
-        PolicyScorer(model, temperature=at, token_budget=_SCORING_TOKENS)
+        PolicyScorer(model, temperature=at, token_budget=SCORING_TOKENS)
         for at in (temperature, 1.0)
         for model in (policy, reference)
     ]
@@ -376,24 +259,10 @@ def run_evaluate(bench: Workbench) -> dict[str, Any]:
     )
 
 
-_RUNNERS: Mapping[str, Callable[[Workbench], dict[str, Any]]] = {
+RUNNERS: Mapping[str, Callable[[Workbench], dict[str, Any]]] = {
     "sft": run_sft,
     "collect": run_collect,
     "reward": run_reward,
     "ppo": run_ppo,
     "evaluate": run_evaluate,
 }
-
-
-def generate_responses(
-    source: str, prompts: Sequence[Prompt], sampling: SamplingConfig, *, samples: int, seed: int, device: str
-) -> list[dict[str, Any]]:
-    """`samples` responses of a model to each prompt, one {"prompt", "response", "ended"} each."""
-    renderer = load_renderer(source)
-    policy = Policy(load_causal_lm(source)).to(resolve_device(device)).eval()
-    items = [renderer.item(prompt) for prompt in prompts for _ in range(samples)]
-    drawn = CachedSampler(policy, renderer).sample(items, sampling, DrawKey(Draws(seed, "generate"), "response", 0))
-    return [
-        {"prompt": item.text, "response": text, "ended": ended}
-        for item, text, ended in zip(items, drawn.texts, drawn.ended.tolist(), strict=True)
-    ]

@@ -1,0 +1,79 @@
+"""The composition root: from a recipe to engines to stages. The only place that knows every part."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from keel.build.stages import RUNNERS
+from keel.build.workbench import Workbench, load_renderer
+from keel.config.recipe import Recipe
+from keel.config.sampling import SamplingConfig
+from keel.engines.base import DrawKey
+from keel.engines.sampler import CachedSampler
+from keel.errors import UserError
+from keel.inputs import Inputs, stage_identity, stage_inputs
+from keel.models.load import load_causal_lm, resolve_device
+from keel.models.policy import Policy
+from keel.runs.console import Console
+from keel.runs.layout import STAGES
+from keel.runs.run import Run
+from keel.schema import Prompt
+from keel.seeds import Draws
+
+__all__ = ["generate_responses", "load_renderer", "run_recipe"]
+
+
+def run_recipe(
+    recipe: Recipe,
+    out: Path,
+    *,
+    console: Console,
+    only: str | None = None,
+    reuse: Path | None = None,
+    fresh_from: str | None = None,
+) -> None:
+    """Walk the recipe's stages in `out`: finished ones are skipped, an interrupted one goes on where it was.
+
+    `only` runs that one stage (what it needs must be there). Raises UserError for whatever the user can mend.
+    """
+    with Run.open(out, recipe.name, reuse=reuse, fresh_from=fresh_from, console=console.say) as run:
+        run.write_recipe(recipe.model_dump(mode="json"))
+        for name in STAGES:
+            if getattr(recipe, name) is None or (only is not None and name != only):
+                continue
+            inputs = stage_inputs(recipe, out, name)
+            _require_there(recipe, out, name, inputs)
+            stage = run.stage(name, stage_identity(recipe, name, inputs))
+            if stage.finished:
+                console.say(f"{name}: finished before, skipped.")
+                continue
+            stage.begin()
+            summary = RUNNERS[name](Workbench(recipe, inputs, stage, console))
+            stage.finish(summary)
+
+
+def _require_there(recipe: Recipe, out: Path, stage: str, inputs: Inputs) -> None:
+    """An earlier stage's artefact that this one needs must exist."""
+    sources = [*inputs.models.values(), *(source.model for source in inputs.rewards if source.model)]
+    sources += [str(data.path) for data in inputs.data.values() if data.path]
+    for source in sources:
+        path = Path(source)
+        if path.is_relative_to(out) and not path.exists():
+            earlier = path.relative_to(out).parts[0]
+            raise UserError(f"{stage} needs the {earlier} stage, which has not finished in {out}; run it first")
+
+
+def generate_responses(
+    source: str, prompts: Sequence[Prompt], sampling: SamplingConfig, *, samples: int, seed: int, device: str
+) -> list[dict[str, Any]]:
+    """`samples` responses of a model to each prompt, one {"prompt", "response", "ended"} each."""
+    renderer = load_renderer(source)
+    policy = Policy(load_causal_lm(source)).to(resolve_device(device)).eval()
+    items = [renderer.item(prompt) for prompt in prompts for _ in range(samples)]
+    drawn = CachedSampler(policy, renderer).sample(items, sampling, DrawKey(Draws(seed, "generate"), "response", 0))
+    return [
+        {"prompt": item.text, "response": text, "ended": ended}
+        for item, text, ended in zip(items, drawn.texts, drawn.ended.tolist(), strict=True)
+    ]

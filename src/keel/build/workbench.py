@@ -1,0 +1,108 @@
+"""What every stage is built with: its inputs and directory, and loading with checks."""
+
+from __future__ import annotations
+
+from keel.config.data import DataConfig
+from keel.config.ppo import RewardSource
+from keel.config.recipe import Recipe
+from keel.config.sampling import SamplingConfig
+from keel.data.load import Loaded, load_prompts
+from keel.data.reasons import Check
+from keel.engines.base import Scorer
+from keel.engines.scorers import (
+    FunctionScorer,
+    RewardModelScorer,
+    WeightedScorer,
+)
+from keel.errors import UserError
+from keel.inputs import Inputs
+from keel.models.load import context_length, load_causal_lm, load_classifier, resolve_device
+from keel.models.policy import Policy
+from keel.models.reward import RewardModel
+from keel.references import resolve
+from keel.runs.console import Console
+from keel.runs.run import StageRun
+from keel.schema import Prompt
+from keel.seeds import Draws
+from keel.text.render import Renderer
+from keel.text.templates import install_template
+from keel.text.tokenizers import load_codec
+from keel.user_functions import checked
+
+SCORING_TOKENS = 16_384  # padded tokens a forward without gradient
+
+
+class Workbench:
+    """What every stage's runner needs: the recipe, the stage's inputs and directory, and loading with checks."""
+
+    def __init__(self, recipe: Recipe, inputs: Inputs, stage: StageRun, console: Console) -> None:
+        self.recipe = recipe
+        self.inputs = inputs
+        self.stage = stage
+        self.console = console
+        self.draws = Draws(recipe.seed, stage.name)
+        self.device = resolve_device(recipe.device)
+
+    def renderer(self, source: str) -> Renderer:
+        """The text side of a model."""
+        model = self.recipe.model
+        return load_renderer(source, chat_template=model.chat_template, trust_remote_code=model.trust_remote_code)
+
+    def policy(self, source: str, *, critic: bool = False) -> Policy:
+        """A causal language model on the device."""
+        backbone = load_causal_lm(source, trust_remote_code=self.recipe.model.trust_remote_code)
+        return Policy(backbone, critic=critic).to(self.device).eval()
+
+    def room(self, source: str, max_tokens: int, sampling: SamplingConfig | None = None) -> int:
+        """The longest row, or prompt that leaves room for a response: within the setting and the model's context."""
+        context = context_length(source, trust_remote_code=self.recipe.model.trust_remote_code)
+        if context is None:
+            return max_tokens
+        left = context - (sampling.max_new_tokens if sampling else 0)
+        if left < 1:
+            raise UserError(
+                f"{self.stage.name}.sampling.max_new_tokens leaves no room for a prompt in the model's context of "
+                f"{context} tokens; lower it"
+            )
+        return min(max_tokens, left)
+
+    def prompts(self, key: str, renderer: Renderer, max_tokens: int) -> Loaded[Prompt]:
+        """The prompts of one input, those too long left out."""
+        loaded = load_prompts(self.inputs.data[key], fits=lambda row: renderer.length(row) <= max_tokens)
+        self.report(self.inputs.data[key], loaded.check)
+        return loaded
+
+    def report(self, data: DataConfig, check: Check) -> None:
+        """Say which rows were left out, if any."""
+        if check.unusable:
+            reasons = ", ".join(
+                f"{count} {reason.value}" for reason, count in check.counts.items() if not reason.is_warning
+            )
+            self.console.say(
+                f"{self.stage.name}: {data.name}: {check.unusable} of {check.total} rows left out ({reasons})."
+            )
+
+    def scorer(self, renderer: Renderer) -> Scorer:
+        """The weighted rewards of the stage."""
+        return WeightedScorer([(self._reward(source, renderer), source.weight) for source in self.inputs.rewards])
+
+    def function(self, key: str) -> Scorer | None:
+        """The user's function of that key as a scorer, if there is one."""
+        reference = self.inputs.functions.get(key)
+        return None if reference is None else FunctionScorer(key, checked(reference, resolve(reference)))
+
+    def _reward(self, source: RewardSource, renderer: Renderer) -> Scorer:
+        if source.function is not None:
+            return FunctionScorer(source.name, checked(source.function, resolve(source.function)))
+        assert source.model is not None
+        model = RewardModel(load_classifier(source.model)).to(self.device).eval()
+        own = self.renderer(source.model)
+        shared = renderer.codec.hf.get_vocab().items() <= own.codec.hf.get_vocab().items()
+        return RewardModelScorer(source.name, model, token_budget=SCORING_TOKENS, renderer=None if shared else own)
+
+
+def load_renderer(source: str, *, chat_template: str = "auto", trust_remote_code: bool = False) -> Renderer:
+    """A model's tokenizer with its one chat template, as the owner of ids."""
+    codec = load_codec(source, trust_remote_code=trust_remote_code)
+    install_template(codec, chat_template)
+    return Renderer(codec)

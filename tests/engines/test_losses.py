@@ -1,0 +1,194 @@
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from keel.batching import pad_rows
+from keel.config.ppo import UpdateConfig
+from keel.engines.losses import ppo_loss, reward_loss, sft_loss
+from keel.models.policy import Policy, last_hidden
+from keel.records import Pairs, PolicyBatch
+from tests.engines.helpers import exact_logits, exact_logprobs, tiny_policy, tiny_reward_model
+from tests.worlds import random_rows
+
+ROWS = random_rows([(3, 5), (1, 2), (6, 4)], seed=1)
+TEMPERATURE = 0.7
+DENOMINATOR = 20.0  # the minibatch's; this micro-batch has 11 tokens
+
+
+def made_up(seed: int, scale: float = 1.0) -> Tensor:
+    return torch.randn((3, 5), generator=torch.Generator().manual_seed(seed)) * scale
+
+
+def ppo_batch(policy: Policy) -> PolicyBatch:
+    """Old log-probabilities near the policy's, so that some ratios are clipped and some are not."""
+    sequences = pad_rows(ROWS)
+    old = torch.zeros(3, 5)
+    for index, row in enumerate(ROWS):
+        old[index, : row.response_length] = exact_logprobs(policy.backbone, row, TEMPERATURE).float()
+    return PolicyBatch(sequences, old + made_up(0, 0.3), made_up(1, 0.3), made_up(2), made_up(3))
+
+
+def naive_values(policy: Policy, index: int) -> list[float]:
+    row = ROWS[index]
+    assert policy.value_head is not None
+    with torch.no_grad():
+        hidden = last_hidden(policy.backbone, torch.tensor([row.tokens]))[0]
+        values: list[float] = policy.value_head(hidden[row.prompt_length - 1 : -1]).squeeze(-1).tolist()
+    return values
+
+
+def naive_ppo(policy: Policy, batch: PolicyBatch, config: UpdateConfig) -> dict[str, float]:
+    """A loop over tokens with floats alone: sums over the response tokens, by math.md §6."""
+    sums: dict[str, float] = dict.fromkeys(("policy", "value", "entropy", "clipped", "kl", "gap"), 0.0)
+    for index, row in enumerate(ROWS):
+        logits, values = exact_logits(policy.backbone, row) / TEMPERATURE, naive_values(policy, index)
+        for t in range(row.response_length):
+            weights = [math.exp(value) for value in logits[t].tolist()]
+            probabilities = [weight / sum(weights) for weight in weights]
+            ratio = probabilities[row.tokens[row.prompt_length + t]] / math.exp(batch.old_logprobs[index, t])
+            advantage, old_value = float(batch.advantages[index, t]), float(batch.old_values[index, t])
+            clipped_ratio = min(max(ratio, 1 - config.clip_low), 1 + config.clip_high)
+            sums["policy"] -= min(ratio * advantage, clipped_ratio * advantage)
+            sums["clipped"] += (ratio > 1 + config.clip_high and advantage > 0) or (
+                ratio < 1 - config.clip_low and advantage < 0
+            )
+            sums["kl"] += ratio - 1 - math.log(ratio)
+            sums["gap"] = max(sums["gap"], abs(ratio - 1))
+            sums["entropy"] -= sum(p * math.log(p) for p in probabilities)
+            target, error = float(batch.returns[index, t]), values[t] - float(batch.returns[index, t])
+            if config.value_clip is not None:
+                near = min(max(values[t], old_value - config.value_clip), old_value + config.value_clip)
+                error = max(abs(error), abs(near - target))
+            sums["value"] += 0.5 * error**2
+    return sums
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        UpdateConfig(),
+        UpdateConfig(clip_low=0.1, clip_high=0.3, value_clip=None, value_coef=0.3, entropy_coef=0.05),
+        UpdateConfig(value_coef=0.0, entropy_coef=0.5),
+    ],
+)
+def test_ppo_loss_and_statistics_are_a_loop_over_tokens(config: UpdateConfig) -> None:
+    policy = tiny_policy(critic=True)
+    batch = ppo_batch(policy)
+    loss, tally = ppo_loss(config, TEMPERATURE)(policy, batch, DENOMINATOR)
+    naive = naive_ppo(policy, batch, config)
+    expected = naive["policy"] + config.value_coef * naive["value"] - config.entropy_coef * naive["entropy"]
+    assert loss.item() == pytest.approx(expected / DENOMINATOR, rel=1e-5)
+    assert 2 <= naive["clipped"] <= 9, "the case should clip some tokens and not others"
+    means = tally.means()
+    assert means == pytest.approx(
+        {
+            "ppo/loss/policy": naive["policy"] / 11,
+            "ppo/loss/value": naive["value"] / 11,
+            "ppo/policy/entropy": naive["entropy"] / 11,
+            "ppo/policy/clipfrac": naive["clipped"] / 11,
+            "ppo/policy/approxkl": naive["kl"] / 11,
+            "ppo/policy/ratio_gap": naive["gap"],
+        },
+        rel=1e-4,
+    )
+    assert {weight for _, weight in tally.sums.values()} == {11.0}
+
+
+def after_a_step(config: UpdateConfig, advantages: float) -> tuple[dict[str, float], dict[str, float]]:
+    """Statistics before and after one plain gradient step, with advantages all alike."""
+    policy = tiny_policy(critic=True)
+    drawn = ppo_batch(policy)
+    with torch.no_grad():
+        logprobs = policy(drawn.sequences, temperature=TEMPERATURE).logprobs
+    everywhere = torch.full_like(drawn.advantages, advantages)
+    batch = PolicyBatch(drawn.sequences, logprobs, drawn.old_values, everywhere, drawn.returns)
+    loss_function = ppo_loss(config, TEMPERATURE)
+    loss, before = loss_function(policy, batch, batch.weight)
+    loss.backward()
+    with torch.no_grad():
+        for weight in policy.parameters():
+            if weight.grad is not None:
+                weight -= 0.003 * weight.grad
+        after = loss_function(policy, batch, batch.weight)[1]
+        moved = {"logprob": float((policy(batch.sequences, temperature=TEMPERATURE).logprobs - logprobs).sum())}
+    return before.means(), after.means() | moved
+
+
+def test_an_entropy_coefficient_raises_the_entropy() -> None:
+    before, after = after_a_step(UpdateConfig(value_coef=0.0, entropy_coef=1.0), advantages=0.0)
+    assert after["ppo/policy/entropy"] > before["ppo/policy/entropy"] + 1e-4
+
+
+def test_a_value_coefficient_brings_values_to_the_returns() -> None:
+    before, after = after_a_step(UpdateConfig(value_coef=1.0, value_clip=None), advantages=0.0)
+    assert after["ppo/loss/value"] < before["ppo/loss/value"] - 1e-3
+
+
+@pytest.mark.parametrize("sign", [1.0, -1.0])
+def test_good_tokens_become_likelier_and_bad_ones_rarer(sign: float) -> None:
+    _, after = after_a_step(UpdateConfig(value_coef=0.0), advantages=sign)
+    assert sign * after["logprob"] > 1e-2
+
+
+def test_sft_loss_is_the_negative_log_likelihood_of_the_response() -> None:
+    policy = tiny_policy()
+    expected = -sum(float(exact_logprobs(policy.backbone, row, 1.0).sum()) for row in ROWS)
+    loss, tally = sft_loss(policy, pad_rows(ROWS), DENOMINATOR)
+    assert loss.item() == pytest.approx(expected / DENOMINATOR, rel=1e-5)
+    assert tally.means() == pytest.approx({"sft/loss": expected / 11}, rel=1e-5)
+
+
+CHOSEN, REJECTED = [0, 2, 0, 1], [1, 1, 2, 1]  # the last compares a response with itself: a tie
+WEIGHTS = [1.0, 0.5, 2.0, 0.25]
+
+
+def pairs(margins: list[float]) -> Pairs:
+    numbers: dict[str, Any] = {"chosen": torch.tensor(CHOSEN), "rejected": torch.tensor(REJECTED)}
+    return Pairs(rows=pad_rows(ROWS), margins=torch.tensor(margins), weights=torch.tensor(WEIGHTS), **numbers)
+
+
+def sigmoid(x: float) -> float:
+    return 1 / (1 + math.exp(-x))
+
+
+@pytest.mark.parametrize(
+    ("flip", "smoothing", "margins"),
+    [(0.0, 0.0, [0.0] * 4), (0.0, 0.0, [0.3, 0.0, 1.0, 0.2]), (0.1, 0.0, [0.0] * 4), (0.0, 0.2, [0.0] * 4)],
+)
+def test_reward_loss_is_a_loop_over_pairs(flip: float, smoothing: float, margins: list[float]) -> None:
+    model = tiny_reward_model()
+    with torch.no_grad():
+        scores = [float(model(pad_rows([row]))) for row in ROWS]
+    expected, gaps, right = 0.0, 0.0, 0.0
+    for chosen, rejected, margin, weight in zip(CHOSEN, REJECTED, margins, WEIGHTS, strict=True):
+        gap = scores[chosen] - scores[rejected]
+        p = sigmoid(gap - margin)
+        expected -= weight * (
+            math.log((1 - flip) * p + flip * (1 - p))
+            if flip
+            else (1 - smoothing) * math.log(p) + smoothing * math.log(1 - p)
+        )
+        gaps += weight * gap
+        right += weight * (1.0 if gap > 0 else 0.5 if gap == 0 else 0.0)
+    loss, tally = reward_loss(flip, smoothing)(model, pairs(margins), DENOMINATOR)
+    assert loss.item() == pytest.approx(expected / DENOMINATOR, rel=1e-5)
+    assert tally.means() == pytest.approx(
+        {"reward/loss": expected / 3.75, "reward/accuracy": right / 3.75, "reward/margin": gaps / 3.75}, rel=1e-4
+    )
+
+
+def test_a_step_down_the_reward_loss_parts_chosen_from_rejected() -> None:
+    model = tiny_reward_model()
+    loss, before = reward_loss(0.0, 0.0)(model, pairs([0.0] * 4), 3.75)
+    loss.backward()
+    with torch.no_grad():
+        for weight in model.parameters():
+            if weight.grad is not None:
+                weight -= 0.001 * weight.grad
+        after = reward_loss(0.0, 0.0)(model, pairs([0.0] * 4), 3.75)[1]
+    assert after.means()["reward/margin"] > before.means()["reward/margin"] + 1e-3

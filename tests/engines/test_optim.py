@@ -1,0 +1,95 @@
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from keel.config.training import OptimConfig
+from keel.engines.optim import learning_rate, load_optimiser, make_optimiser, optimiser_tensors, set_rate
+
+
+def test_schedule_by_hand() -> None:
+    cosine = OptimConfig(lr=0.1, schedule="cosine", warmup=0.2)
+    rates = [learning_rate(cosine, step, 10) for step in range(11)]
+    # Two steps of warm-up at 1/3 and 2/3, then half a cosine over eight steps.
+    expected = [1 / 3, 2 / 3, 1.0, 0.961940, 0.853553, 0.691342, 0.5, 0.308658, 0.146447, 0.038060, 0.0]
+    assert rates == pytest.approx([0.1 * share for share in expected], abs=1e-7)
+    constant = OptimConfig(lr=0.1, schedule="constant", warmup=0.25)
+    assert [learning_rate(constant, step, 4) for step in range(4)] == pytest.approx([0.05, 0.1, 0.1, 0.1])
+
+
+def test_schedule_without_warmup_and_beyond_its_end() -> None:
+    config = OptimConfig(lr=0.1, schedule="cosine", warmup=0.0)
+    assert learning_rate(config, 0, 1) == 0.1
+    assert learning_rate(config, 2, 4) == pytest.approx(0.05)
+    assert learning_rate(config, 9, 4) == pytest.approx(0.0)
+    assert learning_rate(OptimConfig(lr=0.1, warmup=0.99), 0, 1) == pytest.approx(0.05)
+
+
+class Body(nn.Module):
+    """A matrix and two vectors; `head` is one of a body's usual heads."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.matrix = nn.Parameter(torch.tensor([[1.0, -2.0], [0.5, 4.0]]))
+        self.vector = nn.Parameter(torch.tensor([3.0, -1.0]))
+        self.frozen = nn.Parameter(torch.ones(2), requires_grad=False)
+        self.head = nn.Linear(2, 1)
+
+    @property
+    def weights(self) -> list[Tensor]:
+        return [self.matrix, self.vector, self.head.weight, self.head.bias]
+
+
+CONFIG = OptimConfig(lr=0.01, betas=(0.9, 0.95), weight_decay=0.5)
+
+
+def stepped(module: Body, gradients: list[float], *, head_lr_scale: float, rate: float = 0.01) -> torch.optim.AdamW:
+    optimiser = make_optimiser(module, CONFIG, head=module.head, head_lr_scale=head_lr_scale)
+    for gradient in gradients:
+        for weight in module.weights:
+            weight.grad = torch.full_like(weight, gradient)
+        set_rate(optimiser, rate)
+        optimiser.step()
+    return optimiser
+
+
+def adamw(weight: float, gradients: list[float], rate: float, decay: float) -> float:
+    """Loshchilov and Hutter (2019), algorithm 2, for one number."""
+    first = second = 0.0
+    for t, gradient in enumerate(gradients, start=1):
+        first = 0.9 * first + 0.1 * gradient
+        second = 0.95 * second + 0.05 * gradient**2
+        weight -= rate * decay * weight
+        weight -= rate * (first / (1 - 0.9**t)) / (math.sqrt(second / (1 - 0.95**t)) + 1e-8)
+    return weight
+
+
+def test_steps_are_adamw_and_the_head_alone_is_faster() -> None:
+    module, gradients = Body(), [0.3, -2.0, 0.7]
+    before = [weight.detach().clone() for weight in module.weights]
+    stepped(module, gradients, head_lr_scale=5.0)
+    for weight, old, rate, decay in zip(
+        module.weights, before, [0.01, 0.01, 0.05, 0.05], [0.5, 0.0, 0.5, 0.0], strict=True
+    ):  # matrices decay, vectors do not
+        expected = [adamw(number, gradients, rate, decay) for number in old.flatten().tolist()]
+        assert weight.flatten().tolist() == pytest.approx(expected, rel=1e-5)
+    assert torch.equal(module.frozen, torch.ones(2))
+
+
+def test_state_goes_to_another_optimiser_and_replaces_what_was_there() -> None:
+    source, target = Body(), Body()
+    saved = optimiser_tensors(source, stepped(source, [0.3, -2.0], head_lr_scale=5.0))
+    assert sorted(saved) == sorted(
+        f"{key}.{name}"
+        for key in ("step", "exp_avg", "exp_avg_sq")
+        for name in ("matrix", "vector", "head.weight", "head.bias")
+    )
+    optimiser = stepped(target, [9.0], head_lr_scale=5.0)
+    load_optimiser(target, optimiser, saved)
+    restored = optimiser_tensors(target, optimiser)
+    assert all(torch.equal(restored[name], tensor) for name, tensor in saved.items())
+    load_optimiser(target, optimiser, {})
+    assert optimiser_tensors(target, optimiser) == {}

@@ -1,0 +1,85 @@
+"""Each refusal and each warning has its sentence, and none comes from noise."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from keel.errors import UserError
+from keel.pipeline.guards import RATIO_TOLERANCE, require_unit_ratio, watch_kl_sign, watch_variation
+from keel.records import Rollout, Scores
+from keel.tally import Tally
+from tests.pipeline.support import samples_of
+
+
+def rollout() -> Rollout:
+    samples = samples_of([(2, 0), (3, 4)])
+    assert samples.logprobs is not None
+    zeros = torch.zeros_like(samples.logprobs)
+    return Rollout(samples, samples.logprobs, zeros, zeros, Scores(zeros[:, 0], {}), torch.arange(2), 0)
+
+
+def seen(gap: float) -> Tally:
+    tally = Tally()
+    tally.extreme("ppo/policy/ratio_gap", gap)
+    return tally
+
+
+def kl(mean: float, error: float) -> dict[str, float]:
+    return {"objective/kl": mean, "objective/kl_standard_error": error}
+
+
+def test_a_ratio_of_one_passes() -> None:
+    require_unit_ratio(seen(RATIO_TOLERANCE), rollout(), lambda _: "unasked")
+
+
+@pytest.mark.parametrize("gap", [1.01e-3, float("inf"), float("nan")])
+def test_another_ratio_stops_with_its_cause(gap: float) -> None:
+    with pytest.raises(UserError) as raised:
+        require_unit_ratio(seen(gap), rollout(), lambda given: f"Cause: {len(given.sequences)} planted faults.")
+    assert str(raised.value) == (
+        f"ppo: before any update the ratio pi/pi_old is off by {gap:.3g} (at most 0.001 is rounding): the sampler and "
+        "the learner do not compute the same probabilities. Cause: 2 planted faults."
+    )
+
+
+def test_three_impossible_kls_in_a_row_stop() -> None:
+    said: list[str] = []
+    streak = watch_kl_sign(kl(-0.06, 0.01), 0, said.append)
+    assert streak == 1
+    assert said == [
+        "ppo: warning: the KL to the reference is -0.06 nats a response, 6 standard errors below 0, which no true KL "
+        "can be: the sampler and the reference disagree (temperature, padding, other weights)."
+    ]
+    streak = watch_kl_sign(kl(-0.06, 0.01), streak, said.append)
+    assert (streak, len(said)) == (2, 2)
+    with pytest.raises(UserError, match="^ppo: 3 iterations in a row, the KL to the reference is -0.06"):
+        watch_kl_sign(kl(-0.06, 0.01), streak, said.append)
+
+
+def test_one_healthy_iteration_ends_the_streak() -> None:
+    said: list[str] = []
+    assert watch_kl_sign(kl(0.2, 0.01), 2, said.append) == 0
+    assert watch_kl_sign(kl(-0.06, 0.01), 0, said.append) == 1
+
+
+@pytest.mark.parametrize(
+    ("mean", "error"),
+    [(-0.02, 0.02), (-0.049, 0.01), (-9e-4, 1e-6), (-1e-7, 0.0), (0.0, 0.0)],
+    ids=["one standard error", "not quite five", "too small to matter", "rounding at the start", "nothing"],
+)
+def test_noise_is_no_reason_to_warn(mean: float, error: float) -> None:
+    said: list[str] = []
+    assert watch_kl_sign(kl(mean, error), 2, said.append) == 0
+    assert said == []
+
+
+def test_scores_that_are_all_alike_are_named() -> None:
+    said: list[str] = []
+    watch_variation(torch.tensor([0.5, 0.5, 0.5]), 4, said.append)
+    assert said == [
+        "ppo: warning: all 3 responses of iteration 4 have the score 0.5, so only the KL teaches; look at the reward"
+    ]
+    watch_variation(torch.tensor([0.5, 0.5, 0.6]), 4, said.append)
+    watch_variation(torch.tensor([0.5]), 4, said.append)
+    assert len(said) == 1

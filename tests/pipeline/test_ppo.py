@@ -1,0 +1,228 @@
+"""PPO as a whole: it finds the known optimum, and what it decides survives an interruption."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from torch import Tensor
+
+from keel.engines.sampler import CachedSampler
+from keel.errors import UserError
+from keel.functional.closed_form import objective, optimal_policy
+from keel.pipeline.ppo import PPOState
+from keel.runs.metrics import read_lines
+from tests.pipeline.support import all_responses, begin_stage, exact_distribution, toy_policy
+from tests.pipeline.toy_ppo import Toy, toy, toy_config, toy_scores
+
+LEARNING: dict[str, Any] = {
+    "iterations": 60,
+    "rollout_batch": 128,
+    "update": {"schedule": "cosine"},
+    "evaluate": {"every": 1000},
+    "checkpoint_every": 1000,
+}
+
+
+def optimum_by_hand(reference: Tensor, scores: list[float], beta: float) -> tuple[list[float], float]:
+    """pi* and J(pi*), a response at a time (math.md §2)."""
+    weights = [p * math.exp(r / beta) for p, r in zip(reference.tolist(), scores, strict=True)]
+    return [weight / sum(weights) for weight in weights], beta * math.log(sum(weights))
+
+
+@pytest.mark.parametrize("longest", [1, 2])
+def test_on_the_leash_ppo_finds_the_known_optimum(longest: int, tmp_path: Path) -> None:
+    scores = list(toy_scores(longest).values())
+    start = exact_distribution(toy_policy(), longest)
+    assert float(start.sum()) == pytest.approx(1.0, abs=1e-5)
+    best, value = optimum_by_hand(start, scores, beta=0.5)
+    rewards = torch.tensor(scores, dtype=torch.float64)
+    assert optimal_policy(start, rewards, 0.5).tolist() == pytest.approx(best)
+
+    learned = toy(toy_config(sampling={"max_new_tokens": longest}, **LEARNING))
+    learned.train(begin_stage(tmp_path, "ppo"))
+    end = exact_distribution(learned.policy, longest)
+    assert value - float(objective(start, start, rewards, 0.5)) > 0.15  # there was something to learn
+    assert -1e-6 < value - float(objective(end, start, rewards, 0.5)) < 0.02
+    assert 0.5 * float((end - torch.tensor(best)).abs().sum()) < 0.05  # total variation
+
+
+@pytest.mark.parametrize(("advantage", "value_clip"), [({"kind": "monte_carlo"}, None), ({"whiten": False}, 0.2)])
+def test_other_estimators_reach_the_same_optimum(
+    advantage: dict[str, Any], value_clip: float | None, tmp_path: Path
+) -> None:
+    rewards = torch.tensor(list(toy_scores(2).values()), dtype=torch.float64)
+    config = toy_config(
+        **{**LEARNING, "update": {"schedule": "cosine", "value_clip": value_clip}}, advantage=advantage
+    )
+    learned = toy(config)
+    learned.train(begin_stage(tmp_path, "ppo"))
+    start, end = exact_distribution(toy_policy(), 2), exact_distribution(learned.policy, 2)
+    _, value = optimum_by_hand(start, rewards.tolist(), beta=0.5)
+    assert value - float(objective(end, start, rewards, 0.5)) < 0.02
+
+
+def test_without_a_leash_the_best_action_takes_all(tmp_path: Path) -> None:
+    learned = toy(toy_config(kl={"coef": 0.0}, **LEARNING))
+    learned.train(begin_stage(tmp_path, "ppo"))
+    best = all_responses(2).index((4, 0))  # 1 for its first word, 1/2 for its end
+    assert float(exact_distribution(toy_policy(), 2)[best]) < 0.1
+    assert float(exact_distribution(learned.policy, 2)[best]) > 0.9
+
+
+def test_at_the_optimum_of_the_temperature_nothing_is_left(tmp_path: Path) -> None:
+    """The sampling temperature is that of policy and reference alike, so the optimum tilts the tempered reference."""
+    learned = toy(toy_config(sampling={"temperature": 0.5}, **LEARNING))
+    learned.train(begin_stage(tmp_path, "ppo"))
+    rewards = torch.tensor(list(toy_scores(2).values()), dtype=torch.float64)
+    start = exact_distribution(toy_policy(), 2, temperature=0.5)
+    _, value = optimum_by_hand(start, rewards.tolist(), beta=0.5)
+    end = exact_distribution(learned.policy, 2, temperature=0.5)
+    assert value - float(objective(end, start, rewards, 0.5)) < 0.02
+
+
+def test_before_any_update_ratio_is_one_and_kl_zero(tmp_path: Path) -> None:
+    toy(toy_config()).train(begin_stage(tmp_path, "ppo"))
+    zero, first, *later = read_lines(tmp_path / "ppo" / "metrics.jsonl")
+    assert set(zero) == {"iteration"} | {name for name in zero if name.startswith("eval/")}
+    assert zero["eval/kl"] == pytest.approx(0.0, abs=1e-6)
+    assert first["ppo/policy/first_ratio_gap"] < 1e-5
+    assert first["objective/kl"] == pytest.approx(0.0, abs=1e-6)
+    assert first["objective/rewards"] == pytest.approx(first["objective/scores"], abs=1e-6)
+    assert all(line["ppo/policy/first_ratio_gap"] < 1e-5 for line in later)
+
+
+def test_a_sampler_that_ignores_the_temperature_is_found_out(tmp_path: Path) -> None:
+    planted = toy(toy_config(sampling={"temperature": 0.5}))
+    sampler = planted.engines.actors.sampler
+    assert isinstance(sampler, CachedSampler)
+    real = sampler.sample
+
+    def at_one(prompts: Any, config: Any, key: Any) -> Any:
+        return real(prompts, config.model_copy(update={"temperature": 1.0}), key)
+
+    sampler.sample = at_one  # type: ignore[method-assign]  # the fault that the check must find
+    before = {name: tensor.clone() for name, tensor in planted.policy.state_dict().items()}
+    with pytest.raises(UserError, match="ratio pi/pi_old is off by .* Cause: temperature"):
+        planted.train(begin_stage(tmp_path, "ppo"))
+    assert all(torch.equal(tensor, before[name]) for name, tensor in planted.policy.state_dict().items())
+
+
+# --- the state ---
+
+
+def test_the_leash_adapts_by_hand() -> None:
+    """math.md §8: beta 0.15, target 6, horizon 10000, KL 12, n 512."""
+    config = toy_config(kl={"kind": "adaptive", "coef": 0.15, "target": 6.0, "horizon": 10_000}).kl
+    state = PPOState(iteration=7, kl_coef=0.15)
+    far = state.next({"objective/kl": 12.0}, config, 512, streak=1)
+    assert far.kl_coef == pytest.approx(0.15 * (1 + 0.2 * 0.0512), rel=1e-12)
+    assert (far.iteration, far.negative_kl_streak) == (8, 1)
+    near = state.next({"objective/kl": 5.4}, config, 512, streak=0)  # 10 % below its target
+    assert near.kl_coef == pytest.approx(0.15 * (1 - 0.1 * 0.0512), rel=1e-12)
+    assert state.next({"objective/kl": 12.0}, toy_config().kl, 512, streak=0).kl_coef == 0.15  # fixed
+
+
+def test_the_adapted_coefficient_is_the_next_iterations(tmp_path: Path) -> None:
+    config = toy_config(kl={"kind": "adaptive", "coef": 0.1, "target": 1.0, "horizon": 64}, iterations=3)
+    summary = toy(config).train(begin_stage(tmp_path, "ppo"))
+    lines = read_lines(tmp_path / "ppo" / "metrics.jsonl")[1:]
+    coef = 0.1
+    for line in lines:
+        assert line["objective/kl_coef"] == pytest.approx(coef, rel=1e-12)
+        error = max(-0.2, min(0.2, line["objective/kl"] / 1.0 - 1))
+        coef *= 1 + error * 32 / 64
+    assert summary["kl_coef"] == pytest.approx(coef, rel=1e-12)
+
+
+def test_the_best_evaluation_is_remembered_and_patience_ends_the_run() -> None:
+    config = toy_config(evaluate={"patience": 2})
+    state = PPOState(iteration=1, kl_coef=0.5)
+    for iteration, value in enumerate((0.1, 0.3, 0.3), start=1):
+        state = PPOState(**{**vars(state), "iteration": iteration}).judged(value, config, kl=0.0)
+    assert (state.best_iteration, state.best_objective, state.evaluations_since_best) == (2, 0.3, 1)  # a tie is no gain
+    assert state.stopped == ""
+    state = PPOState(**{**vars(state), "iteration": 4}).judged(0.2, config, kl=0.0)
+    assert state.stopped == "the held-out objective has not improved for 2 evaluations"
+
+
+def test_the_kl_budget_ends_the_run(tmp_path: Path) -> None:
+    config = toy_config(kl={"budget": 2.0}, iterations=6)
+    stopped = toy(config, objectives=[0.0] * 7, held_out_kl=0.75)  # 0.75, 1.5, 2.25
+    summary = stopped.train(begin_stage(tmp_path, "ppo"))
+    assert summary["iterations"] == 3
+    assert summary["stopped"] == "the held-out KL of 2.25 nats a response reached kl.budget 2"
+    assert [line["iteration"] for line in read_lines(tmp_path / "ppo" / "metrics.jsonl")] == [0, 1, 2, 3]
+
+
+def test_a_stopped_run_that_was_killed_before_its_end_does_not_go_on(tmp_path: Path) -> None:
+    config = toy_config(kl={"budget": 2.0}, iterations=6)
+
+    def killed(folder: Path) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        toy(config, objectives=[0.0] * 7, held_out_kl=0.75, export=killed).train(begin_stage(tmp_path, "ppo"))
+    again = toy(config, objectives=[0.0] * 7, held_out_kl=0.75)
+    summary = again.train(begin_stage(tmp_path, "ppo"))
+    assert (summary["iterations"], again.learner.steps) == (3, 3 * config.update.epochs)
+    assert summary["stopped"]
+    assert [line["iteration"] for line in read_lines(tmp_path / "ppo" / "metrics.jsonl")] == [0, 1, 2, 3]
+    assert same(weights(tmp_path / "ppo" / "model" / "model.safetensors"), again.policy.state_dict())
+
+
+OBJECTIVES = [0.0, 0.1, 0.9, 0.3, 0.2, 0.1, 0.0]  # the second iteration is the best
+
+
+@pytest.mark.parametrize(("final", "taken"), [("best", 2), ("last", 6)])
+def test_the_best_checkpoint_is_kept_and_handed_on_if_asked(final: str, taken: int, tmp_path: Path) -> None:
+    run = toy(toy_config(iterations=6, final=final), objectives=OBJECTIVES)
+    summary = run.train(begin_stage(tmp_path, "ppo"))
+    checkpoints = tmp_path / "ppo" / "checkpoints"
+    assert sorted(path.name for path in checkpoints.iterdir()) == ["step-00000002", "step-00000005", "step-00000006"]
+    assert (summary["best_iteration"], summary["model_of_iteration"]) == (2, taken)
+    published = weights(tmp_path / "ppo" / "model" / "model.safetensors")
+    saved = {step: weights(checkpoints / f"step-{step:08d}" / "model.safetensors") for step in (2, 6)}
+    assert same(published, saved[taken])
+    assert not same(saved[2], saved[6])
+
+
+def test_an_interrupted_run_ends_as_one_left_alone(tmp_path: Path) -> None:
+    config = toy_config(kl={"kind": "adaptive", "coef": 0.2, "target": 0.5, "horizon": 64})
+    toy(config).train(begin_stage(tmp_path / "alone", "ppo"))
+    cut = toy(config)
+    _interrupt_after(cut, updates=5)  # two an iteration: in the middle of the third
+    with pytest.raises(KeyboardInterrupt):
+        cut.train(begin_stage(tmp_path / "cut", "ppo"))
+    toy(config).train(begin_stage(tmp_path / "cut", "ppo"))
+    one, other = (weights(tmp_path / name / "ppo" / "model" / "model.safetensors") for name in ("alone", "cut"))
+    assert same(one, other)
+    logs = [read_lines(tmp_path / name / "ppo" / "metrics.jsonl") for name in ("alone", "cut")]
+    assert timeless(logs[0]) == timeless(logs[1])
+
+
+def _interrupt_after(run: Toy, updates: int) -> None:
+    real = run.learner.step
+
+    def step(batches: Any, check: Any = None) -> Any:
+        if run.learner.steps == updates:
+            raise KeyboardInterrupt
+        return real(batches, check)
+
+    run.learner.step = step  # type: ignore[method-assign]  # the process dies here
+
+
+def timeless(lines: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    return [{key: value for key, value in line.items() if not key.startswith("time/")} for line in lines]
+
+
+def weights(path: Path) -> dict[str, Tensor]:
+    return load_file(path)
+
+
+def same(one: dict[str, Tensor], other: dict[str, Tensor]) -> bool:
+    return one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)

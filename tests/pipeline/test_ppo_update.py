@@ -1,0 +1,196 @@
+"""The update of one rollout: every row once an epoch, and nothing moves before the ratio was checked."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from keel.engines.base import DrawKey
+from keel.errors import UserError
+from keel.functional.masked import whiten
+from keel.pipeline.ppo import PPOEngines, estimate_advantages, policy_batches, shape, update
+from keel.pipeline.rollouts import collect_rollout
+from keel.records import PolicyBatch, Rollout
+from keel.tally import Tally
+from tests.pipeline.support import EOS, PROMPT
+from tests.pipeline.toy_ppo import DRAWS, Toy, toy, toy_config
+
+
+@dataclass
+class CountingLearner:
+    """Notes what it is given; `approxkl` is what each step reports."""
+
+    approxkl: float = 0.0
+    ratio_gap: float = 0.0
+    minibatches: list[list[PolicyBatch]] = field(default_factory=list)
+
+    @property
+    def steps(self) -> int:
+        return len(self.minibatches)
+
+    def step(self, batches: Sequence[PolicyBatch], check: Callable[[Tally], None] | None = None) -> Tally:
+        tally = Tally()
+        tokens = sum(batch.weight for batch in batches)
+        tally.add("ppo/policy/approxkl", self.approxkl * tokens, tokens)
+        tally.extreme("ppo/policy/ratio_gap", self.ratio_gap if not self.minibatches else 0.7)
+        if check is not None:
+            check(tally)
+        self.minibatches.append(list(batches))
+        return tally
+
+    def measure(self, batches: Sequence[PolicyBatch]) -> Tally:
+        raise NotImplementedError
+
+    def tensors(self) -> Mapping[str, Mapping[str, Tensor]]:
+        raise NotImplementedError
+
+    def load(self, tensors: Mapping[str, Mapping[str, Tensor]], steps: int) -> None:
+        raise NotImplementedError
+
+
+def rollout_of(run: Toy) -> Rollout:
+    key = DrawKey(DRAWS, "rollout", iteration=0)
+    return collect_rollout(run.engines.actors, [PROMPT] * run.config.rollout_batch, run.config.sampling, key)
+
+
+def counted(learner: CountingLearner, **config: Any) -> tuple[Rollout, Tally]:
+    run = toy(toy_config(**config))
+    rollout = rollout_of(run)
+    numbered = torch.arange(len(rollout.sequences)).float()[:, None].expand_as(rollout.values)  # names each row
+    engines = PPOEngines(run.engines.actors, learner, run.engines.explain_ratio, run.engines.export)
+    tally = update(run.config.update, engines, rollout, numbered, numbered + 0.5, 0, DRAWS)
+    return rollout, tally
+
+
+def test_every_row_is_used_once_an_epoch() -> None:
+    learner = CountingLearner()
+    rollout, tally = counted(learner, rollout_batch=12, update={"epochs": 3, "minibatches": 4, "token_budget": 9})
+    assert learner.steps == 3 * 4
+    assert tally.means()["ppo/epochs"] == 3
+    rows = [[int(row) for batch in part for row in batch.advantages[:, 0]] for part in learner.minibatches]
+    assert [len(part) for part in rows] == [3] * 12
+    epochs = [[row for part in rows[start : start + 4] for row in part] for start in (0, 4, 8)]
+    assert [sorted(epoch) for epoch in epochs] == [list(range(12))] * 3
+    assert epochs[0] != epochs[1]  # in an order of its own
+    batches = [batch for part in learner.minibatches for batch in part]
+    assert max(batch.sequences.tokens.numel() for batch in batches) <= 9
+    assert len(batches) > 12  # three rows of up to four tokens do not fit into nine
+    for batch in batches:
+        for index, row in enumerate(batch.advantages[:, 0].long().tolist()):
+            length = int(rollout.sequences.response_lengths[row])
+            assert int(batch.sequences.response_lengths[index]) == length
+            assert torch.equal(batch.old_logprobs[index, :length], rollout.logprobs[row, :length])
+            assert float(batch.returns[index, 0]) == row + 0.5
+
+
+def test_the_order_is_a_function_of_iteration_and_epoch() -> None:
+    run = toy(toy_config(update={"minibatches": 4}))
+    rollout = rollout_of(run)
+    zeros = torch.zeros_like(rollout.values)
+    orders = []
+    for iteration in (0, 0, 1):
+        learner = CountingLearner()
+        engines = PPOEngines(run.engines.actors, learner, run.engines.explain_ratio, run.engines.export)
+        update(run.config.update, engines, rollout, zeros, zeros, iteration, DRAWS)
+        orders.append([batch.sequences.tokens.tolist() for part in learner.minibatches for batch in part])
+    assert orders[0] == orders[1]
+    assert orders[0] != orders[2]
+
+
+def test_the_epochs_end_where_the_policy_has_moved_too_far() -> None:
+    far, near = CountingLearner(approxkl=0.02), CountingLearner(approxkl=0.02)
+    _, tally = counted(far, update={"epochs": 4, "minibatches": 2, "stop_at_kl": 0.01})
+    assert (far.steps, tally.means()["ppo/epochs"]) == (2, 1)  # the epoch that is under way is finished
+    _, tally = counted(near, update={"epochs": 4, "minibatches": 2, "stop_at_kl": 0.03})
+    assert (near.steps, tally.means()["ppo/epochs"]) == (8, 4)
+
+
+def test_the_ratio_is_checked_on_the_first_minibatch_alone() -> None:
+    _, tally = counted(CountingLearner(ratio_gap=1e-4), update={"epochs": 2, "minibatches": 2})
+    assert tally.means()["ppo/policy/first_ratio_gap"] == 1e-4
+    assert tally.means()["ppo/policy/ratio_gap"] == 0.7  # later ones may differ: that is learning
+    learner = CountingLearner(ratio_gap=1.1e-3)
+    with pytest.raises(UserError, match="off by 0.0011"):
+        counted(learner)
+    assert learner.steps == 0
+
+
+def test_a_wrong_logprob_stops_before_the_first_weight_moves() -> None:
+    run = toy(toy_config(update={"minibatches": 1}))
+    rollout = rollout_of(run)
+    wrong = rollout.logprobs.clone()
+    wrong[5, 0] -= 0.1
+    zeros = torch.zeros_like(wrong)
+    before = {name: tensor.clone() for name, tensor in run.policy.state_dict().items()}
+    with pytest.raises(UserError) as raised:
+        update(run.config.update, run.engines, replace(rollout, logprobs=wrong), zeros + 1, zeros, 0, DRAWS)
+    assert "before any update the ratio pi/pi_old is off by 0.105" in str(raised.value)  # e^0.1 - 1
+    assert "other weights" in str(raised.value)
+    assert run.learner.steps == 0
+    assert all(torch.equal(tensor, before[name]) for name, tensor in run.policy.state_dict().items())
+    assert all(parameter.grad is None for parameter in run.policy.parameters())
+    update(run.config.update, run.engines, rollout, zeros + 1, zeros, 0, DRAWS)  # the right ones pass
+    assert any(not torch.equal(tensor, before[name]) for name, tensor in run.policy.state_dict().items())
+
+
+def test_the_cut_into_microbatches_changes_nothing() -> None:
+    ends = []
+    for budget in (6, 100_000):
+        run = toy(toy_config(update={"epochs": 2, "minibatches": 2, "token_budget": budget}))
+        rollout = rollout_of(run)
+        rewards = shape(rollout, 0.5, run.config)
+        advantages = estimate_advantages(rewards, rollout, run.config.advantage)
+        tally = update(run.config.update, run.engines, rollout, advantages, advantages, 0, DRAWS)
+        ends.append((torch.cat([tensor.flatten() for tensor in run.policy.state_dict().values()]), tally.means()))
+    torch.testing.assert_close(ends[0][0], ends[1][0], rtol=0, atol=2e-5)
+    assert ends[0][1] == pytest.approx(ends[1][1], abs=1e-5)
+
+
+def test_microbatches_keep_rows_and_fields_together() -> None:
+    run = toy(toy_config())
+    rollout = rollout_of(run)
+    rows = [7, 0, 31, 12]
+    (batch,) = policy_batches(rollout, rollout.values + 1, rollout.values + 2, rows, run.config.update)
+    lengths = rollout.sequences.lengths.tolist()
+    order = sorted(rows, key=lambda row: (-lengths[row], rows.index(row)))
+    assert batch.sequences.prompt_lengths.tolist() == [2] * 4
+    expected = [rollout.sequences.response_lengths[row] for row in order]
+    assert batch.sequences.response_lengths.tolist() == expected
+    for index, row in enumerate(order):
+        assert torch.equal(batch.old_logprobs[index], rollout.logprobs[row, : batch.old_logprobs.shape[1]])
+    assert batch.weight == float(sum(expected))
+
+
+def test_the_score_lands_on_the_last_token_and_the_leash_on_each() -> None:
+    """R_t = 1[t = T] score - beta k1_t, by naive loops over a real rollout."""
+    run = toy(toy_config(eos_penalty=0.25, score_clip=0.8))
+    rollout = rollout_of(run)
+    rollout = replace(rollout, ref_logprobs=rollout.logprobs - 0.125)
+    rewards = shape(rollout, 0.4, run.config)
+    for row in range(len(rollout.sequences)):
+        length = int(rollout.sequences.response_lengths[row])
+        ended = int(rollout.sequences.response_tokens()[row, length - 1]) == EOS
+        expected = [-0.4 * 0.125] * length
+        expected[-1] += min(0.8, float(rollout.scores.total[row])) - (0.0 if ended else 0.25)
+        assert rewards[row, :length].tolist() == pytest.approx(expected, abs=1e-6)
+        assert rewards[row, length:].eq(0).all()
+
+
+def test_advantages_by_the_named_estimator() -> None:
+    run = toy(toy_config())
+    rollout = replace(rollout_of(run), values=torch.full((32, 2), 0.3) * rollout_of(run).response_mask)
+    rewards = shape(rollout, 0.5, run.config)
+    monte_carlo = estimate_advantages(rewards, rollout, toy_config(advantage={"kind": "monte_carlo"}).advantage)
+    totals = rewards.sum(dim=1) - 0.3  # return of the first token minus its value, gamma 1
+    assert monte_carlo[:, 0].tolist() == pytest.approx(totals.tolist(), abs=1e-6)
+    one_step = estimate_advantages(rewards, rollout, toy_config(advantage={"lam": 0.0}).advantage)
+    two = rollout.response_mask[:, 1]
+    deltas = torch.where(two, rewards[:, 0] + 0.3 - 0.3, rewards[:, 0] - 0.3)
+    assert one_step[:, 0].tolist() == pytest.approx(deltas.tolist(), abs=1e-6)
+    whitened = whiten(monte_carlo, rollout.response_mask)
+    assert float(whitened[rollout.response_mask].mean()) == pytest.approx(0.0, abs=1e-6)
