@@ -22,13 +22,23 @@ COMPARISONS_FILE = "comparisons.jsonl"
 
 
 @dataclass(frozen=True)
+class Reward:
+    """One term of the score; either `model` (a directory or a hub name) or `function` is there."""
+
+    name: str  # in the logs
+    weight: float
+    model: str | None
+    function: str | None
+
+
+@dataclass(frozen=True)
 class Inputs:
     """Everything a stage reads, by the key it is called in messages."""
 
     data: Mapping[str, DataConfig] = field(default_factory=dict)
     models: Mapping[str, str] = field(default_factory=dict)  # a directory or a hub name
     functions: Mapping[str, str] = field(default_factory=dict)  # module:function
-    rewards: tuple[RewardSource, ...] = ()  # `model` resolved to a directory or a hub name
+    rewards: tuple[Reward, ...] = ()
 
 
 def stage_inputs(recipe: Recipe, run: Path, stage: str) -> Inputs:
@@ -123,10 +133,10 @@ def _evaluate(recipe: Recipe, run: Path) -> Inputs:
     )
 
 
-def _rewards(recipe: Recipe, run: Path, sources: tuple[RewardSource, ...]) -> tuple[RewardSource, ...]:
+def _rewards(recipe: Recipe, run: Path, sources: tuple[RewardSource, ...]) -> tuple[Reward, ...]:
     return tuple(
-        source.model_copy(update={"model": _model(recipe, run, source.model, "")}) if source.model else source
-        for source in sources
+        Reward(one.name, one.weight, _model(recipe, run, one.model, "") if one.model else None, one.function)
+        for one in sources
     )
 
 

@@ -80,10 +80,19 @@ SFT = {"data": "d.jsonl"}
         ({"pppo": {}}, "unknown key `pppo`; did you mean `ppo`?"),
         ({"sft": SFT | {"lrr": 1}}, "unknown key `sft.lrr`; did you mean `lr`?"),
         ({"ppo": PPO | {"kl": {"coeff": 1}}}, "unknown key `ppo.kl.coeff`; did you mean `coef`?"),
-        ({"ppo": PPO | {"reward": [{"function": "a:b", "wieght": 1}]}}, "`ppo.reward.0.wieght`; did you mean `weight`?"),
+        (
+            {"ppo": PPO | {"reward": [{"function": "a:b", "wieght": 1}]}},
+            "`ppo.reward.0.wieght`; did you mean `weight`?",
+        ),
         ({"reward": {"data": {"pth": "x"}}}, "unknown key `reward.data.pth`; did you mean `path`?"),
-        ({"ppo": PPO | {"kl": {"zzzz": 1}}}, "unknown key `ppo.kl.zzzz`; known here: budget, coef, horizon, kind, target"),
-        ({"sft": SFT | {"token_bugdet": 1, "epoch": 2}}, "`token_budget`?; unknown key `sft.epoch`; did you mean `epochs`?"),
+        (
+            {"ppo": PPO | {"kl": {"zzzz": 1}}},
+            "unknown key `ppo.kl.zzzz`; known here: budget, coef, horizon, kind, target",
+        ),
+        (
+            {"sft": SFT | {"token_bugdet": 1, "epoch": 2}},
+            "`token_budget`?; unknown key `sft.epoch`; did you mean `epochs`?",
+        ),
         # missing, wrong kind
         ({"name": None}, "`name` is missing"),
         ({"sft": {}}, "`sft.data` is missing"),
@@ -101,7 +110,10 @@ SFT = {"data": "d.jsonl"}
         ({"sft": SFT | {"lr": float("nan")}}, "`sft.lr`: input should be a finite number, not nan"),
         ({"sft": SFT | {"lr": float("inf")}}, "`sft.lr`: input should be a finite number, not inf"),
         ({"sft": SFT | {"betas": [0.9, 1.0]}}, "`sft.betas.1`: input should be less than 1, not 1.0"),
-        ({"reward": {"data": {"path": "x", "limit": 0}}}, "`reward.data.limit`: input should be greater than or equal to 1"),
+        (
+            {"reward": {"data": {"path": "x", "limit": 0}}},
+            "`reward.data.limit`: input should be greater than or equal to 1",
+        ),
         ({"reward": {"flip_probability": 0.5}}, "`reward.flip_probability`: input should be less than 0.5, not 0.5"),
         ({"ppo": PPO | {"advantage": {"lam": 1.1}}}, "`ppo.advantage.lam`: input should be less than or equal to 1"),
         ({"model": {"scratch": {"vocab": 100}}}, "`model.scratch.vocab`: input should be greater than or equal to 260"),
@@ -109,8 +121,14 @@ SFT = {"data": "d.jsonl"}
         # combinations
         ({"model": {}}, "`model`: give exactly one of `base` (a path or a hub name) and `scratch`"),
         ({"model": {"base": "m", "scratch": {}}}, "`model`: give exactly one of `base`"),
-        ({"model": {"scratch": {"hidden": 10}}}, "`model.scratch`: hidden (10) must be a multiple of twice the heads (4)"),
-        ({"model": {"scratch": {}}, "sft": None}, "model.scratch starts from nothing, so the recipe needs an sft stage"),
+        (
+            {"model": {"scratch": {"hidden": 10}}},
+            "`model.scratch`: hidden (10) must be a multiple of twice the heads (4)",
+        ),
+        (
+            {"model": {"scratch": {}}, "sft": None},
+            "model.scratch starts from nothing, so the recipe needs an sft stage",
+        ),
         ({"collect": None}, "reward.data is `collect`, but the recipe has no collect stage: add it, or name a file"),
         ({"reward": None}, "ppo.reward uses the model `reward`, but the recipe has no reward stage"),
         (dict.fromkeys(("sft", "collect", "reward", "ppo", "evaluate")), "the recipe names no stage: add at least one"),
@@ -120,9 +138,15 @@ SFT = {"data": "d.jsonl"}
         ),
         ({"sft": {"data": {"path": "a", "function": "b:c"}}}, "`sft.data`: give either path"),
         # ppo
-        ({"ppo": PPO | {"kl": {"kind": "adaptive"}}}, "`ppo.kl`: kl.target belongs to `kind: adaptive`, which needs it"),
+        (
+            {"ppo": PPO | {"kl": {"kind": "adaptive"}}},
+            "`ppo.kl`: kl.target belongs to `kind: adaptive`, which needs it",
+        ),
         ({"ppo": PPO | {"kl": {"target": 6}}}, "`ppo.kl`: kl.target belongs to `kind: adaptive`"),
-        ({"ppo": PPO | {"kl": {"kind": "adaptive", "target": 6, "coef": 0}}}, "kl.coef 0 cannot adapt (it is multiplied)"),
+        (
+            {"ppo": PPO | {"kl": {"kind": "adaptive", "target": 6, "coef": 0}}},
+            "kl.coef 0 cannot adapt (it is multiplied)",
+        ),
         (
             {"ppo": PPO | {"rollout_batch": 10}},
             "`ppo`: rollout_batch (10) must be a multiple of update.minibatches (4)",

@@ -44,6 +44,7 @@ def tiny_recipe(overrides: Sequence[str] = ()) -> Recipe:
             "kl": {"kind": "adaptive", "coef": 0.1, "target": 1.0, "horizon": 200},
             "update": {"lr": 1e-3, "epochs": 2, "minibatches": 2, "token_budget": 256},
             "evaluate": {"every": 2, "count": 4, "utility": "keel.demo:polite"},
+            "max_truncated": 1.0,
             "checkpoint_every": 1,
         },
         "evaluate": {

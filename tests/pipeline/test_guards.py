@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from keel.errors import UserError
-from keel.pipeline.guards import RATIO_TOLERANCE, require_unit_ratio, watch_kl_sign, watch_variation
+from keel.pipeline.guards import RATIO_TOLERANCE, require_ends, require_unit_ratio, watch_kl_sign, watch_variation
 from keel.records import Rollout, Scores
 from keel.tally import Tally
 from tests.pipeline.support import samples_of
@@ -72,6 +72,17 @@ def test_noise_is_no_reason_to_warn(mean: float, error: float) -> None:
     said: list[str] = []
     assert watch_kl_sign(kl(mean, error), 2, said.append) == 0
     assert said == []
+
+
+def test_a_rollout_that_hardly_ever_ends_stops() -> None:
+    require_ends(torch.tensor([True] + [False] * 9), 0.9, 64)
+    require_ends(torch.tensor([False] * 10), 1.0, 64)
+    with pytest.raises(UserError) as raised:
+        require_ends(torch.tensor([True] + [False] * 19), 0.9, 64)
+    assert str(raised.value) == (
+        "ppo: 95% of a rollout's responses never end within 64 tokens (ppo.max_truncated is 0.9); raise "
+        "ppo.sampling.max_new_tokens, or ppo.max_truncated if responses are meant to be cut"
+    )
 
 
 def test_scores_that_are_all_alike_are_named() -> None:

@@ -112,6 +112,13 @@ def test_a_sampler_that_ignores_the_temperature_is_found_out(tmp_path: Path) -> 
     assert all(torch.equal(tensor, before[name]) for name, tensor in planted.policy.state_dict().items())
 
 
+def test_a_policy_that_never_ends_is_stopped_before_it_learns(tmp_path: Path) -> None:
+    run = toy(toy_config(max_truncated=0.1))
+    with pytest.raises(UserError, match=r"never end within 2 tokens \(ppo.max_truncated is 0.1\)"):
+        run.train(begin_stage(tmp_path, "ppo"))
+    assert run.learner.steps == 0
+
+
 # --- the state ---
 
 

@@ -38,6 +38,7 @@ def toy_config(**changes: Any) -> PPOConfig:
         "kl": {"coef": 0.5},
         "update": {"lr": 1e-2, "epochs": 2, "minibatches": 1, "warmup": 0.0},
         "evaluate": {"every": 1},
+        "max_truncated": 1.0,
         "checkpoint_every": 1,
     }
     for key, value in changes.items():

@@ -147,7 +147,7 @@ def test_unchanged_finished_stages_are_linked(old: Path, tmp_path: Path) -> None
     assert not (tmp_path / "new" / "ppo").exists()
     assert said == [
         f"sft: reused from {old}/sft.",
-        f"reward: not reused from {old}/reward, because of sft.epochs: 2 → 3.",
+        f"reward: made anew, not reused from {old}/reward, because of sft.epochs: 2 → 3.",
     ]
     (tmp_path / "moved").mkdir()
     for name in ("old", "new"):

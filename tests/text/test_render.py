@@ -18,7 +18,12 @@ from keel.text.tokenizers import TextCodec
 from tests.worlds import chatml_codec, pad_is_eos_codec, prefix_space_codec, tiny_codec
 
 CHAT = (Message("user", "Could you help?"),)
-CODECS = {"own": tiny_codec(), "pad_is_eos": pad_is_eos_codec(), "chatml": chatml_codec(), "prefix": prefix_space_codec()}
+CODECS = {
+    "own": tiny_codec(),
+    "pad_is_eos": pad_is_eos_codec(),
+    "chatml": chatml_codec(),
+    "prefix": prefix_space_codec(),
+}
 RENDERERS = {name: Renderer(codec) for name, codec in CODECS.items()}
 LONG_MATE = EncodedRow(tuple(range(1, 60)), 30)
 
@@ -55,7 +60,15 @@ def test_every_token_by_hand_where_the_end_token_is_the_start_token() -> None:
 def test_a_response_gets_no_space_that_was_not_written() -> None:
     renderer = RENDERERS["prefix"]
     row = renderer.demonstration(Demonstration("the ladder w", "as"))
-    assert renderer.codec.hf.convert_ids_to_tokens(list(row.tokens)) == ["<s>", "▁the", "▁ladder", "▁w", "a", "s", "<s>"]
+    assert renderer.codec.hf.convert_ids_to_tokens(list(row.tokens)) == [
+        "<s>",
+        "▁the",
+        "▁ladder",
+        "▁w",
+        "a",
+        "s",
+        "<s>",
+    ]
 
 
 @pytest.mark.parametrize(
@@ -134,7 +147,23 @@ def test_a_newline_at_the_prompts_end_stays() -> None:
 
 # There and back
 
-NASTY = ["", " ", "\n", "\n\n x", " x", "  x", "x ", "ladder.", "naïve 漢字", "🙂 ok", " 👩\u200d👩\u200d👧", "\t\n ", "a", "aa", "\u0000"]
+NASTY = [
+    "",
+    " ",
+    "\n",
+    "\n\n x",
+    " x",
+    "  x",
+    "x ",
+    "ladder.",
+    "naïve 漢字",
+    "🙂 ok",
+    " 👩\u200d👩\u200d👧",
+    "\t\n ",
+    "a",
+    "aa",
+    "\u0000",
+]
 
 
 def survives(renderer: Renderer, prompt: Dialogue, response: str) -> None:

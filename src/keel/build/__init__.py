@@ -47,7 +47,8 @@ def run_recipe(
             _require_there(recipe, out, name, inputs)
             stage = run.stage(name, stage_identity(recipe, name, inputs))
             if stage.finished:
-                console.say(f"{name}: finished before, skipped.")
+                if name not in run.linked:
+                    console.say(f"{name}: finished before, skipped.")
                 continue
             stage.begin()
             summary = RUNNERS[name](Workbench(recipe, inputs, stage, console))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from keel.config.data import DataConfig
-from keel.config.ppo import RewardSource
 from keel.config.recipe import Recipe
 from keel.config.sampling import SamplingConfig
 from keel.data.load import Loaded, load_prompts
@@ -15,7 +14,7 @@ from keel.engines.scorers import (
     WeightedScorer,
 )
 from keel.errors import UserError
-from keel.inputs import Inputs
+from keel.inputs import Inputs, Reward
 from keel.models.load import context_length, load_causal_lm, load_classifier, resolve_device
 from keel.models.policy import Policy
 from keel.models.reward import RewardModel
@@ -91,7 +90,7 @@ class Workbench:
         reference = self.inputs.functions.get(key)
         return None if reference is None else FunctionScorer(key, checked(reference, resolve(reference)))
 
-    def _reward(self, source: RewardSource, renderer: Renderer) -> Scorer:
+    def _reward(self, source: Reward, renderer: Renderer) -> Scorer:
         if source.function is not None:
             return FunctionScorer(source.name, checked(source.function, resolve(source.function)))
         assert source.model is not None

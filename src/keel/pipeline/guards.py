@@ -47,6 +47,20 @@ def watch_kl_sign(metrics: dict[str, float], streak: int, warn: Callable[[str], 
     return streak + 1
 
 
+def require_ends(ended: Tensor, max_truncated: float, max_new_tokens: int) -> None:
+    """Responses that never end are scored as they stand; where nearly all do, the reward is not what it seems.
+
+    `ended` is bool [B]. Raises UserError where a larger share than `max_truncated` was cut at the length limit.
+    """
+    truncated = 1 - float(ended.double().mean())
+    if truncated > max_truncated:
+        raise UserError(
+            f"ppo: {truncated:.0%} of a rollout's responses never end within {max_new_tokens} tokens "
+            f"(ppo.max_truncated is {max_truncated:g}); raise ppo.sampling.max_new_tokens, or ppo.max_truncated if "
+            "responses are meant to be cut"
+        )
+
+
 def watch_variation(scores: Tensor, iteration: int, warn: Callable[[str], None]) -> None:
     """A rollout whose scores are all alike teaches nothing but the leash: say so."""
     if len(scores) > 1 and float(scores.max() - scores.min()) == 0.0:

@@ -17,7 +17,7 @@ from keel.functional.advantages import gae, monte_carlo
 from keel.functional.kl import adaptive_kl_coef, k1
 from keel.functional.masked import whiten
 from keel.functional.rewards import shape_rewards, transform_scores
-from keel.pipeline.guards import require_unit_ratio, watch_kl_sign, watch_variation
+from keel.pipeline.guards import require_ends, require_unit_ratio, watch_kl_sign, watch_variation
 from keel.pipeline.heldout import HeldOut
 from keel.pipeline.measures import rollout_metrics
 from keel.pipeline.rollouts import Actors, collect_rollout
@@ -94,6 +94,7 @@ def train_ppo(
         batch, key = _next_prompts(prompts, config.rollout_batch, state.iteration, draws)
         rollout = collect_rollout(engines.actors, batch, config.sampling, key)
         sampled = time.perf_counter()
+        require_ends(rollout.samples.ended, config.max_truncated, config.sampling.max_new_tokens)
         rewards = shape(rollout, state.kl_coef, config)
         advantages = estimate_advantages(rewards, rollout, config.advantage)
         returns = advantages + rollout.values

@@ -47,7 +47,9 @@ class Run:
     def __init__(self, path: Path, name: str, reuse: Path | None, console: Console) -> None:
         self.path = path
         self.name = name
+        self.linked: set[str] = set()  # stages that were linked just now
         self._reuse = reuse
+        self._made_anew = False  # whether a stage was found to differ from that of `reuse`
         self._console = console
 
     @classmethod
@@ -123,9 +125,12 @@ class Run:
             return
         changed = differences(_read_identity(old), identity)
         if changed:
-            self._console(f"{path.name}: not reused from {old}, because of {_named(changed)}.")
+            if not self._made_anew:  # what follows from it is no news
+                self._console(f"{path.name}: made anew, not reused from {old}, because of {_named(changed)}.")
+            self._made_anew = True
             return
         path.symlink_to(os.path.relpath(old.resolve(), path.parent.resolve()), target_is_directory=True)
+        self.linked.add(path.name)
         self._console(f"{path.name}: reused from {old}.")
 
     def _refuse_other(self, path: Path, identity: Identity) -> None:

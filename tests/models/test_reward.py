@@ -1,0 +1,150 @@
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from transformers import AutoModelForSequenceClassification, AutoTokenizer
+
+from keel.batching import cut_by_tokens, pad_rows, take
+from keel.models.export import NORMALISATION_FILE, save_reward_model
+from keel.models.load import load_classifier
+from keel.models.reward import SHIFT_KEY, RewardModel
+from keel.records import EncodedRow
+from keel.text.tokenizers import TextCodec
+from tests.worlds import (
+    SENTENCES,
+    chatml_codec,
+    pad_is_eos_codec,
+    padded_further,
+    prefix_space_codec,
+    random_rows,
+    tiny_classifier,
+    tiny_codec,
+)
+
+FAMILIES = ("llama", "gpt2", "gemma2")
+ROWS = random_rows([(1, 5), (6, 9), (3, 1), (12, 0), (2, 12), (1, 1)])
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_the_score_is_the_head_at_the_last_real_token(family: str) -> None:
+    model = RewardModel(tiny_classifier(family))
+    body: Any = model.classifier.base_model
+    with torch.no_grad():
+        for row, score in zip(ROWS, model(pad_rows(ROWS)).tolist(), strict=True):
+            last = body(input_ids=torch.tensor([row.tokens])).last_hidden_state[0, -1]
+            assert score == pytest.approx(float(model.head(last)), abs=1e-5)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_scores_depend_on_no_batch_mate_and_no_padding(family: str) -> None:
+    model = RewardModel(tiny_classifier(family))
+    model.normalise(0.3, 0.5)
+    with torch.no_grad():
+        whole = model(pad_rows(ROWS))
+        assert whole.std() > 0.1  # else there were nothing to tell apart
+        for fill in (0, 299):
+            torch.testing.assert_close(model(padded_further(ROWS, 9, fill=fill)), whole, atol=1e-5, rtol=0)
+        for index, row in enumerate(ROWS):
+            torch.testing.assert_close(model(pad_rows([row])), whole[index : index + 1], atol=1e-5, rtol=0)
+        for group in (*cut_by_tokens([len(row.tokens) for row in ROWS], 20), [5, 4, 4, 0]):
+            torch.testing.assert_close(model(take(pad_rows(ROWS), group)), whole[group], atol=1e-5, rtol=0)
+
+
+def test_normalising_gives_mean_0_and_sd_1() -> None:
+    model = RewardModel(tiny_classifier())
+    with torch.no_grad():
+        raw = model(pad_rows(ROWS))
+        model.normalise(float(raw.mean()), float(raw.std(correction=0)))
+        scores = model(pad_rows(ROWS))
+    assert float(scores.mean()) == pytest.approx(0, abs=1e-5)
+    assert float(scores.std(correction=0)) == pytest.approx(1, abs=1e-5)
+    torch.testing.assert_close(scores, (raw - raw.mean()) / raw.std(correction=0), atol=1e-5, rtol=1e-5)
+
+
+def test_normalising_twice_composes() -> None:
+    model = RewardModel(tiny_classifier())
+    with torch.no_grad():
+        raw = model(pad_rows(ROWS))
+        model.normalise(0.7, 2.0)
+        model.normalise(-0.4, 0.25)
+        scores = model(pad_rows(ROWS))
+    torch.testing.assert_close(scores, ((raw - 0.7) / 2.0 + 0.4) / 0.25, atol=1e-4, rtol=1e-5)
+
+
+def test_a_new_head_is_a_function_of_its_seed() -> None:
+    first, second = RewardModel(tiny_classifier(seed=0)), RewardModel(tiny_classifier(seed=1))
+    torch.manual_seed(3)
+    first.reset_head(9)
+    torch.manual_seed(4)
+    second.reset_head(9)
+    weights: Any = first.head.weight
+    again: Any = second.head.weight
+    assert torch.equal(weights, again)
+    assert weights.abs().max() > 0
+    second.reset_head(10)
+    assert not torch.equal(weights, again)
+
+
+# The saved directory, read by transformers alone
+
+TEXTS = [*SENTENCES, "No.", "thank you " * 6]
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize(
+    "codec",
+    [tiny_codec(), pad_is_eos_codec(), chatml_codec(), prefix_space_codec()],
+    ids=["own", "pad_is_eos", "chatml", "prefix"],
+)
+def test_transformers_alone_gives_the_score_and_the_shift(tmp_path: Path, codec: TextCodec, family: str) -> None:
+    model = RewardModel(tiny_classifier(family, vocab=len(codec.hf)))
+    model.normalise(0.3, 0.5)
+    end = codec.hf.eos_token
+    texts = [*TEXTS, *(text + end for text in TEXTS)]  # with the end token, which may be the old pad token, and without
+    ids = [codec.hf(text).input_ids for text in texts]
+    assert len({len(row) for row in ids}) > 5
+    assert any(row[-1] == codec.hf.eos_token_id for row in ids)
+    save_reward_model(model, codec.hf, tmp_path, scale=0.5)
+    with torch.no_grad():
+        ours = model(pad_rows([EncodedRow(tuple(row), 1) for row in ids]))
+
+    alone = AutoModelForSequenceClassification.from_pretrained(tmp_path)
+    tokenizer = AutoTokenizer.from_pretrained(tmp_path)
+    assert tokenizer.padding_side == "right"
+    assert tokenizer.pad_token_id not in {token for row in ids for token in row} | set(codec.eos_ids)
+    for batch_size in (1, 3, len(texts)):
+        for start in range(0, len(texts), batch_size):
+            part = slice(start, start + batch_size)
+            encoded = tokenizer(texts[part], padding=True, return_tensors="pt")
+            assert [row[keep.bool()].tolist() for row, keep in zip(*encoded.values(), strict=True)] == ids[part]
+            with torch.no_grad():
+                theirs = alone(**encoded).logits[:, 0]
+            shift = getattr(alone.config, SHIFT_KEY)
+            assert shift == pytest.approx(0.6)
+            torch.testing.assert_close(theirs - shift, ours[part], atol=1e-5, rtol=1e-5)
+
+
+def test_saving_leaves_the_tokenizer_in_hand_as_it_was(tmp_path: Path) -> None:
+    codec = prefix_space_codec()
+    save_reward_model(RewardModel(tiny_classifier(vocab=len(codec.hf))), codec.hf, tmp_path, scale=1.0)
+    assert codec.hf.pad_token is None
+    assert len(codec.hf) == len(prefix_space_codec().hf)
+
+
+def test_keel_loads_what_it_saved(tmp_path: Path) -> None:
+    codec = tiny_codec()
+    model = RewardModel(tiny_classifier(vocab=len(codec.hf)))
+    model.normalise(0.3, 0.5)
+    save_reward_model(model, codec.hf, tmp_path / "once", scale=0.5)
+    loaded = RewardModel(load_classifier(str(tmp_path / "once")))
+    save_reward_model(loaded, AutoTokenizer.from_pretrained(tmp_path / "once"), tmp_path / "twice", scale=0.5)
+    again = RewardModel(load_classifier(str(tmp_path / "twice")))
+    with torch.no_grad():
+        expected = model(pad_rows(ROWS))
+        for other in (loaded, again):
+            torch.testing.assert_close(other(pad_rows(ROWS)), expected, atol=1e-6, rtol=1e-6)
+    assert again.shift == model.shift == pytest.approx(0.6)
+    assert (tmp_path / "twice" / NORMALISATION_FILE).read_text() == '{"scale": 0.5, "shift": 0.6}\n'
