@@ -96,10 +96,15 @@ def prefix_space_codec() -> TextCodec:
     raw.decoder = decoders.Sequence(
         [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse(), decoders.Strip(" ", 1, 0)]
     )
-    hf = PreTrainedTokenizerFast(tokenizer_object=raw, bos_token="<s>", eos_token="<s>", unk_token="<unk>")
-    codec = TextCodec(hf)
+    codec = TextCodec(wrapped(raw, bos_token="<s>", eos_token="<s>", unk_token="<unk>"))
     install_template(codec, "auto")
     return codec
+
+
+def wrapped(raw: Tokenizer, **special: str) -> Any:
+    """A transformers tokenizer around a raw one."""
+    kind: Any = PreTrainedTokenizerFast
+    return kind(tokenizer_object=raw, **special)
 
 
 def tiny_config(family: str, vocab: int = VOCAB, context: int = 64) -> Any:
@@ -131,10 +136,10 @@ def tiny_lm(family: str = "llama", *, vocab: int = VOCAB, seed: int = 0) -> nn.M
     return _random(AutoModelForCausalLM, tiny_config(family, vocab), seed)
 
 
-def tiny_classifier(family: str = "llama", *, vocab: int = VOCAB, seed: int = 0) -> nn.Module:
-    """A random sequence classifier with one label, in evaluation mode."""
+def tiny_classifier(family: str = "llama", *, vocab: int = VOCAB, seed: int = 0, num_labels: int = 1) -> nn.Module:
+    """A random sequence classifier, in evaluation mode."""
     config = tiny_config(family, vocab)
-    config.num_labels = 1
+    config.num_labels = num_labels
     return _random(AutoModelForSequenceClassification, config, seed)
 
 

@@ -157,8 +157,10 @@ def _hash_function(reference: str) -> str:
 
 
 def hash_model(source: str) -> str:
-    """A directory's contents; a hub name stands for itself."""
+    """A directory's contents; a hub name stands for itself. Raises UserError for a path where nothing is."""
     path = Path(source)
     if path.is_dir():
         return hash_directory(path)
+    if path.is_absolute() or source.startswith(".") or source.count("/") != 1:
+        raise UserError(f"there is no model directory {source}; give a directory or a hub name such as owner/name")
     return f"hub:{source}"

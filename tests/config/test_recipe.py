@@ -159,8 +159,8 @@ SFT = {"data": "d.jsonl"}
         ),
         (
             {"ppo": PPO | {"sampling": {"top_k": 5}}},
-            "`ppo.sampling`: top_k/top_p draw from a cut distribution that is not the policy's, so ratio and KL would be "
-            "biased; remove them",
+            "`ppo.sampling`: top_k/top_p draw from a cut distribution that is not the policy's, so ratio and KL would "
+            "be biased; remove them",
         ),
         ({"ppo": PPO | {"sampling": {"top_p": 0.9}}}, "`ppo.sampling`: top_k/top_p draw from a cut distribution"),
         (
@@ -243,7 +243,7 @@ def test_a_file_that_is_no_recipe(tmp_path: Path, text: str, sentence: str) -> N
 
 
 def test_files_that_cannot_be_read(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="there is no recipe .*none.yaml"):
+    with pytest.raises(UserError, match=r"there is no recipe .*none\.yaml"):
         load_recipe(tmp_path / "none.yaml")
     with pytest.raises(UserError, match="is a directory; give the recipe's YAML file"):
         load_recipe(tmp_path)

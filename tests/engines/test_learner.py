@@ -70,7 +70,9 @@ def test_the_denominator_is_the_whole_minibatch() -> None:
     seen: list[float] = []
 
     def note(tally: Tally) -> None:
-        seen.extend(weight.grad.flatten()[0].item() for weight in learner.module.parameters() if weight.grad is not None)
+        seen.extend(
+            weight.grad.flatten()[0].item() for weight in learner.module.parameters() if weight.grad is not None
+        )
 
     tally = learner.step([Slope(2.0, 1.0), Slope(-1.0, 3.0)], note)
     assert seen == pytest.approx([(2.0 - 3.0) / 4] * 2)

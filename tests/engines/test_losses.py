@@ -109,11 +109,11 @@ def after_a_step(config: UpdateConfig, advantages: float) -> tuple[dict[str, flo
     batch = PolicyBatch(drawn.sequences, logprobs, drawn.old_values, everywhere, drawn.returns)
     loss_function = ppo_loss(config, TEMPERATURE)
     loss, before = loss_function(policy, batch, batch.weight)
-    loss.backward()
+    torch.autograd.backward(loss)
     with torch.no_grad():
         for weight in policy.parameters():
             if weight.grad is not None:
-                weight -= 0.003 * weight.grad
+                weight.sub_(0.003 * weight.grad)
         after = loss_function(policy, batch, batch.weight)[1]
         moved = {"logprob": float((policy(batch.sequences, temperature=TEMPERATURE).logprobs - logprobs).sum())}
     return before.means(), after.means() | moved
@@ -185,10 +185,10 @@ def test_reward_loss_is_a_loop_over_pairs(flip: float, smoothing: float, margins
 def test_a_step_down_the_reward_loss_parts_chosen_from_rejected() -> None:
     model = tiny_reward_model()
     loss, before = reward_loss(0.0, 0.0)(model, pairs([0.0] * 4), 3.75)
-    loss.backward()
+    torch.autograd.backward(loss)
     with torch.no_grad():
         for weight in model.parameters():
             if weight.grad is not None:
-                weight -= 0.001 * weight.grad
+                weight.sub_(0.001 * weight.grad)
         after = reward_loss(0.0, 0.0)(model, pairs([0.0] * 4), 3.75)[1]
     assert after.means()["reward/margin"] > before.means()["reward/margin"] + 1e-3

@@ -26,8 +26,7 @@ MANY_ENDS = range(60)  # a fifth of all tokens, so that responses of every lengt
 def responses(samples: Samples) -> list[list[int]]:
     sequences = samples.sequences
     return [
-        tokens[mask].tolist()
-        for tokens, mask in zip(sequences.response_tokens(), sequences.response_mask, strict=True)
+        tokens[mask].tolist() for tokens, mask in zip(sequences.response_tokens(), sequences.response_mask, strict=True)
     ]
 
 
@@ -208,9 +207,7 @@ CUTS += [(1.0, 30, 0.999), (2.5, 5, 0.3)]
 
 
 @pytest.mark.parametrize(("temperature", "top_k", "top_p"), CUTS)
-def test_evenly_spread_uniforms_hit_each_token_by_its_probability(
-    temperature: float, top_k: int, top_p: float
-) -> None:
+def test_evenly_spread_uniforms_hit_each_token_by_its_probability(temperature: float, top_k: int, top_p: float) -> None:
     number = 5000
     uniforms = (torch.arange(number) + 0.5) / number
     sampling = SamplingConfig(temperature=temperature, top_k=top_k, top_p=top_p)

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from keel.batching import pad_rows, take
+from keel.batching import pad_rows
 from keel.config.sampling import SamplingConfig
 from keel.engines.base import Scorer
 from keel.engines.scorers import (
@@ -21,7 +21,7 @@ from keel.engines.scorers import (
 from keel.errors import UserError
 from keel.models.policy import Policy, TokenOutputs
 from keel.models.reward import RewardModel
-from keel.records import PromptItem, Rollout, Samples, Sequences
+from keel.records import Rollout, Samples, Sequences
 from keel.schema import Prompt
 from keel.text.render import Renderer
 from keel.user_functions import checked
@@ -35,7 +35,7 @@ from tests.engines.helpers import (
     tiny_policy,
     tiny_reward_model,
 )
-from tests.worlds import SENTENCES, VOCAB, prefix_space_codec, random_rows, tiny_classifier, tiny_codec
+from tests.worlds import VOCAB, prefix_space_codec, random_rows, tiny_classifier, tiny_codec
 
 LENGTHS = [(3, 5), (1, 2), (6, 4), (9, 7), (2, 1), (4, 4)]
 BUDGETS = [1, 20, 40, 10_000]
@@ -226,12 +226,13 @@ def test_dropout_is_named_and_left_as_it_was(family: str) -> None:
     # GPT-2 has modules of dropout; Llama drops attention weights without one.
     policy = tiny_policy(family)
     rollout = rollout_at(0.7, policy)
-    for module in policy.modules():
+    modules: list[Any] = list(policy.modules())
+    for module in modules:
         if hasattr(module, "attention_dropout"):
             module.attention_dropout = 0.5
     policy.train()
     assert explain(policy, rollout).startswith("Cause: dropout")
-    assert all(module.training for module in policy.modules())
+    assert all(module.training for module in modules)
 
 
 def test_low_precision_is_named() -> None:

@@ -35,7 +35,7 @@ def test_a_saved_policy_generates_the_same_in_transformers(tmp_path: Path, codec
     model.config.eos_token_id = model.generation_config.eos_token_id = codec.hf.eos_token_id
     save_policy(policy.backbone, codec.hf, tmp_path)
 
-    alone = AutoModelForCausalLM.from_pretrained(tmp_path)
+    alone: Any = AutoModelForCausalLM.from_pretrained(tmp_path)
     tokenizer = AutoTokenizer.from_pretrained(tmp_path)
     assert tokenizer.chat_template == codec.hf.chat_template
     for prompt in ("Could you", "the ladder", "No. Buy"):

@@ -7,12 +7,12 @@ from typing import Any
 
 import pytest
 import torch
-from transformers import AutoModelForSequenceClassification, BertConfig, BertForSequenceClassification
+from transformers import BertConfig, BertForSequenceClassification
 
 from keel.errors import UserError
 from keel.models.load import load_causal_lm, load_classifier, resolve_device
 from keel.models.reward import RewardModel
-from tests.worlds import save_tiny_lm, tiny_config
+from tests.worlds import save_tiny_lm, tiny_classifier
 
 
 @pytest.fixture
@@ -31,8 +31,9 @@ def test_loads_in_float32_without_dropout(tmp_path: Path) -> None:
 
 def test_a_classifier_from_a_language_model_has_one_new_score(folder: Path) -> None:
     model: Any = load_classifier(str(folder))
+    base: Any = load_causal_lm(str(folder))
     assert model.score.weight.shape == (1, 16)
-    assert torch.equal(model.model.embed_tokens.weight, load_causal_lm(str(folder)).get_input_embeddings().weight)  # type: ignore[operator]  # nn.Module's attributes are untyped
+    assert torch.equal(model.get_input_embeddings().weight, base.get_input_embeddings().weight)
 
 
 class Trap:
@@ -110,9 +111,8 @@ def test_a_missing_directory_is_said_to_be_missing(tmp_path: Path) -> None:
 
 
 def test_a_classifier_with_several_labels_is_no_reward_model(tmp_path: Path) -> None:
-    config = tiny_config("llama")
-    config.num_labels = 3
-    AutoModelForSequenceClassification.from_config(config).save_pretrained(tmp_path)
+    model: Any = tiny_classifier(num_labels=3)
+    model.save_pretrained(tmp_path)
     with pytest.raises(UserError, match="is no reward model with one score a text: its head's weights have another"):
         load_classifier(str(tmp_path))
 

@@ -6,15 +6,14 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor, nn
-from transformers import LlamaForCausalLM
+from torch import Tensor
 
 import keel.models.policy as policy_module
 from keel.batching import cut_by_tokens, pad_rows, take
 from keel.errors import UserError
 from keel.models.policy import Policy
 from keel.records import EncodedRow
-from tests.worlds import padded_further, random_rows, tiny_config, tiny_lm
+from tests.worlds import padded_further, random_rows, tiny_lm
 
 FAMILIES = ("llama", "gpt2", "gemma2", "granite", "cohere")
 TEMPERATURE = 0.7
@@ -187,16 +186,16 @@ def test_chunks_change_no_number(monkeypatch: pytest.MonkeyPatch) -> None:
 # Heads that are not known
 
 
-class SecretlyScaled(LlamaForCausalLM):  # type: ignore[misc]  # transformers' models are untyped
-    def forward(self, *args: Any, **kwargs: Any) -> Any:
-        output = super().forward(*args, **kwargs)
+def test_a_head_that_computes_otherwise_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    model: Any = tiny_lm("llama")
+    forward = model.forward
+
+    def secretly_scaled(**inputs: Any) -> Any:
+        output = forward(**inputs)
         output.logits = output.logits * 1.1
         return output
 
-
-def test_a_head_that_computes_otherwise_is_refused() -> None:
-    torch.manual_seed(0)
-    model: nn.Module = SecretlyScaled(tiny_config("llama")).eval()
-    model.load_state_dict(tiny_lm("llama").state_dict())
-    with pytest.raises(UserError, match="SecretlyScaled computes its logits in a way Keel does not know"):
+    Policy(model)
+    monkeypatch.setattr(model, "forward", secretly_scaled)
+    with pytest.raises(UserError, match="LlamaForCausalLM computes its logits in a way Keel does not know"):
         Policy(model)

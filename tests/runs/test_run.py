@@ -15,7 +15,7 @@ import torch
 
 from keel.errors import UserError
 from keel.runs.identity import Identity
-from tests.runs.support import PPO, SFT, complete, opened, other
+from tests.runs.support import PPO, SFT, complete, opened, other, tensors
 
 # --- the run ---
 
@@ -85,12 +85,29 @@ def test_a_changed_stage_is_refused_by_key(tmp_path: Path, finished: bool) -> No
             complete(stage)
         else:
             stage.begin()
+            stage.checkpoint(1, tensors(1.0), {})
     sentence = (
         f"Stage sft in {tmp_path} was made otherwise (sft.lr: 0.0001 → 0.0002); make it and all later stages anew with "
         f"--fresh-from sft, or keep it and start another run with --out NEW --reuse {tmp_path}."
     )
     with opened(tmp_path) as run, pytest.raises(UserError, match=f"^{re.escape(sentence)}$"):
         run.stage("sft", other(SFT, sft__lr=2e-4))
+
+
+def test_a_stage_that_ended_before_its_first_checkpoint_has_nothing_to_keep(tmp_path: Path) -> None:
+    """A mistake mended in the recipe must not be refused: the first start failed before anything was made."""
+    with opened(tmp_path) as run:
+        stage = run.stage("sft", SFT)
+        stage.begin()
+        (stage.work("tokenizer") / "vocab").write_text("of the old data")
+        stage.publish("tokenizer")
+    changed = other(SFT, sft__lr=2e-4)
+    with opened(tmp_path) as run:
+        stage = run.stage("sft", changed)
+        assert not stage.artefact("tokenizer").exists()
+        complete(stage)
+    with opened(tmp_path) as run:
+        assert run.stage("sft", changed).finished
 
 
 def test_changed_inputs_and_many_keys(tmp_path: Path) -> None:

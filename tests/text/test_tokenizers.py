@@ -5,11 +5,10 @@ from pathlib import Path
 
 import pytest
 from tokenizers import processors
-from transformers import PreTrainedTokenizerFast
 
 from keel.errors import UserError
 from keel.text.tokenizers import EOS, PAD, TextCodec, load_codec, train_codec
-from tests.worlds import SENTENCES, VOCAB, pad_is_eos_codec, prefix_space_codec, tiny_codec
+from tests.worlds import SENTENCES, VOCAB, pad_is_eos_codec, prefix_space_codec, tiny_codec, wrapped
 
 
 def test_a_trained_tokenizer_is_a_function_of_its_texts() -> None:
@@ -61,7 +60,7 @@ def test_the_start_token_stays_where_it_is_also_the_end_token() -> None:
 
 
 def test_a_tokenizer_without_an_end_is_refused() -> None:
-    hf = PreTrainedTokenizerFast(tokenizer_object=tiny_codec().hf.backend_tokenizer)
+    hf = wrapped(tiny_codec().hf.backend_tokenizer)
     with pytest.raises(UserError, match="the tokenizer has no end-of-text token, so no response could end"):
         TextCodec(hf)
 

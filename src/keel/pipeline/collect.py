@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from itertools import combinations
 from typing import Any
 
@@ -11,6 +11,7 @@ from keel.annotate.base import Annotator, Pair
 from keel.config.collect import CollectConfig
 from keel.data.write import write_rows
 from keel.engines.base import DrawKey, Sampler
+from keel.errors import UserError
 from keel.inputs import COMPARISONS, COMPARISONS_FILE
 from keel.records import PromptItem, Samples
 from keel.runs.console import Console
@@ -22,6 +23,7 @@ from keel.seeds import Draws
 from keel.text.render import CHOSEN_ENDED, REJECTED_ENDED
 
 _PROMPTS_A_ROUND = 128
+_NOT_CARRIED = {"iteration", *(field.name for field in fields(Comparison))}  # columns of a prompt that others replace
 
 
 @dataclass(frozen=True)
@@ -48,6 +50,7 @@ def collect_comparisons(
 
     Works in rounds of prompts; a round that was finished before a kill is not done again. Identical responses
     are no pair: they are counted and left out. The order in which two responses are shown is drawn.
+    Raises UserError if no pair is left.
     """
     snapshot = stage.restore()
     identical: int = snapshot.state["identical"] if snapshot else 0
@@ -71,6 +74,11 @@ def collect_comparisons(
         stage.checkpoint(number, {}, {"identical": identical})
         console.progress(stage.name, number, len(rounds), {"comparisons": float(len(rows))})
     comparisons = [_without_iteration(line) for line in read_lines(stage.path / SAMPLES)]
+    if not comparisons:
+        raise UserError(
+            f"collect: the {config.per_prompt} responses to each prompt are identical, so there is nothing to compare; "
+            "raise collect.sampling.temperature"
+        )
     write_rows(stage.work(COMPARISONS) / COMPARISONS_FILE, comparisons)
     stage.publish(COMPARISONS)
     certainty = [max(row["first_probability"], 1 - row["first_probability"]) for row in comparisons]
@@ -79,7 +87,7 @@ def collect_comparisons(
         "identical_pairs": identical,
         "prompts": len(prompts),
         "annotator": config.annotator.name,
-        "noise_ceiling": sum(certainty) / len(certainty) if comparisons else None,
+        "noise_ceiling": sum(certainty) / len(certainty),
     }
 
 
@@ -111,7 +119,7 @@ def _comparison(
         rejected=samples.texts[rejected],
         annotator=config.annotator.name,
         extra={
-            **shown.pair.row,
+            **{name: value for name, value in shown.pair.row.items() if name not in _NOT_CARRIED},
             CHOSEN_ENDED: ended[chosen],
             REJECTED_ENDED: ended[rejected],
             "utility_gap": gap if first_wins else -gap,

@@ -142,7 +142,9 @@ class Run:
         if not (path / IDENTITY).exists():
             return
         changed = differences(_read_identity(path), identity)
-        if changed:
+        if changed and not (path / DONE).exists() and not (path / CHECKPOINTS).exists():
+            files.discard(path)  # it ended before there was anything to keep
+        elif changed:
             raise UserError(
                 f"Stage {path.name} in {self.path} was made otherwise ({_named(changed)}); make it and all later "
                 f"stages anew with --fresh-from {path.name}, or keep it and start another run with "

@@ -1,0 +1,69 @@
+"""Before any weight has moved, sampler, learner and reference agree: the ratio is 1 and the KL is 0."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor
+
+from keel.config.ppo import UpdateConfig
+from keel.config.sampling import SamplingConfig
+from keel.config.training import OptimConfig
+from keel.engines.learner import GradientLearner
+from keel.engines.losses import ppo_loss
+from keel.engines.scorers import FunctionScorer, PolicyScorer
+from keel.functional.kl import k1
+from keel.models.policy import Policy
+from keel.pipeline.ppo import policy_batches
+from keel.pipeline.rollouts import Actors, collect_rollout
+from keel.records import PolicyBatch, Rollout
+from tests.engines.helpers import KEY, items, sampler_of, tiny_policy
+
+PROMPTS = items([1, 9, 4, 4, 13, 2, 7, 5])
+
+
+def rollout_of_start(policy: Policy, temperature: float, batch: int) -> Rollout:
+    """Sampled with the cache; the reference is a copy of the policy, looked at in other batches."""
+    reference = Policy(policy.backbone).eval()
+    actors = Actors(
+        sampler=sampler_of(policy, range(40)),
+        policy=PolicyScorer(policy, temperature=temperature, token_budget=30),
+        reference=PolicyScorer(reference, temperature=temperature, token_budget=50),
+        scorer=FunctionScorer("none", lambda prompts, responses, rows: [0.0] * len(responses)),
+    )
+    sampling = SamplingConfig(max_new_tokens=10, temperature=temperature, batch=batch)
+    return collect_rollout(actors, PROMPTS, sampling, KEY)
+
+
+@pytest.mark.parametrize("family", ["llama", "gpt2", "gemma2"])
+@pytest.mark.parametrize(("temperature", "batch"), [(1.0, 8), (0.7, 3)])
+def test_ratio_is_one_and_kl_is_zero(family: str, temperature: float, batch: int) -> None:
+    policy = tiny_policy(family, critic=True)
+    rollout = rollout_of_start(policy, temperature, batch)
+    mask = rollout.response_mask
+    assert len(set(mask.sum(dim=1).tolist())) >= 4, "responses of many lengths, so that there is padding"
+    with torch.no_grad():
+        logprobs: Tensor = policy(rollout.sequences, temperature=temperature).logprobs
+    assert float(((logprobs - rollout.logprobs).exp() - 1)[mask].abs().max()) < 1e-5
+    assert float(k1(rollout.logprobs, rollout.ref_logprobs)[mask].abs().max()) < 1e-5
+
+
+@pytest.mark.parametrize("budget", [1, 40, 10_000])
+def test_the_learner_sees_a_ratio_of_one_in_any_cut(budget: int) -> None:
+    policy = tiny_policy(critic=True)
+    rollout = rollout_of_start(policy, 0.7, 8)
+    zeros = torch.zeros_like(rollout.logprobs)
+    config = UpdateConfig(token_budget=budget)
+    learner = GradientLearner[PolicyBatch]("ppo", policy, ppo_loss(config, 0.7), OptimConfig(), total_steps=1)
+    means = learner.measure(policy_batches(rollout, zeros, zeros, list(range(8)), config)).means()
+    assert means["ppo/policy/ratio_gap"] < 1e-5
+    assert abs(means["ppo/policy/approxkl"]) < 1e-8
+    assert means["ppo/policy/clipfrac"] == 0
+
+
+def test_another_temperature_would_be_seen() -> None:
+    policy = tiny_policy(critic=True)
+    rollout = rollout_of_start(policy, 1.0, 8)
+    with torch.no_grad():
+        logprobs: Tensor = policy(rollout.sequences, temperature=0.7).logprobs
+    assert float(((logprobs - rollout.logprobs).exp() - 1)[rollout.response_mask].abs().max()) > 1e-2

@@ -1,0 +1,133 @@
+"""The loop of supervised and reward training: every row once an epoch, and interrupted as uninterrupted."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from keel.config.training import TrainingConfig
+from keel.pipeline.epochs import total_steps, train_epochs
+from keel.runs.metrics import read_lines
+from keel.seeds import Draws
+from keel.tally import Tally
+from tests.pipeline.support import Heard, begin_stage
+
+
+@dataclass(frozen=True)
+class Rows:
+    numbers: tuple[int, ...]
+
+    @property
+    def weight(self) -> float:
+        return float(len(self.numbers))
+
+
+@dataclass
+class SummingLearner:
+    """Its one weight depends on the order of all rows it has seen."""
+
+    dies_at: int | None = None
+    total: float = 0.0
+    seen: list[tuple[int, ...]] = field(default_factory=list)
+    steps: int = 0
+
+    def step(self, batches: Sequence[Rows], check: Callable[[Tally], None] | None = None) -> Tally:
+        if self.steps == self.dies_at:
+            raise KeyboardInterrupt
+        numbers = tuple(number for batch in batches for number in batch.numbers)
+        self.seen.append(numbers)
+        for number in numbers:
+            self.total = self.total * 0.5 + number
+        self.steps += 1
+        tally = Tally()
+        tally.add("toy/loss", self.total)
+        return tally
+
+    def measure(self, batches: Sequence[Rows]) -> Tally:
+        raise NotImplementedError
+
+    def tensors(self) -> Mapping[str, Mapping[str, Tensor]]:
+        return {"model": {"total": torch.tensor(self.total, dtype=torch.float64)}}
+
+    def load(self, tensors: Mapping[str, Mapping[str, Tensor]], steps: int) -> None:
+        self.total, self.steps = float(tensors["model"]["total"]), steps
+
+
+CONFIG = TrainingConfig(epochs=3, batch=4, validate_every=2, checkpoint_every=3)
+
+
+def walk(learner: SummingLearner, folder: Path, console: Heard | None = None, config: TrainingConfig = CONFIG) -> None:
+    def validate() -> Tally:
+        tally = Tally()
+        tally.add("toy/validation/loss", learner.total / 2)
+        return tally
+
+    train_epochs(
+        config,
+        learner,
+        num_rows=10,
+        batches=lambda rows: [Rows(tuple(rows[:2])), Rows(tuple(rows[2:]))],
+        validate=validate,
+        stage=begin_stage(folder, "sft"),
+        draws=Draws(0, "sft"),
+        console=console or Heard(),
+        shown=("toy/loss", "toy/validation/loss"),
+    )
+
+
+@pytest.mark.parametrize(("rows", "epochs", "batch", "steps"), [(10, 3, 4, 8), (8, 1, 4, 2), (1, 1, 64, 1), (5, 2, 5, 2)])
+def test_the_last_step_takes_what_is_left(rows: int, epochs: int, batch: int, steps: int) -> None:
+    assert total_steps(TrainingConfig(epochs=epochs, batch=batch), rows) == steps
+
+
+def test_every_row_is_met_once_an_epoch(tmp_path: Path) -> None:
+    learner = SummingLearner()
+    walk(learner, tmp_path)
+    assert [len(numbers) for numbers in learner.seen] == [4, 4, 4, 4, 4, 4, 4, 2]
+    rows = [number for numbers in learner.seen for number in numbers]
+    epochs = [rows[:10], rows[10:20], rows[20:]]
+    assert [sorted(epoch) for epoch in epochs] == [list(range(10))] * 3
+    assert len({tuple(epoch) for epoch in epochs}) == 3
+
+
+def test_validation_and_checkpoints_come_when_due_and_at_the_end(tmp_path: Path) -> None:
+    console = Heard()
+    walk(SummingLearner(), tmp_path, console)
+    lines = read_lines(tmp_path / "sft" / "metrics.jsonl")
+    assert [line["iteration"] for line in lines] == list(range(1, 9))
+    assert [line["iteration"] for line in lines if "toy/validation/loss" in line] == [2, 4, 6, 8]
+    assert all(line["time/step_seconds"] >= 0 for line in lines)
+    kept = sorted(path.name for path in (tmp_path / "sft" / "checkpoints").iterdir())
+    assert kept == ["step-00000006", "step-00000008"]
+    assert console.progressed == [("sft", done, 8) for done in range(1, 9)]
+
+
+@pytest.mark.parametrize("dies_at", [0, 2, 3, 5, 7])
+def test_an_interrupted_walk_ends_as_one_left_alone(dies_at: int, tmp_path: Path) -> None:
+    alone, cut, again = SummingLearner(), SummingLearner(dies_at=dies_at), SummingLearner()
+    walk(alone, tmp_path / "alone")
+    with pytest.raises(KeyboardInterrupt):
+        walk(cut, tmp_path / "cut")
+    walk(again, tmp_path / "cut")
+    assert again.total == alone.total
+    assert again.steps == alone.steps == 8
+    assert again.seen == alone.seen[dies_at - dies_at % 3 :]  # from the last checkpoint on, no earlier
+    assert log(tmp_path / "cut") == log(tmp_path / "alone")
+
+
+def test_a_finished_walk_does_no_step_again(tmp_path: Path) -> None:
+    walk(SummingLearner(), tmp_path)
+    again = SummingLearner(dies_at=8)
+    walk(again, tmp_path)
+    assert (again.steps, again.seen) == (8, [])
+
+
+def log(folder: Path) -> list[dict[str, Any]]:
+    lines = read_lines(folder / "sft" / "metrics.jsonl")
+    return [{key: value for key, value in line.items() if not key.startswith("time/")} for line in lines]

@@ -1,0 +1,85 @@
+"""Evaluation while the policy trains: the same draws each time, and what it says."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from keel.engines.base import DrawKey
+from keel.pipeline.heldout import HeldOut
+from keel.pipeline.rollouts import collect_rollout
+from keel.runs.metrics import read_lines
+from tests.pipeline.support import PROMPT, Heard, TableScorer, begin_stage
+from tests.pipeline.toy_ppo import DRAWS, toy, toy_config, toy_scores
+
+
+def held_out(*, prompts: int = 12, longest: int = 2) -> HeldOut:
+    made = toy(toy_config(sampling={"max_new_tokens": longest}))
+    utility = TableScorer("truth", {response: 2 * score for response, score in toy_scores(longest).items()})
+    with torch.no_grad():  # a policy that has moved away from its reference
+        made.policy.backbone.get_parameter("lm_head.weight").mul_(1.5)
+    return replace(made.held_out, utility=utility, prompts=[PROMPT] * prompts)
+
+
+def test_metrics_are_those_of_its_own_rollout(tmp_path: Path) -> None:
+    judged, stage = held_out(), begin_stage(tmp_path, "ppo")
+    metrics = judged.evaluate(3, stage, Heard())
+    rollout = collect_rollout(judged.actors, judged.prompts, judged.sampling, DrawKey(DRAWS, "held-out", iteration=0))
+    scores, rows = rollout.scores.total, len(judged.prompts)
+    kl = sum(
+        float(rollout.logprobs[row, t] - rollout.ref_logprobs[row, t])
+        for row in range(rows)
+        for t in range(int(rollout.sequences.response_lengths[row]))
+    )
+    assert metrics["eval/scores"] == pytest.approx(float(scores.mean()))
+    assert metrics["eval/kl"] == pytest.approx(kl / rows, abs=1e-6)
+    assert metrics["eval/kl"] > 0.01
+    assert metrics["eval/objective"] == pytest.approx(metrics["eval/scores"] - 0.5 * kl / rows, abs=1e-6)
+    assert metrics["eval/utility"] == pytest.approx(2 * metrics["eval/scores"])
+    assert metrics["eval/length"] == pytest.approx(float(rollout.sequences.response_lengths.float().mean()))
+    assert metrics["eval/ended"] == pytest.approx(float(rollout.samples.ended.float().mean()))
+    assert set(metrics) == {
+        f"eval/{name}" for name in ("scores", "kl", "objective", "utility", "length", "ended")
+    }
+
+
+def test_every_evaluation_draws_the_same_numbers(tmp_path: Path) -> None:
+    judged, stage = held_out(), begin_stage(tmp_path, "ppo")
+    assert judged.evaluate(1, stage, Heard()) == judged.evaluate(7, stage, Heard())
+
+
+def test_samples_are_kept_and_shown(tmp_path: Path) -> None:
+    judged, stage, console = held_out(), begin_stage(tmp_path, "ppo"), Heard()
+    judged.evaluate(5, stage, console)
+    lines = read_lines(tmp_path / "ppo" / "samples.jsonl")
+    assert [line["iteration"] for line in lines] == [5] * 8
+    assert set(lines[0]) == {"iteration", "prompt", "response", "score", "kl", "ended"}
+    assert [{"iteration": 5, **row} for row in console.shown] == lines[:3]
+    assert console.said == []  # of an iteration that is not the first
+
+
+def test_a_start_that_hardly_ends_is_named_once(tmp_path: Path) -> None:
+    console = Heard()
+    metrics = held_out().evaluate(0, begin_stage(tmp_path, "ppo"), console)
+    assert metrics["eval/ended"] < 0.5
+    assert console.said == [
+        f"ppo: warning: {1 - metrics['eval/ended']:.0%} of the responses never end within 2 tokens and are scored as "
+        "they stand; raise sampling.max_new_tokens or set eos_penalty if that is not meant."
+    ]
+
+
+def test_a_rollout_holds_what_each_actor_says() -> None:
+    judged = held_out()
+    key = DrawKey(DRAWS, "rollout", iteration=4, first_sample=40)
+    rollout = collect_rollout(judged.actors, [PROMPT] * 6, judged.sampling, key)
+    sequences = rollout.sequences
+    assert rollout.policy_version == 4
+    assert rollout.group.tolist() == list(range(6))
+    torch.testing.assert_close(rollout.logprobs, judged.actors.policy.logprobs(sequences), rtol=0, atol=1e-5)
+    assert torch.equal(rollout.ref_logprobs, judged.actors.reference.logprobs(sequences))
+    assert torch.equal(rollout.values, judged.actors.policy.values(sequences))
+    assert rollout.scores.total.tolist() == judged.actors.scorer.score(rollout.samples).total.tolist()
+    assert not torch.equal(rollout.logprobs, rollout.ref_logprobs)

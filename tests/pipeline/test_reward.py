@@ -1,0 +1,296 @@
+"""The reward model's stage: how good it says it is, and that the scores it hands on are centred and scaled."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from transformers import AutoModelForSequenceClassification, LlamaConfig
+
+from keel.batching import pad_rows
+from keel.config.data import DataConfig
+from keel.config.reward import RewardConfig
+from keel.engines.base import DrawKey
+from keel.engines.learner import GradientLearner
+from keel.engines.losses import reward_loss
+from keel.engines.sampler import CachedSampler
+from keel.engines.scorers import RewardModelScorer
+from keel.errors import UserError
+from keel.models.export import save_reward_model
+from keel.models.load import load_classifier
+from keel.models.reward import RewardModel
+from keel.pipeline.epochs import total_steps
+from keel.pipeline.reward import (
+    EncodedPair,
+    RewardEngines,
+    by_prompt,
+    judge,
+    microbatches,
+    reliability,
+    train_reward,
+    wilson_interval,
+)
+from keel.records import EncodedRow, Pairs, PromptItem
+from keel.runs.metrics import read_lines
+from keel.seeds import Draws
+from tests.pipeline.support import EOS, PROMPT, WORDS, Heard, begin_stage, toy_policy, toy_renderer
+
+PROMPTS = [PROMPT, PromptItem(tokens=(5,), text="d", row={}, source="d")]
+
+
+def pair(chosen: Sequence[int], rejected: Sequence[int], prompt: Sequence[int] = (2, 3), **more: Any) -> EncodedPair:
+    sides = [EncodedRow((*prompt, *response), len(prompt)) for response in (chosen, rejected)]
+    return EncodedPair(sides[0], sides[1], **{"margin": 0.0, "weight": 1.0, **more})
+
+
+# --- how it is judged ---
+
+
+@pytest.mark.parametrize(
+    ("right", "count", "low", "high"),
+    [(81, 263, 0.2553, 0.3662), (15, 148, 0.0624, 0.1605), (0, 20, 0.0, 0.1611), (1, 29, 0.0061, 0.1718)],
+)
+def test_wilson_interval_as_published(right: int, count: int, low: float, high: float) -> None:
+    """Newcombe (1998), Statistics in Medicine 17, table I, method 3."""
+    assert wilson_interval(right / count, count) == pytest.approx((low, high), abs=5e-5)
+
+
+def test_wilson_interval_at_the_edges() -> None:
+    z2 = 1.959964**2
+    assert wilson_interval(1.0, 4) == pytest.approx((4 / (4 + z2), 1.0))
+    assert wilson_interval(0.5, 1)[0] == pytest.approx(1 - wilson_interval(0.5, 1)[1])
+
+
+def test_reliability_bins_by_hand() -> None:
+    gap = torch.tensor([0.1, -0.2, 3.0, 1.0, -0.4, 0.0], dtype=torch.float64)
+    bins = reliability(gap)
+    assert len(bins) == 6  # fewer pairs than bins: one each, from the least to the most certain
+    expected = [(0.0, 0.5), (0.1, 1.0), (0.2, 0.0), (0.4, 0.0), (1.0, 1.0), (3.0, 1.0)]
+    for found, (size, right) in zip(bins, expected, strict=True):
+        assert found == {"predicted": pytest.approx(1 / (1 + math.exp(-size))), "right": right, "pairs": 1.0}
+    tens = reliability(torch.linspace(-1, 1, 40, dtype=torch.float64))
+    assert [found["pairs"] for found in tens] == [4.0] * 10
+    assert [found["right"] for found in tens] == [0.5] * 10  # symmetric: it knows nothing
+    assert tens[-1]["predicted"] == pytest.approx(
+        sum(1 / (1 + math.exp(-abs(-1 + 2 * i / 39))) for i in (0, 1, 38, 39)) / 4
+    )
+
+
+def length_of(rows: Sequence[EncodedRow]) -> Tensor:
+    return torch.tensor([float(row.response_length) for row in rows])
+
+
+def test_judging_a_ruler() -> None:
+    pairs = [
+        pair((2, 2, EOS), (3, EOS), first_probability=0.9),  # the longer one was chosen
+        pair((2, EOS), (3, 3, EOS), first_probability=0.4),  # the shorter one
+        pair((2, EOS), (3, EOS), first_probability=0.5),  # a tie counts one half
+        pair((2, 2, 2, EOS), (3, EOS), first_probability=0.2),
+    ]
+    judged = judge(length_of, pairs)
+    assert judged["accuracy"] == judged["longer_wins"] == 2.5 / 4
+    assert judged["accuracy_interval"] == wilson_interval(0.625, 4)
+    assert judged["noise_ceiling"] == pytest.approx((0.9 + 0.6 + 0.5 + 0.8) / 4)
+    judged = judge(lambda rows: -length_of(rows), pairs)
+    assert (judged["accuracy"], judged["longer_wins"]) == (1.5 / 4, 2.5 / 4)
+
+
+def test_without_known_noise_there_is_no_ceiling() -> None:
+    assert judge(length_of, [pair((2, EOS), (3, EOS))])["noise_ceiling"] is None
+    mixed = [pair((2, EOS), (3, EOS)), pair((2, EOS), (3, EOS), first_probability=0.9)]
+    assert judge(length_of, mixed)["noise_ceiling"] is None
+
+
+# --- what it learns from ---
+
+
+def test_comparisons_are_grouped_by_prompt() -> None:
+    one, two, three = pair((2, EOS), (4, EOS)), pair((2, EOS), (4, EOS), prompt=(5,)), pair((6, EOS), (2, EOS))
+    assert by_prompt([one, two, three]) == [[one, three], [two]]
+
+
+def test_a_response_stands_in_its_batch_once() -> None:
+    best, good, bad = (2, EOS), (3, EOS), (4, 4, EOS)
+    group = [pair(best, good, weight=2.0), pair(best, bad, margin=0.5), pair(good, bad)]
+    (batch,) = microbatches([group], token_budget=1000)
+    assert len(batch.rows) == 3
+    tokens = batch.rows.tokens.tolist()
+    for index, expected in enumerate(group):
+        for side, row in (("chosen", expected.chosen), ("rejected", expected.rejected)):
+            number = int(getattr(batch, side)[index])
+            assert tokens[number][: int(batch.rows.lengths[number])] == list(row.tokens)
+    assert batch.margins.tolist() == [0.0, 0.5, 0.0]
+    assert (batch.weights.tolist(), batch.weight) == ([2.0, 1.0, 1.0], 4.0)
+
+
+def test_microbatches_keep_groups_whole_and_to_the_budget() -> None:
+    groups = [[pair((2, EOS), (3, EOS), prompt=(5,)), pair((2, EOS), (4, EOS), prompt=(5,))], [pair((6, EOS), (7, EOS))]]
+    batches = microbatches(groups * 3, token_budget=12)
+    assert sum(len(batch.margins) for batch in batches) == 9
+    assert all(batch.rows.tokens.numel() <= 12 for batch in batches)
+    assert len(batches) > 1
+
+
+# --- the stage ---
+
+
+def toy_reward_model(*, head: float = 0.01) -> RewardModel:
+    config = LlamaConfig(
+        vocab_size=len(WORDS),
+        hidden_size=16,
+        intermediate_size=24,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        num_key_value_heads=2,
+        max_position_embeddings=16,
+        bos_token_id=None,
+        eos_token_id=EOS,
+        num_labels=1,
+    )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(1)
+        model: nn.Module = AutoModelForSequenceClassification.from_config(config)
+        for parameter in model.parameters():
+            nn.init.normal_(parameter, std=0.3)
+    made = RewardModel(model.eval())
+    with torch.no_grad():
+        made.head.get_parameter("weight").mul_(head)
+    return made
+
+
+# Word 4 first is preferred to anything else, twice over; word 6 is liked least.
+TRAIN = [pair((4, word, EOS), (word, 4, EOS)) for word in (2, 3, 5, 7)] + [
+    pair((word, EOS), (6, EOS), prompt=(5,)) for word in (2, 3, 4, 5, 7)
+]
+HELD_OUT = [pair((4, 2, 2, EOS), (2, 4, 2, EOS)), pair((3, 3, EOS), (6, 3, EOS), prompt=(5,))]
+
+
+def config_of(**changes: Any) -> RewardConfig:
+    settings: dict[str, Any] = {
+        "data": DataConfig(path="toy.jsonl"),
+        "epochs": 40,
+        "batch": 2,
+        "lr": 1e-2,
+        "normalise_samples": 200,
+        "normalise_sampling": {"max_new_tokens": 4},
+        "validate_every": 40,
+    }
+    return RewardConfig.model_validate(settings | changes)
+
+
+def train(
+    folder: Path, model: RewardModel, validation: Sequence[EncodedPair] = HELD_OUT, **changes: Any
+) -> dict[str, Any]:
+    config = config_of(**changes)
+    renderer = toy_renderer()
+    scorer = RewardModelScorer("reward", model, token_budget=1000)
+    learner = GradientLearner[Pairs](
+        "reward",
+        model,
+        reward_loss(config.flip_probability, config.label_smoothing),
+        config,
+        total_steps=total_steps(config, len(by_prompt(TRAIN))),
+        head=model.head,
+        head_lr_scale=config.head_lr_scale,
+    )
+    engines = RewardEngines(
+        learner=learner,
+        score_rows=scorer.score_rows,
+        scorer=scorer,
+        reference=CachedSampler(toy_policy(), renderer),
+        normalise=model.normalise,
+        export=lambda target, scale: save_reward_model(model, renderer.codec.hf, target, scale=scale),
+    )
+    return train_reward(
+        config,
+        engines,
+        TRAIN,
+        validation,
+        PROMPTS,
+        stage=begin_stage(folder, "reward"),
+        draws=Draws(0, "reward"),
+        console=Heard(),
+    )
+
+
+def reference_scores(model: RewardModel, config: RewardConfig) -> Tensor:
+    """The scores of the very samples on which the stage normalises, drawn anew."""
+    draws = Draws(0, "reward")
+    rows = draws.batch_indices("normalise", len(PROMPTS), batch=config.normalise_samples, start=0)
+    samples = CachedSampler(toy_policy(), toy_renderer()).sample(
+        [PROMPTS[row] for row in rows], config.normalise_sampling, DrawKey(draws, "normalise response", iteration=0)
+    )
+    return RewardModelScorer("reward", model, token_budget=1000).score(samples).total.double()
+
+
+def test_it_learns_the_preference_and_its_scores_are_centred_and_scaled(tmp_path: Path) -> None:
+    model = toy_reward_model()
+    summary = train(tmp_path, model)
+    assert (summary["accuracy"], summary["longer_wins"]) == (1.0, 0.5)
+    assert (summary["pairs"], summary["validation_pairs"], summary["steps"]) == (9, 2, 40)
+    scores = reference_scores(model, config_of())
+    assert float(scores.mean()) == pytest.approx(0.0, abs=1e-5)
+    assert float(scores.std(correction=0)) == pytest.approx(1.0, abs=1e-5)
+    assert summary["score_scale"] != pytest.approx(1.0, abs=0.1)  # it had something to do
+    lines = read_lines(tmp_path / "reward" / "metrics.jsonl")
+    assert lines[0]["reward/loss"] == pytest.approx(math.log(2), abs=0.02)  # a new head knows nothing
+    assert lines[-1]["reward/validation/accuracy"] == 1.0
+
+
+def test_the_saved_model_scores_as_before_saving(tmp_path: Path) -> None:
+    model = toy_reward_model()
+    summary = train(tmp_path, model)
+    folder = tmp_path / "reward" / "model"
+    rows = [side for each in (*TRAIN, *HELD_OUT) for side in (each.chosen, each.rejected)]
+    before = RewardModelScorer("reward", model, token_budget=1000).score_rows(rows)
+    again = RewardModel(load_classifier(str(folder))).eval()
+    torch.testing.assert_close(RewardModelScorer("r", again, token_budget=20).score_rows(rows), before, rtol=0, atol=1e-5)
+
+    alone: Any = AutoModelForSequenceClassification.from_pretrained(folder).eval()
+    batch = pad_rows(rows)
+    positions = torch.arange(batch.tokens.shape[1])
+    tokens = torch.where(positions < batch.lengths[:, None], batch.tokens, alone.config.pad_token_id)
+    with torch.no_grad():
+        logits = alone(input_ids=tokens).logits.squeeze(-1)
+    torch.testing.assert_close(logits - alone.config.keel_reward_shift, before, rtol=0, atol=1e-5)
+
+    kept = json.loads((folder / "keel_reward.json").read_text())
+    assert kept["scale"] == pytest.approx(summary["score_scale"])
+    assert kept["shift"] == pytest.approx(summary["score_mean_before"] / summary["score_scale"])
+
+
+def test_constant_scores_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(UserError) as raised:
+        train(tmp_path, toy_reward_model(head=0.0), epochs=1, lr=1e-30)
+    assert str(raised.value) == (
+        "the reward model gives all 200 reference samples the same score, so it has learned nothing that could be "
+        "scaled; train it longer, raise its learning rate, or look at the comparisons"
+    )
+    assert not (tmp_path / "reward" / "model").exists()
+
+
+def test_without_held_out_pairs_nothing_is_claimed(tmp_path: Path) -> None:
+    summary = train(tmp_path, toy_reward_model(), validation=[], epochs=2)
+    assert set(summary) == {"steps", "pairs", "validation_pairs", "score_mean_before", "score_scale"}
+
+
+def test_validation_is_measured_on_the_pairs_themselves(tmp_path: Path) -> None:
+    """-log sigma of each gap and the share that is right, pair by pair."""
+    model = toy_reward_model(head=1.0)
+    train(tmp_path, model, epochs=1, lr=1e-30)
+    (line,) = read_lines(tmp_path / "reward" / "metrics.jsonl")
+    fresh = RewardModelScorer("r", toy_reward_model(head=1.0), token_budget=1000)
+    gaps = [
+        float(fresh.score_rows([each.chosen])[0]) - float(fresh.score_rows([each.rejected])[0]) for each in HELD_OUT
+    ]
+    assert line["reward/validation/loss"] == pytest.approx(
+        sum(math.log1p(math.exp(-gap)) for gap in gaps) / len(gaps), abs=1e-5
+    )
+    assert line["reward/validation/accuracy"] == sum(gap > 0 for gap in gaps) / len(gaps)
+    assert line["reward/validation/margin"] == pytest.approx(sum(gaps) / len(gaps), abs=1e-5)
