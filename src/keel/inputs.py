@@ -50,14 +50,15 @@ def stage_identity(recipe: Recipe, stage: str, inputs: Inputs) -> Identity:
     """Settings and hashes of inputs. Raises UserError for a path that is not there."""
     config = getattr(recipe, stage)
     settings: dict[str, Any] = {stage: config.model_dump(mode="json"), "seed": recipe.seed}
-    if stage == "sft":
-        settings["model"] = recipe.model.model_dump(mode="json")
+    template = recipe.model.chat_template
+    settings["model"] = recipe.model.model_dump(mode="json") if stage == "sft" else {"chat_template": template}
     kept = {key: value for key, value in flatten(settings).items() if key.rsplit(".", 1)[-1] not in _NO_EFFECT}
     rewards = {f"reward {source.name}": source.model for source in inputs.rewards if source.model}
     functions = dict(inputs.functions) | {f"reward {s.name}": s.function for s in inputs.rewards if s.function}
     hashes = {key: _hash_data(data) for key, data in inputs.data.items()}
     hashes |= {key: hash_model(source) for key, source in {**inputs.models, **rewards}.items()}
     hashes |= {key: _hash_function(reference) for key, reference in functions.items()}
+    hashes |= {"chat_template": hash_file(Path(template))} if Path(template).is_file() else {}
     return Identity(config=kept, inputs=hashes)
 
 
@@ -143,7 +144,7 @@ def _rewards(recipe: Recipe, run: Path, sources: tuple[RewardSource, ...]) -> tu
 def _hash_data(data: DataConfig) -> str:
     if data.function is not None:
         return _hash_function(data.function)
-    path = Path(str(data.path))
+    path = Path(str(data.path)).expanduser()
     return hash_file(path) if path.is_file() else f"hub:{data.path}:{data.split}"
 
 
@@ -161,6 +162,6 @@ def hash_model(source: str) -> str:
     path = Path(source)
     if path.is_dir():
         return hash_directory(path)
-    if path.is_absolute() or source.startswith(".") or source.count("/") != 1:
+    if path.is_absolute() or source.startswith(".") or source.count("/") > 1:
         raise UserError(f"there is no model directory {source}; give a directory or a hub name such as owner/name")
     return f"hub:{source}"

@@ -30,7 +30,9 @@ from keel.runs.console import SilentConsole
 from tests.end_to_end.tiny import tiny_recipe
 
 
-def run_in_child(recipe: Recipe, out: Path, *, kill_after: float | None = None, kill_at_sync: int | None = None) -> bool:
+def run_in_child(
+    recipe: Recipe, out: Path, *, kill_after: float | None = None, kill_at_sync: int | None = None
+) -> bool:
     """Run the recipe in a forked process that may be killed; True if it ended by itself."""
     child = os.fork()
     if child == 0:

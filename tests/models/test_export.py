@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 
 from keel.models.export import save_policy
 from keel.models.load import load_causal_lm
@@ -31,9 +31,7 @@ def greedy(policy: Policy, tokens: list[int], ends: frozenset[int]) -> list[int]
 @pytest.mark.parametrize("codec", [tiny_codec(), chatml_codec(), prefix_space_codec()], ids=["own", "chatml", "prefix"])
 def test_a_saved_policy_generates_the_same_in_transformers(tmp_path: Path, codec: TextCodec, family: str) -> None:
     policy = Policy(tiny_lm(family, vocab=len(codec.hf)), critic=True)
-    model: Any = policy.backbone
-    model.config.eos_token_id = model.generation_config.eos_token_id = codec.hf.eos_token_id
-    save_policy(policy.backbone, codec.hf, tmp_path)
+    save_policy(policy.backbone, codec.hf, tmp_path, eos_ids=codec.eos_ids)
 
     alone: Any = AutoModelForCausalLM.from_pretrained(tmp_path)
     tokenizer = AutoTokenizer.from_pretrained(tmp_path)
@@ -51,9 +49,10 @@ def test_a_saved_policy_loads_again_to_the_bit_without_its_critic(tmp_path: Path
     backbone = scratch_causal_lm(
         hidden=16, layers=2, heads=2, intermediate=None, vocab=len(codec.hf), context=64, eos_id=0, seed=3
     )
-    save_policy(Policy(backbone, critic=True).backbone, codec.hf, tmp_path)
+    save_policy(Policy(backbone, critic=True).backbone, codec.hf, tmp_path, eos_ids={1, 7})
     loaded = load_causal_lm(str(tmp_path)).state_dict()
     assert loaded.keys() == backbone.state_dict().keys()
     for name, weights in backbone.state_dict().items():
         assert torch.equal(weights, loaded[name]), name
+    assert GenerationConfig.from_pretrained(tmp_path).eos_token_id == [1, 7]
     assert {path.suffix for path in tmp_path.iterdir()} <= {".json", ".safetensors", ".jinja"}  # no pickle

@@ -85,13 +85,13 @@ def test_any_padding_and_any_batch_give_the_same(family: str) -> None:
 
 def test_only_what_is_asked_for_is_computed() -> None:
     policy, batch = policy_of("llama"), pad_rows(ROWS)
-    alone = policy(batch)
+    alone = policy(batch, temperature=TEMPERATURE)
     assert alone.entropy is None
     assert alone.values is None
     values = policy(batch, logprobs=False, values=True)
     assert values.logprobs is None
     assert torch.equal(values.values, policy(batch, values=True).values)
-    assert torch.equal(alone.logprobs, policy(batch, entropy=True).logprobs)
+    assert torch.equal(alone.logprobs, everything(policy, batch)[0])
 
 
 def test_logits_are_those_of_the_masked_tokens() -> None:

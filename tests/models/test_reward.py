@@ -134,6 +134,16 @@ def test_saving_leaves_the_tokenizer_in_hand_as_it_was(tmp_path: Path) -> None:
     assert len(codec.hf) == len(prefix_space_codec().hf)
 
 
+def test_a_tokenizer_that_pads_on_the_left_is_saved_to_pad_on_the_right(tmp_path: Path) -> None:
+    """Padded on the left, a model that counts positions from the first column would score otherwise."""
+    codec = tiny_codec()
+    codec.save(tmp_path / "left")
+    left: Any = AutoTokenizer.from_pretrained(tmp_path / "left", padding_side="left")
+    save_reward_model(RewardModel(tiny_classifier(vocab=len(codec.hf))), left, tmp_path / "reward", scale=1.0)
+    assert AutoTokenizer.from_pretrained(tmp_path / "reward").padding_side == "right"
+    assert left.padding_side == "left"
+
+
 def test_keel_loads_what_it_saved(tmp_path: Path) -> None:
     codec = tiny_codec()
     model = RewardModel(tiny_classifier(vocab=len(codec.hf)))

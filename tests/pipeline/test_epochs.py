@@ -81,7 +81,9 @@ def walk(learner: SummingLearner, folder: Path, console: Heard | None = None, co
     )
 
 
-@pytest.mark.parametrize(("rows", "epochs", "batch", "steps"), [(10, 3, 4, 8), (8, 1, 4, 2), (1, 1, 64, 1), (5, 2, 5, 2)])
+@pytest.mark.parametrize(
+    ("rows", "epochs", "batch", "steps"), [(10, 3, 4, 8), (8, 1, 4, 2), (1, 1, 64, 1), (5, 2, 5, 2)]
+)
 def test_the_last_step_takes_what_is_left(rows: int, epochs: int, batch: int, steps: int) -> None:
     assert total_steps(TrainingConfig(epochs=epochs, batch=batch), rows) == steps
 

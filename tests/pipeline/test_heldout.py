@@ -41,9 +41,7 @@ def test_metrics_are_those_of_its_own_rollout(tmp_path: Path) -> None:
     assert metrics["eval/utility"] == pytest.approx(2 * metrics["eval/scores"])
     assert metrics["eval/length"] == pytest.approx(float(rollout.sequences.response_lengths.float().mean()))
     assert metrics["eval/ended"] == pytest.approx(float(rollout.samples.ended.float().mean()))
-    assert set(metrics) == {
-        f"eval/{name}" for name in ("scores", "kl", "objective", "utility", "length", "ended")
-    }
+    assert set(metrics) == {f"eval/{name}" for name in ("scores", "kl", "objective", "utility", "length", "ended")}
 
 
 def test_every_evaluation_draws_the_same_numbers(tmp_path: Path) -> None:

@@ -59,7 +59,9 @@ def test_explained_variance_by_hand() -> None:
     mask = torch.tensor([[True, True], [True, False]])
     returns = torch.tensor([[1.0, 2.0], [3.0, 99.0]])  # variance 2/3
     assert explained_variance(returns, returns, mask) == 1.0
-    assert explained_variance(torch.full((2, 2), 5.0), returns, mask) == pytest.approx(0.0)  # an offset explains nothing
+    assert explained_variance(torch.full((2, 2), 5.0), returns, mask) == pytest.approx(
+        0.0
+    )  # an offset explains nothing
     values = torch.tensor([[1.0, 1.0], [1.0, 99.0]]) * returns / 2  # half of each: a quarter of the variance is left
     assert explained_variance(values, returns, mask) == pytest.approx(0.75)
     assert explained_variance(-returns, returns, mask) == pytest.approx(-3.0)

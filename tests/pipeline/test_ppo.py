@@ -56,9 +56,7 @@ def test_other_estimators_reach_the_same_optimum(
     advantage: dict[str, Any], value_clip: float | None, tmp_path: Path
 ) -> None:
     rewards = torch.tensor(list(toy_scores(2).values()), dtype=torch.float64)
-    config = toy_config(
-        **{**LEARNING, "update": {"schedule": "cosine", "value_clip": value_clip}}, advantage=advantage
-    )
+    config = toy_config(**{**LEARNING, "update": {"schedule": "cosine", "value_clip": value_clip}}, advantage=advantage)
     learned = toy(config)
     learned.train(begin_stage(tmp_path, "ppo"))
     start, end = exact_distribution(toy_policy(), 2), exact_distribution(learned.policy, 2)

@@ -130,7 +130,10 @@ def test_a_response_stands_in_its_batch_once() -> None:
 
 
 def test_microbatches_keep_groups_whole_and_to_the_budget() -> None:
-    groups = [[pair((2, EOS), (3, EOS), prompt=(5,)), pair((2, EOS), (4, EOS), prompt=(5,))], [pair((6, EOS), (7, EOS))]]
+    groups = [
+        [pair((2, EOS), (3, EOS), prompt=(5,)), pair((2, EOS), (4, EOS), prompt=(5,))],
+        [pair((6, EOS), (7, EOS))],
+    ]
     batches = microbatches(groups * 3, token_budget=12)
     assert sum(len(batch.margins) for batch in batches) == 9
     assert all(batch.rows.tokens.numel() <= 12 for batch in batches)
@@ -250,7 +253,9 @@ def test_the_saved_model_scores_as_before_saving(tmp_path: Path) -> None:
     rows = [side for each in (*TRAIN, *HELD_OUT) for side in (each.chosen, each.rejected)]
     before = RewardModelScorer("reward", model, token_budget=1000).score_rows(rows)
     again = RewardModel(load_classifier(str(folder))).eval()
-    torch.testing.assert_close(RewardModelScorer("r", again, token_budget=20).score_rows(rows), before, rtol=0, atol=1e-5)
+    torch.testing.assert_close(
+        RewardModelScorer("r", again, token_budget=20).score_rows(rows), before, rtol=0, atol=1e-5
+    )
 
     alone: Any = AutoModelForSequenceClassification.from_pretrained(folder).eval()
     batch = pad_rows(rows)

@@ -98,3 +98,11 @@ def test_no_tokenizer(tmp_path: Path) -> None:
     (tmp_path / "tokenizer.json").write_text("{")
     with pytest.raises(UserError, match="no tokenizer could be loaded from"):
         load_codec(str(tmp_path))
+
+
+@pytest.mark.parametrize("codec", [tiny_codec(), prefix_space_codec()], ids=["own", "prefix"])
+def test_a_response_that_spells_a_special_token_does_not_hold_it(codec: TextCodec) -> None:
+    text = f"say {codec.hf.eos_token} and go on"
+    ids = codec.encode(text)
+    assert not codec.eos_ids & set(ids)
+    assert codec.decode(ids) == text

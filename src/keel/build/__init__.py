@@ -38,8 +38,8 @@ def run_recipe(
 
     `only` runs that one stage (what it needs must be there). Raises UserError for whatever the user can mend.
     """
+    content = recipe.model_dump(mode="json")
     with Run.open(out, recipe.name, reuse=reuse, fresh_from=fresh_from, console=console.say) as run:
-        run.write_recipe(recipe.model_dump(mode="json"))
         for name in STAGES:
             if getattr(recipe, name) is None or (only is not None and name != only):
                 continue
@@ -50,9 +50,11 @@ def run_recipe(
                 if name not in run.linked:
                     console.say(f"{name}: finished before, skipped.")
                 continue
+            run.write_recipe(content)  # no sooner: a start that is refused leaves the run as it was
             stage.begin()
             summary = RUNNERS[name](Workbench(recipe, inputs, stage, console))
             stage.finish(summary)
+        run.write_recipe(content)
 
 
 def _require_there(recipe: Recipe, out: Path, stage: str, inputs: Inputs) -> None:

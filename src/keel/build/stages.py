@@ -56,7 +56,7 @@ def run_sft(bench: Workbench) -> dict[str, Any]:
         learner,
         train,
         [renderer.demonstration(row) for row in loaded.validation],
-        export=lambda folder: save_policy(policy.backbone, renderer.codec.hf, folder),
+        export=lambda folder: save_policy(policy.backbone, renderer.codec.hf, folder, eos_ids=renderer.eos_ids),
         stage=bench.stage,
         draws=bench.draws,
         console=bench.console,
@@ -204,7 +204,7 @@ def run_ppo(bench: Workbench) -> dict[str, Any]:
         explain_ratio=lambda rollout: explain_ratio(
             policy, rollout, temperature=temperature, tolerance=RATIO_TOLERANCE
         ),
-        export=lambda folder: save_policy(policy.backbone, renderer.codec.hf, folder),
+        export=lambda folder: save_policy(policy.backbone, renderer.codec.hf, folder, eos_ids=renderer.eos_ids),
     )
     items = [renderer.item(prompt) for prompt in held_out[: config.evaluate.count]]
     return train_ppo(
@@ -235,7 +235,8 @@ def run_evaluate(bench: Workbench) -> dict[str, Any]:
     ]
     demonstrations: list[EncodedRow] = []
     if config.demonstrations is not None:
-        rows = load_demonstrations(config.demonstrations)
+        longest = bench.room(policy_source, config.max_prompt_tokens + config.sampling.max_new_tokens)
+        rows = load_demonstrations(config.demonstrations, fits=lambda row: renderer.length(row) <= longest)
         bench.report(config.demonstrations, rows.check)
         demonstrations = [renderer.demonstration(row) for row in (*rows.train, *rows.validation)[: config.count]]
     engines = EvaluateEngines(

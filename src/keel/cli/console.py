@@ -66,9 +66,9 @@ class TerminalConsole:
     def samples(self, stage: str, rows: list[dict[str, Any]]) -> None:
         for row in rows[:1]:
             line = Text(f"{'':9} ")
-            line.append(_one_line(row["prompt"], 60), style="dim")
+            line.append(one_line(row["prompt"], 60), style="dim")
             line.append(" → ")
-            line.append(_one_line(row["response"], 160))
+            line.append(one_line(row["response"], 160))
             line.append(f"  [score {row['score']:.2f}, KL {row['kl']:.1f}]", style="dim")
             self.rich.print(line, soft_wrap=True)
 
@@ -82,6 +82,12 @@ class TerminalConsole:
         self.rich.print(table)
 
 
-def _one_line(text: str, width: int) -> str:
-    flat = " ".join(text.split())
+def one_line(text: str, width: int) -> str:
+    """A text of foreign origin on one line of at most `width` characters."""
+    flat = printable(" ".join(text.split()))
     return flat if len(flat) <= width else flat[: width - 1] + "…"
+
+
+def printable(text: str) -> str:
+    """Without control characters but line breaks and tabs: a response must not be able to steer the terminal."""
+    return "".join(char if char.isprintable() or char in "\n\t" else "\ufffd" for char in text)

@@ -15,11 +15,13 @@ def generate(
     chat: Annotated[
         bool, typer.Option(help="Send each --prompt as a user's message through the chat template.")
     ] = False,
-    samples: Annotated[int, typer.Option(help="Responses a prompt.")] = 1,
-    max_new_tokens: Annotated[int, typer.Option(help="Longest response.")] = 128,
-    temperature: Annotated[float, typer.Option(help="0 is greedy.")] = 1.0,
-    top_k: Annotated[int, typer.Option(help="Draw from the k likeliest tokens; 0 is all.")] = 0,
-    top_p: Annotated[float, typer.Option(help="Draw from the likeliest tokens that hold this probability.")] = 1.0,
+    samples: Annotated[int, typer.Option(min=1, help="Responses a prompt.")] = 1,
+    max_new_tokens: Annotated[int, typer.Option(min=1, help="Longest response.")] = 128,
+    temperature: Annotated[float, typer.Option(min=0, help="0 is greedy.")] = 1.0,
+    top_k: Annotated[int, typer.Option(min=0, help="Draw from the k likeliest tokens; 0 is all.")] = 0,
+    top_p: Annotated[
+        float, typer.Option(min=0.001, max=1, help="Draw from the likeliest tokens that hold this probability.")
+    ] = 1.0,
     seed: Annotated[int, typer.Option(help="The same seed draws the same responses.")] = 0,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, mps.")] = "auto",
     json_lines: Annotated[bool, typer.Option("--json", help="One JSON object a response.")] = False,
@@ -30,7 +32,7 @@ def generate(
     """
     import json
 
-    from keel.build import generate_responses
+    from keel.cli.console import printable
     from keel.config.data import DataConfig
     from keel.config.sampling import SamplingConfig
     from keel.data.load import load_prompts
@@ -42,8 +44,10 @@ def generate(
         rows += load_prompts(DataConfig(path=str(prompts), validation=0.0)).train
     if not rows:
         raise UserError("give at least one --prompt TEXT, or a file of them with --prompts FILE")
+
+    from keel.build import generate_responses  # torch: no sooner than a mistake is named
+
     sampling = SamplingConfig(max_new_tokens=max_new_tokens, temperature=temperature, top_k=top_k, top_p=top_p)
     for row in generate_responses(model, rows, sampling, samples=samples, seed=seed, device=device):
-        print(
-            json.dumps(row, ensure_ascii=False) if json_lines else f"{row['prompt']}\n  → {row['response'].strip()}\n"
-        )
+        shown = printable(f"{row['prompt']}\n  → {row['response'].strip()}\n")
+        print(json.dumps(row, ensure_ascii=False) if json_lines else shown)

@@ -53,17 +53,19 @@ def _walk(
     reuse: Path | None = None,
     fresh_from: str | None = None,
 ) -> None:
-    from keel.build import run_recipe
-    from keel.cli.console import TerminalConsole
-    from keel.cli.summary import print_summary
     from keel.config.recipe import load_recipe
     from keel.errors import UserError
-    from keel.report.page import write_report
-    from keel.runs.read import read_run
 
     recipe = load_recipe(recipe_path, overrides or ())
     if only is not None and getattr(recipe, only) is None:
         raise UserError(f"{recipe_path} has no `{only}:` section, so there is nothing for `keel {only}` to do")
+
+    from keel.build import run_recipe  # torch: no sooner than a mistake in the recipe is named
+    from keel.cli.console import TerminalConsole
+    from keel.cli.summary import print_summary
+    from keel.report.page import write_report
+    from keel.runs.read import read_run
+
     folder = out or Path("runs") / recipe.name
     with TerminalConsole() as console:
         run_recipe(recipe, folder, console=console, only=only, reuse=reuse, fresh_from=fresh_from)

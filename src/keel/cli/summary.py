@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from rich.table import Table
 from rich.text import Text
 
-from keel.cli.console import TerminalConsole
+from keel.cli.console import TerminalConsole, one_line
 from keel.report import facts
 from keel.runs.read import RunView
 
@@ -32,16 +32,10 @@ def print_summary(console: TerminalConsole, runs: Sequence[RunView]) -> None:
 
 
 def _show(console: TerminalConsole, sample: facts.Sample) -> None:
-    console.rich.print(Text(f"\n{_one_line(sample.prompt)}", style="bold"))
+    console.rich.print(Text(f"\n{one_line(sample.prompt, _LONGEST)}", style="bold"))
     grid = Table.grid(padding=(0, 2, 0, 0))
     for answer in sample.answers:
-        text = Text(_one_line(answer.text) or "(empty)")
+        text = Text(one_line(answer.text, _LONGEST) or "(empty)")
         text.append(f"  [{answer.note}]" if answer.note else "", style="dim")
         grid.add_row(Text(f"  {answer.label}", style="dim", no_wrap=True), text)
     console.rich.print(grid)
-
-
-def _one_line(text: str) -> str:
-    """On one line and without control characters: a response must not be able to steer the terminal."""
-    flat = "".join(char if char.isprintable() else "�" for char in " ".join(text.split()))
-    return flat if len(flat) <= _LONGEST else flat[: _LONGEST - 1] + "…"

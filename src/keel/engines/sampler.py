@@ -52,14 +52,13 @@ class CachedSampler:
         known = torch.zeros(sequences.response_mask.shape)
         for index, values in enumerate(logprobs):
             known[index, : len(values)] = torch.tensor(values)
-        ended = [row[-1] in self.renderer.eos_ids for row in rows]
-        words = [row[:-1] if end else row for row, end in zip(rows, ended, strict=True)]
+        eos = self.renderer.eos_ids
         return Samples(
             sequences=sequences,
             logprobs=None if config.truncated or config.temperature == 0 else known,
-            ended=torch.tensor(ended),
+            ended=torch.tensor([row[-1] in eos for row in rows]),
             prompts=tuple(prompts),
-            texts=tuple(self.renderer.response_text(p, ids) for p, ids in zip(prompts, words, strict=True)),
+            texts=tuple(self.renderer.response_text(p, row) for p, row in zip(prompts, rows, strict=True)),
         )
 
     def _draw(
@@ -119,7 +118,6 @@ def choose_tokens(logits: Tensor, config: SamplingConfig, uniforms: Tensor) -> T
         cut = before >= config.top_p
         if config.top_k:
             cut[:, config.top_k :] = True
-        cut[:, 0] = False
         probs = probs.masked_fill(torch.zeros_like(cut).scatter(1, order, cut), 0.0)
     cumulative = probs.cumsum(dim=-1)
     target = uniforms[:, None].to(cumulative.dtype) * cumulative[:, -1:]

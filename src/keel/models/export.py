@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import copy
 import json
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import nn
 
 from keel.models.quiet import quiet_transformers
@@ -16,9 +18,13 @@ PAD_TOKEN = "<|keel_pad|>"
 NORMALISATION_FILE = "keel_reward.json"
 
 
-def save_policy(backbone: nn.Module, tokenizer: Any, folder: Path) -> None:
-    """Weights, config, tokenizer and chat template: `AutoModelForCausalLM.from_pretrained(folder)` loads it."""
+def save_policy(backbone: nn.Module, tokenizer: Any, folder: Path, *, eos_ids: Collection[int]) -> None:
+    """Weights, config, tokenizer and chat template: `AutoModelForCausalLM.from_pretrained(folder)` loads it.
+
+    Every token of `eos_ids` ends a response there too, by the generation config.
+    """
     model: Any = backbone
+    model.generation_config.eos_token_id = sorted(eos_ids)
     with quiet_transformers():
         model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
@@ -34,8 +40,11 @@ def save_reward_model(model: RewardModel, tokenizer: Any, folder: Path, *, scale
     classifier: Any = model.classifier
     tokenizer = copy.deepcopy(tokenizer)
     tokenizer.add_special_tokens({"pad_token": PAD_TOKEN})
-    if classifier.get_input_embeddings().num_embeddings < len(tokenizer):
+    known = classifier.get_input_embeddings().num_embeddings
+    if known < len(tokenizer):
         classifier.resize_token_embeddings(len(tokenizer), mean_resizing=False)
+        with torch.no_grad():  # transformers draws them from the global generator
+            classifier.get_input_embeddings().weight[known:] = 0.0
     classifier.config.pad_token_id = tokenizer.pad_token_id
     tokenizer.padding_side = "right"
     with quiet_transformers():

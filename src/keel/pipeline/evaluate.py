@@ -183,13 +183,14 @@ def spent(
 
     The bound is estimated from frontier_samples reference responses a prompt: reliable up to log(samples) nats;
     the same bound from half of them shows how far it has converged. best-of-n is the yardstick of exact KL.
+    `reached` is None where the KL buys no more than the standard error of what was gained.
     """
     prompts = prompts[: config.frontier_prompts]
     repeated = [prompt for prompt in prompts for _ in range(config.frontier_samples)]
     samples = engines.reference_sampler.sample(repeated, config.sampling, DrawKey(draws, "frontier", iteration=0))
     scores = engines.scorer.score(samples).total.reshape(len(prompts), config.frontier_samples).double()
     paid = max(0.0, float(kl[: len(prompts)].mean()))
-    reached = float(policy_scores[: len(prompts)].double().mean())
+    gained = policy_scores[: len(prompts)].double().mean(dim=1) - scores.mean(dim=1)
     start = float(scores.mean())
     point, half = frontier(scores, paid), frontier(scores[:, : config.frontier_samples // 2], paid)
     gain = point.bound - start
@@ -200,11 +201,11 @@ def spent(
         "prompts": len(prompts),
         "samples_a_prompt": config.frontier_samples,
         "kl": paid,
-        "score": reached,
+        "score": start + float(gained.mean()),
         "reference_score": start,
         "bound": point.bound,
         "bound_from_half_the_samples": half.bound,
-        "reached": (reached - start) / gain if gain > 0 else None,
+        "reached": float(gained.mean()) / gain if gain > _standard_error(gained[:, None]) else None,
         "reliable": point.reliable,
         "reliable_up_to_kl": math.log(config.frontier_samples),
         "curve": [[at, frontier(scores, at).bound] for at in grid],

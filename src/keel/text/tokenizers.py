@@ -35,12 +35,16 @@ class TextCodec:
         self._anchor_ids: list[int] = hf.encode(_ANCHOR, add_special_tokens=False)
 
     def encode(self, text: str) -> list[int]:
-        """Ids of a text as it stands inside a longer one: no special tokens, no prefix space."""
+        """Ids of a text as it stands inside a longer one: no special tokens, no prefix space.
+
+        What spells a special token is text here: a response that says "<|eos|>" does not end there.
+        """
         if not text:
             return []
+        opening = _ANCHOR if self._adds_prefix_space else ""
+        ids = list(self.hf.encode(opening + text, add_special_tokens=False, split_special_tokens=True))
         if not self._adds_prefix_space:
-            return list(self.hf.encode(text, add_special_tokens=False))
-        ids = list(self.hf.encode(_ANCHOR + text, add_special_tokens=False))
+            return ids
         anchor = self._anchor_ids
         assert ids[: len(anchor)] == anchor, "the tokenizer merged the anchor with the text"
         return ids[len(anchor) :]

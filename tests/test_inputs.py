@@ -1,0 +1,189 @@
+"""What each stage reads, and what makes it another stage."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import keel
+from keel.config.recipe import Recipe, parse_recipe
+from keel.errors import UserError
+from keel.inputs import Reward, hash_model, stage_identity, stage_inputs
+from keel.runs.identity import differences
+from tests.end_to_end.tiny import tiny_recipe
+
+RUN = Path("runs/tiny")
+VERSION = keel.__version__
+
+
+def recipe_of(**stages: Any) -> Recipe:
+    return parse_recipe({"name": "x", "model": {"base": "hub/base"}, **stages}, "test")
+
+
+PPO: dict[str, Any] = {"prompts": "prompts.jsonl", "reward": [{"model": "hub/judge"}]}
+
+
+def test_the_whole_pipeline_reads_its_own_stages() -> None:
+    recipe = tiny_recipe()
+    found = {name: stage_inputs(recipe, RUN, name) for name in ("sft", "collect", "reward", "ppo", "evaluate")}
+    sft, reward, ppo = (str(RUN / name / "model") for name in ("sft", "reward", "ppo"))
+    assert found["sft"].models == {}  # from nothing
+    assert found["collect"].models == {"policy": sft}
+    assert found["collect"].functions == {"annotator": "keel.demo:polite"}
+    assert found["reward"].models == {"init": sft, "reference": sft}
+    assert found["reward"].data["reward.data"].path == str(RUN / "collect" / "comparisons" / "comparisons.jsonl")
+    assert found["ppo"].models == {"policy": sft, "reference": sft}
+    rewards = (Reward("reward", 1.0, reward, None), Reward("keel.demo.polite", 0.1, None, "keel.demo:polite"))
+    assert found["ppo"].rewards == found["evaluate"].rewards == rewards
+    assert found["ppo"].functions == {"utility": "keel.demo:polite"}
+    assert found["evaluate"].models == {"policy": ppo, "reference": sft}
+    assert found["evaluate"].functions == {"utility": "keel.demo:polite", "on_point": "keel.demo:on_point"}
+    assert set(found["evaluate"].data) == {"evaluate.prompts", "evaluate.demonstrations"}
+
+
+def test_without_a_supervised_stage_everything_starts_from_the_base() -> None:
+    recipe = recipe_of(ppo=PPO, evaluate={"prompts": "held.jsonl"})
+    assert stage_inputs(recipe, RUN, "ppo").models == {"policy": "hub/base", "reference": "hub/base"}
+    judged = stage_inputs(recipe, RUN, "evaluate")
+    assert judged.models == {"policy": str(RUN / "ppo" / "model"), "reference": "hub/base"}
+    assert judged.rewards == (Reward("judge", 1.0, "hub/judge", None),)
+
+
+def test_a_stage_may_name_its_own_models() -> None:
+    recipe = recipe_of(
+        reward={"data": "pairs.jsonl", "init": "hub/init"},
+        ppo={**PPO, "policy": "hub/policy"},
+        evaluate={
+            "prompts": "held.jsonl",
+            "policy": "reward",
+            "reference": "some/path",
+            "reward": [{"model": "reward"}],
+        },
+    )
+    assert stage_inputs(recipe, RUN, "reward").models == {"init": "hub/init", "reference": "hub/base"}
+    ppo = stage_inputs(recipe, RUN, "ppo").models
+    assert ppo == {"policy": "hub/policy", "reference": "hub/policy"}  # the leash starts where the policy does
+    reward = str(RUN / "reward" / "model")
+    judged = stage_inputs(recipe, RUN, "evaluate")
+    assert judged.models == {"policy": reward, "reference": "some/path"}
+    assert judged.rewards[0].model == reward
+
+
+def test_a_stages_name_is_a_path_where_the_recipe_has_no_such_stage() -> None:
+    recipe = recipe_of(ppo={**PPO, "reference": "sft"})
+    assert stage_inputs(recipe, RUN, "ppo").models["reference"] == "sft"
+
+
+def test_an_evaluation_without_a_policy_or_a_judge_is_refused() -> None:
+    alone = recipe_of(evaluate={"prompts": "held.jsonl"})
+    with pytest.raises(UserError, match="^evaluate.policy is missing: the recipe has no ppo stage"):
+        stage_inputs(alone, RUN, "evaluate")
+    unjudged = recipe_of(evaluate={"prompts": "held.jsonl", "policy": "hub/policy"})
+    with pytest.raises(UserError, match="^evaluate.reward is missing: the recipe has no reward stage"):
+        stage_inputs(unjudged, RUN, "evaluate")
+
+
+# --- what makes a stage another one ---
+
+
+@pytest.fixture
+def made(tmp_path: Path) -> Path:
+    """A run whose stages have left something that can be hashed."""
+    for folder in ("sft/model", "collect/comparisons", "reward/model", "ppo/model"):
+        (tmp_path / folder).mkdir(parents=True)
+        (tmp_path / folder / "comparisons.jsonl").write_text("{}")
+    return tmp_path
+
+
+def changed(before: Recipe, after: Recipe, stage: str, run: Path = RUN) -> list[str]:
+    one, other = (stage_identity(recipe, stage, stage_inputs(recipe, run, stage)) for recipe in (before, after))
+    return differences(one, other)
+
+
+@pytest.mark.parametrize(
+    ("override", "stage", "difference"),
+    [
+        ("sft.lr=1e-4", "sft", ["sft.lr: 0.003 → 0.0001"]),
+        ("seed=3", "collect", ["seed: 0 → 3"]),
+        ("model.scratch.hidden=32", "sft", ["model.scratch.hidden: 16 → 32"]),
+        ("ppo.update.minibatches=4", "ppo", ["ppo.update.minibatches: 2 → 4"]),
+        ("ppo.reward=[{model: reward}]", "evaluate", [f"input reward keel.demo.polite: keel {VERSION} → (absent)"]),
+        ("sft.checkpoint_every=9", "sft", []),
+        ("ppo.checkpoint_every=9", "ppo", []),
+        ("device=auto", "ppo", []),
+        ("name=other", "ppo", []),
+        ("sft.lr=1e-4", "ppo", []),  # that reaches ppo through the model it reads
+        ("model.scratch.hidden=32", "ppo", []),
+    ],
+)
+def test_settings(override: str, stage: str, difference: list[str], made: Path) -> None:
+    found = changed(tiny_recipe(), tiny_recipe([override]), stage, made)
+    assert found == difference
+
+
+def test_data_counts_by_its_contents(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    for path in ("prompts.jsonl", "~/prompts.jsonl"):
+        recipe = recipe_of(ppo={**PPO, "prompts": path})
+        file = tmp_path / "prompts.jsonl"
+        file.write_text('{"prompt": "a"}\n')
+        before = stage_identity(recipe, "ppo", stage_inputs(recipe, RUN, "ppo"))
+        file.write_text('{"prompt": "b"}\n')
+        after = stage_identity(recipe, "ppo", stage_inputs(recipe, RUN, "ppo"))
+        (line,) = differences(before, after)
+        assert line.startswith("input ppo.prompts: ")
+    hub = recipe_of(ppo={**PPO, "prompts": {"path": "owner/prompts", "split": "test"}})
+    assert stage_identity(hub, "ppo", stage_inputs(hub, RUN, "ppo")).inputs["ppo.prompts"] == "hub:owner/prompts:test"
+
+
+def test_a_function_counts_by_its_modules_source(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    source = "def f(prompts, responses, rows):\n    return [{}] * len(responses)\n"
+    recipe = recipe_of(ppo={"prompts": "prompts.jsonl", "reward": [{"function": "my_taste_of_inputs:f"}]})
+    hashes = []
+    for value in ("0.0", "1.0"):
+        (tmp_path / "my_taste_of_inputs.py").write_text(source.format(value))
+        sys.modules.pop("my_taste_of_inputs", None)
+        identity = stage_identity(recipe, "ppo", stage_inputs(recipe, RUN, "ppo"))
+        hashes.append(identity.inputs["reward my_taste_of_inputs.f"])
+    sys.modules.pop("my_taste_of_inputs")
+    assert hashes[0] != hashes[1]
+    assert (
+        stage_identity(tiny_recipe(), "sft", stage_inputs(tiny_recipe(), RUN, "sft"))
+        .inputs["sft.data"]
+        .startswith("keel ")
+    )
+
+
+def test_a_model_counts_by_its_contents_and_a_hub_name_by_itself(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text("{}")
+    before = hash_model(str(tmp_path))
+    (tmp_path / "config.json").write_text("{ }")
+    assert hash_model(str(tmp_path)) != before
+    assert hash_model("hub/base") == "hub:hub/base"
+    assert hash_model("gpt2") == "hub:gpt2"  # one of the old names, without an owner
+
+
+@pytest.mark.parametrize("source", ["/nowhere/model", "./nowhere", "runs/other/sft/model"])
+def test_a_path_where_no_model_is_is_refused(source: str) -> None:
+    with pytest.raises(UserError, match=f"^there is no model directory {source}; give a directory or a hub name"):
+        hash_model(source)
+
+
+def test_a_chat_template_counts_in_every_stage_by_its_contents(tmp_path: Path) -> None:
+    template = tmp_path / "template.jinja"
+    template.write_text("one")
+    recipe = recipe_of(model={"base": "hub/base", "chat_template": str(template)}, ppo=PPO)
+    plain = recipe_of(ppo=PPO)
+    (setting, contents) = changed(plain, recipe, "ppo")
+    assert setting.startswith("model.chat_template: ")
+    assert contents.startswith("input chat_template: (absent) → ")
+    before = stage_identity(recipe, "ppo", stage_inputs(recipe, RUN, "ppo"))
+    template.write_text("two")
+    after = stage_identity(recipe, "ppo", stage_inputs(recipe, RUN, "ppo"))
+    (line,) = differences(before, after)
+    assert line.startswith("input chat_template: ")
