@@ -86,7 +86,7 @@ def test_a_function_that_fails_is_named(model: str, tmp_path: Path, monkeypatch:
     (tmp_path / "build_broken.py").write_text("def f(prompts, responses, rows):\n    return [1 / 0]\n")
     with pytest.raises(UserError, match="the function build_broken:f raised ZeroDivisionError"):
         ppo_with("build_broken:f", model, tmp_path)
-    with pytest.raises(UserError, match='there is no module "build_brokem".*Did you mean "build_broken"'):
+    with pytest.raises(UserError, match=r'there is no module "build_brokem".*Did you mean "build_broken"'):
         ppo_with("build_brokem:f", model, tmp_path)
 
 

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import io
+import time
 
 import pytest
 from rich.console import Console
 
-from keel.cli import console as module
 from keel.cli.console import TerminalConsole, one_line, printable
 from tests.report.support import HOSTILE
 
@@ -19,7 +19,7 @@ def plain() -> tuple[TerminalConsole, io.StringIO]:
 
 def test_a_file_gets_the_first_line_the_last_and_one_now_and_then(monkeypatch: pytest.MonkeyPatch) -> None:
     now = 1000.0
-    monkeypatch.setattr(module.time, "monotonic", lambda: now)
+    monkeypatch.setattr(time, "monotonic", lambda: now)
     console, file = plain()
     with console:
         for done in range(1, 101):
@@ -93,3 +93,10 @@ def test_a_terminal_gets_a_live_display() -> None:
     assert "4/4" in text
     assert "loss 1.25" in text
     assert "2/4" in text
+
+
+def test_an_interruption_says_how_to_go_on() -> None:
+    console, file = plain()
+    with pytest.raises(KeyboardInterrupt), console:
+        raise KeyboardInterrupt
+    assert " ".join(file.getvalue().split()) == "Stopped; the same command goes on from the last checkpoint."

@@ -215,17 +215,6 @@ def test_a_stage_alone_names_what_it_lacks(
     assert sentence == f"ppo needs the sft stage, which has not finished in {out}; run it first"
 
 
-def test_an_interruption_says_how_to_go_on(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    def interrupted() -> None:
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(cli, "app", interrupted)
-    with pytest.raises(SystemExit) as ended:
-        main()
-    assert ended.value.code == 130
-    assert capsys.readouterr().err == "keel: stopped; the same command goes on from the last checkpoint\n"
-
-
 def test_a_mistake_in_a_process_of_its_own(tmp_path: Path) -> None:
     done = subprocess.run(
         [sys.executable, "-m", "keel", "run", "nowhere.yaml"], capture_output=True, text=True, cwd=tmp_path

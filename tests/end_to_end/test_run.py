@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
 
 from keel.batching import pad_rows
@@ -28,6 +29,10 @@ from keel.schema import Prompt
 from tests.end_to_end.killing import differences
 from tests.end_to_end.tiny import tiny_recipe
 from tests.pipeline.support import Heard
+
+POLICIES: Any = AutoModelForCausalLM  # untyped
+CLASSIFIERS: Any = AutoModelForSequenceClassification
+TOKENIZERS: Any = AutoTokenizer
 
 PROMPTS = ["how do i clean my kettle ?", "what is tea ?", "where"]
 
@@ -105,9 +110,8 @@ def test_a_saved_policy_generates_in_transformers_what_it_generates_here(finishe
     folder = finished / stage / "model"
     greedy = SamplingConfig(max_new_tokens=12, temperature=0.0)
     ours = generate_responses(str(folder), [Prompt(text) for text in PROMPTS], greedy, samples=1, seed=0, device="cpu")
-    loader: Any = AutoTokenizer
-    tokenizer = loader.from_pretrained(folder)
-    model: Any = AutoModelForCausalLM.from_pretrained(folder).eval()
+    tokenizer = TOKENIZERS.from_pretrained(folder)
+    model = POLICIES.from_pretrained(folder).eval()
     for text, response in zip(PROMPTS, ours, strict=True):
         inputs = tokenizer(text, return_tensors="pt", return_token_type_ids=False)
         ids = model.generate(**inputs, do_sample=False, max_new_tokens=12, pad_token_id=tokenizer.pad_token_id)
@@ -122,9 +126,8 @@ def test_the_saved_reward_model_scores_in_transformers_as_here(finished: Path) -
     data = DataConfig(path=str(finished / "collect" / "comparisons" / "comparisons.jsonl"), limit=12)
     rows = [side for row in load_comparisons(data).train for side in renderer.comparison(row)]
     ours = RewardModelScorer("r", RewardModel(load_classifier(str(folder))), token_budget=200).score_rows(rows)
-    model: Any = AutoModelForSequenceClassification.from_pretrained(folder).eval()
-    loader: Any = AutoTokenizer
-    assert model.config.pad_token_id == loader.from_pretrained(folder).pad_token_id
+    model = CLASSIFIERS.from_pretrained(folder).eval()
+    assert model.config.pad_token_id == TOKENIZERS.from_pretrained(folder).pad_token_id
     batch = pad_rows(rows)
     inside = torch.arange(batch.tokens.shape[1]) < batch.lengths[:, None]
     with torch.no_grad():
@@ -134,8 +137,6 @@ def test_the_saved_reward_model_scores_in_transformers_as_here(finished: Path) -
 
 
 def test_the_ppo_checkpoint_is_the_model_that_was_handed_on(finished: Path) -> None:
-    from safetensors.torch import load_file
-
     published = load_file(finished / "ppo" / "model" / "model.safetensors")
     last = load_file(finished / "ppo" / "checkpoints" / "step-00000006" / "model.safetensors")
     start = load_file(finished / "sft" / "model" / "model.safetensors")
@@ -162,7 +163,7 @@ def test_a_changed_key_is_refused_with_both_ways_on(finished: Path) -> None:
         f"Stage ppo in {finished} was made otherwise (ppo.kl.coef: 0.1 → 0.2); make it and all later stages anew with "
         f"--fresh-from ppo, or keep it and start another run with --out NEW --reuse {finished}."
     )
-    with pytest.raises(UserError, match="Stage sft .*seed: 0 → 1"):
+    with pytest.raises(UserError, match=r"Stage sft .*seed: 0 → 1"):
         run(finished, tiny_recipe(["seed=1"]))
     after = bytes_below(finished)
     assert {name for name in after if after[name] != before.get(name)} == {"run.json"}  # the recipe is still its own
@@ -246,8 +247,7 @@ def test_ppo_alone_from_a_model_a_reward_model_and_prompts(finished: Path, tmp_p
     first = read_lines(tmp_path / "out" / "ppo" / "metrics.jsonl")[1]
     assert first["objective/scores"] == pytest.approx(2 * first["reward/model"], abs=1e-5)  # by its directory
     assert first["objective/kl"] == pytest.approx(0.0, abs=1e-6)
-    loader: Any = AutoModelForCausalLM
-    assert loader.from_pretrained(tmp_path / "out" / "ppo" / "model") is not None
+    POLICIES.from_pretrained(tmp_path / "out" / "ppo" / "model")
 
 
 def test_no_held_out_prompts_are_refused(finished: Path, tmp_path: Path) -> None:

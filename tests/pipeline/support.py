@@ -82,7 +82,8 @@ def toy_policy(*, critic: bool = False, spread: float = 0.3, seed: int = 0) -> P
     )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        backbone: nn.Module = AutoModelForCausalLM.from_config(config)
+        loader: Any = AutoModelForCausalLM  # untyped
+        backbone: nn.Module = loader.from_config(config)
         for parameter in backbone.parameters():
             nn.init.normal_(parameter, std=spread)
     return Policy(backbone, critic=critic).eval()

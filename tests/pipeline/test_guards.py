@@ -53,7 +53,7 @@ def test_three_impossible_kls_in_a_row_stop() -> None:
     ]
     streak = watch_kl_sign(kl(-0.06, 0.01), streak, said.append)
     assert (streak, len(said)) == (2, 2)
-    with pytest.raises(UserError, match="^ppo: 3 iterations in a row, the KL to the reference is -0.06"):
+    with pytest.raises(UserError, match=r"^ppo: 3 iterations in a row, the KL to the reference is -0.06"):
         watch_kl_sign(kl(-0.06, 0.01), streak, said.append)
 
 

@@ -105,7 +105,7 @@ def test_a_sampler_that_ignores_the_temperature_is_found_out(tmp_path: Path) -> 
 
     sampler.sample = at_one  # type: ignore[method-assign]  # the fault that the check must find
     before = {name: tensor.clone() for name, tensor in planted.policy.state_dict().items()}
-    with pytest.raises(UserError, match="ratio pi/pi_old is off by .* Cause: temperature"):
+    with pytest.raises(UserError, match=r"ratio pi/pi_old is off by .* Cause: temperature"):
         planted.train(begin_stage(tmp_path, "ppo"))
     assert all(torch.equal(tensor, before[name]) for name, tensor in planted.policy.state_dict().items())
 

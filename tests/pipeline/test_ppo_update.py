@@ -115,7 +115,7 @@ def test_the_ratio_is_checked_on_the_first_minibatch_alone() -> None:
     assert tally.means()["ppo/policy/first_ratio_gap"] == 1e-4
     assert tally.means()["ppo/policy/ratio_gap"] == 0.7  # later ones may differ: that is learning
     learner = CountingLearner(ratio_gap=1.1e-3)
-    with pytest.raises(UserError, match="off by 0.0011"):
+    with pytest.raises(UserError, match=r"off by 0.0011"):
         counted(learner)
     assert learner.steps == 0
 

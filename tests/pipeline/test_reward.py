@@ -154,11 +154,12 @@ def toy_reward_model(*, head: float = 0.01) -> RewardModel:
         max_position_embeddings=16,
         bos_token_id=None,
         eos_token_id=EOS,
-        num_labels=1,
     )
+    config.num_labels = 1
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(1)
-        model: nn.Module = AutoModelForSequenceClassification.from_config(config)
+        loader: Any = AutoModelForSequenceClassification  # untyped
+        model: nn.Module = loader.from_config(config)
         for parameter in model.parameters():
             nn.init.normal_(parameter, std=0.3)
     made = RewardModel(model.eval())

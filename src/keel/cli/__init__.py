@@ -28,7 +28,7 @@ app.command()(report)
 app.command()(generate)
 app.add_typer(data_app, name="data")
 
-USER_ERROR, INTERRUPTED = 2, 130
+USER_ERROR = 2
 
 
 def main() -> None:
@@ -38,6 +38,3 @@ def main() -> None:
     except UserError as error:
         print(f"keel: {error}", file=sys.stderr)
         sys.exit(USER_ERROR)
-    except KeyboardInterrupt:
-        print("keel: stopped; the same command goes on from the last checkpoint", file=sys.stderr)
-        sys.exit(INTERRUPTED)

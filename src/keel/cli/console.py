@@ -36,9 +36,11 @@ class TerminalConsole:
             self._progress.start()
         return self
 
-    def __exit__(self, *error: object) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         if self._live:
             self._progress.stop()
+        if kind is KeyboardInterrupt:
+            self.say("Stopped; the same command goes on from the last checkpoint.")
 
     def say(self, text: str) -> None:
         self.rich.print(Text(text))

@@ -21,6 +21,14 @@ def total_steps(config: TrainingConfig, num_rows: int) -> int:
     return -(-num_rows * config.epochs // config.batch)
 
 
+def validation_tally(name: str, learner: Learner[B], batches: Sequence[B]) -> Tally:
+    """The learner's statistics on held-out batches, `NAME/…` called `NAME/validation/…`; empty without batches."""
+    tally = Tally()
+    for metric, (total, weight) in learner.measure(batches).sums.items():
+        tally.add(metric.replace(f"{name}/", f"{name}/validation/"), total, weight)
+    return tally
+
+
 def train_epochs(
     config: TrainingConfig,
     learner: Learner[B],

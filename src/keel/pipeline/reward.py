@@ -16,7 +16,7 @@ from keel.config.reward import RewardConfig
 from keel.engines.base import DrawKey, Learner, Sampler, Scorer
 from keel.errors import UserError
 from keel.functional.masked import Moments
-from keel.pipeline.epochs import train_epochs
+from keel.pipeline.epochs import train_epochs, validation_tally
 from keel.records import EncodedRow, Pairs, PromptItem
 from keel.runs.console import Console
 from keel.runs.run import StageRun
@@ -66,12 +66,7 @@ def train_reward(
     """
 
     def validate() -> Tally:
-        tally = Tally()
-        if validation:
-            batches = microbatches(by_prompt(validation), config.token_budget)
-            for name, (total, weight) in engines.learner.measure(batches).sums.items():
-                tally.add(name.replace("reward/", "reward/validation/"), total, weight)
-        return tally
+        return validation_tally("reward", engines.learner, microbatches(by_prompt(validation), config.token_budget))
 
     groups = by_prompt(train)
     train_epochs(

@@ -9,7 +9,7 @@ from typing import Any
 from keel.batching import row_batches
 from keel.config.sft import SFTConfig
 from keel.engines.base import Learner
-from keel.pipeline.epochs import train_epochs
+from keel.pipeline.epochs import train_epochs, validation_tally
 from keel.records import EncodedRow, Sequences
 from keel.runs.console import Console
 from keel.runs.run import StageRun
@@ -31,11 +31,7 @@ def train_sft(
     """Minimise the negative log-likelihood of the responses; publish `model/`. Returns the stage's summary."""
 
     def validate() -> Tally:
-        measured = learner.measure(row_batches(validation, config.token_budget)) if validation else Tally()
-        tally = Tally()
-        for name, (total, weight) in measured.sums.items():
-            tally.add(name.replace("sft/", "sft/validation/"), total, weight)
-        return tally
+        return validation_tally("sft", learner, row_batches(validation, config.token_budget))
 
     train_epochs(
         config,
