@@ -13,7 +13,6 @@ import pytest
 import yaml
 from typer.testing import CliRunner, Result
 
-from keel import cli
 from keel.build import generate_responses
 from keel.cli import app, main
 from keel.config.sampling import SamplingConfig

@@ -16,7 +16,7 @@ from keel.errors import UserError
 from keel.functional.closed_form import objective, optimal_policy
 from keel.pipeline.ppo import PPOState
 from keel.runs.metrics import read_lines
-from tests.pipeline.support import all_responses, begin_stage, exact_distribution, toy_policy
+from tests.pipeline.support import all_responses, begin_stage, exact_distribution, samples_of, toy_policy
 from tests.pipeline.toy_ppo import Toy, toy, toy_config, toy_scores
 
 LEARNING: dict[str, Any] = {
@@ -49,6 +49,8 @@ def test_on_the_leash_ppo_finds_the_known_optimum(longest: int, tmp_path: Path) 
     assert value - float(objective(start, start, rewards, 0.5)) > 0.15  # there was something to learn
     assert -1e-6 < value - float(objective(end, start, rewards, 0.5)) < 0.02
     assert 0.5 * float((end - torch.tensor(best)).abs().sum()) < 0.05  # total variation
+    critic = learned.engines.actors.policy.values(samples_of([(4,)]).sequences)
+    assert float(critic[0, 0]) == pytest.approx(value, abs=0.1)  # at the optimum V(s_1) is the soft value: J(pi*)
 
 
 @pytest.mark.parametrize(("advantage", "value_clip"), [({"kind": "monte_carlo"}, None), ({"whiten": False}, 0.2)])
@@ -165,13 +167,14 @@ def test_the_kl_budget_ends_the_run(tmp_path: Path) -> None:
 
 
 def test_a_stopped_run_that_was_killed_before_its_end_does_not_go_on(tmp_path: Path) -> None:
-    config = toy_config(kl={"budget": 2.0}, iterations=6)
+    config = toy_config(kl={"budget": 2.0}, iterations=6, checkpoint_every=100)
 
     def killed(folder: Path) -> None:
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
         toy(config, objectives=[0.0] * 7, held_out_kl=0.75, export=killed).train(begin_stage(tmp_path, "ppo"))
+    assert (tmp_path / "ppo" / "checkpoints" / "step-00000003").exists()  # nothing of it is done again
     again = toy(config, objectives=[0.0] * 7, held_out_kl=0.75)
     summary = again.train(begin_stage(tmp_path, "ppo"))
     assert (summary["iterations"], again.learner.steps) == (3, 3 * config.update.epochs)
