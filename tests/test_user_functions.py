@@ -77,7 +77,7 @@ def test_what_is_no_finite_number_names_function_row_and_response(check: Any, ba
         ({0.0: 0, 1.0: 1, 2.0: 2}, "a dict"),
         ((value for value in range(3)), "a generator"),
     ],
-    ids=str,
+    ids=lambda value: value if isinstance(value, str) else type(value).__name__,
 )
 def test_a_wrong_length_is_refused(check: Any, values: Any, found: str) -> None:
     sentence = f"^the function my:f returned {found} for 3 responses; return a list, one each$"

@@ -50,6 +50,8 @@ def stage_identity(recipe: Recipe, stage: str, inputs: Inputs) -> Identity:
     """Settings and hashes of inputs. Raises UserError for a path that is not there."""
     config = getattr(recipe, stage)
     settings: dict[str, Any] = {stage: config.model_dump(mode="json"), "seed": recipe.seed}
+    if stage == "evaluate":  # it may judge by the rewards of ppo
+        settings["rewards"] = {reward.name: reward.weight for reward in inputs.rewards}
     template = recipe.model.chat_template
     settings["model"] = recipe.model.model_dump(mode="json") if stage == "sft" else {"chat_template": template}
     kept = {key: value for key, value in flatten(settings).items() if key.rsplit(".", 1)[-1] not in _NO_EFFECT}

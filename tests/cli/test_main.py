@@ -13,7 +13,7 @@ import pytest
 import yaml
 from typer.testing import CliRunner, Result
 
-from keel.build import generate_responses
+from keel.build import generate_responses, load_renderer
 from keel.cli import app, main
 from keel.config.sampling import SamplingConfig
 from keel.runs.layout import STAGES
@@ -113,6 +113,16 @@ def test_generating_greedily(finished: tuple[str, Path, str]) -> None:
     text = keel(*command, "--temperature", "0", "--seed", "5").output
     assert text.startswith("what is tea ?\n  → ")
     assert text == keel(*command, "--temperature", "0").output  # greedy: no seed plays a part
+
+
+def test_generating_past_the_context_is_refused(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, finished: tuple[str, Path, str]
+) -> None:
+    """The tiny model has a context of 128 tokens."""
+    model = str(finished[1] / "sft" / "model")
+    length = load_renderer(model).length(Prompt("what is tea ?"))
+    sentence = fails(capsys, monkeypatch, "generate", model, "--prompt", "what is tea ?", "--max-new-tokens", "128")
+    assert sentence.endswith(f"pass the model's context of 128; lower --max-new-tokens to {128 - length}")
 
 
 def test_generating_by_seed_from_a_file(finished: tuple[str, Path, str], tmp_path: Path) -> None:

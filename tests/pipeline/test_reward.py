@@ -30,6 +30,7 @@ from keel.pipeline.reward import (
     EncodedPair,
     RewardEngines,
     by_prompt,
+    effective_count,
     judge,
     microbatches,
     reliability,
@@ -59,6 +60,16 @@ def pair(chosen: Sequence[int], rejected: Sequence[int], prompt: Sequence[int] =
 def test_wilson_interval_as_published(right: int, count: int, low: float, high: float) -> None:
     """Newcombe (1998), Statistics in Medicine 17, table I, method 3."""
     assert wilson_interval(right / count, count) == pytest.approx((low, high), abs=5e-5)
+
+
+def test_comparisons_of_one_prompt_are_not_independent() -> None:
+    """By hand: share 1/2. Alone, 4 residuals of 1/2 give variance 4 x 1/4 / 16 = 1/16, that of 4 trials. In two groups
+    that are alike, the residuals add up to 1 and -1: 2 / 16 = 1/8, that of 2 trials."""
+    right = [1.0, 1.0, 0.0, 0.0]
+    assert effective_count(right, "abcd") == pytest.approx(4.0)
+    assert effective_count(right, "aabb") == pytest.approx(2.0)
+    assert effective_count(right, "abab") == 4.0  # groups that balance are worth more, but not more than all
+    assert effective_count([1.0, 1.0, 1.0, 1.0], "aabb") == 2.0  # nothing varies: one trial a group
 
 
 def test_wilson_interval_at_the_edges() -> None:

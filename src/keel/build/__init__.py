@@ -14,7 +14,7 @@ from keel.engines.base import DrawKey
 from keel.engines.sampler import CachedSampler
 from keel.errors import UserError
 from keel.inputs import Inputs, stage_identity, stage_inputs
-from keel.models.load import load_causal_lm, resolve_device
+from keel.models.load import context_length, load_causal_lm, resolve_device
 from keel.models.policy import Policy
 from keel.runs.console import Console
 from keel.runs.layout import STAGES
@@ -73,8 +73,14 @@ def generate_responses(
 ) -> list[dict[str, Any]]:
     """`samples` responses of a model to each prompt, one {"prompt", "response", "ended"} each."""
     renderer = load_renderer(source)
-    policy = Policy(load_causal_lm(source)).to(resolve_device(device)).eval()
     items = [renderer.item(prompt) for prompt in prompts for _ in range(samples)]
+    context, longest = context_length(source), max(len(item.tokens) for item in items)
+    if context is not None and longest + sampling.max_new_tokens > context:
+        raise UserError(
+            f"a prompt of {longest} tokens and {sampling.max_new_tokens} new ones pass the model's context of "
+            f"{context}; lower --max-new-tokens to {max(0, context - longest)}"
+        )
+    policy = Policy(load_causal_lm(source)).to(resolve_device(device)).eval()
     drawn = CachedSampler(policy, renderer).sample(items, sampling, DrawKey(Draws(seed, "generate"), "response", 0))
     return [
         {"prompt": item.text, "response": text, "ended": ended}

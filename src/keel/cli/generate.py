@@ -16,7 +16,7 @@ def generate(
         bool, typer.Option(help="Send each --prompt as a user's message through the chat template.")
     ] = False,
     samples: Annotated[int, typer.Option(min=1, help="Responses a prompt.")] = 1,
-    max_new_tokens: Annotated[int, typer.Option(min=1, help="Longest response.")] = 128,
+    max_new_tokens: Annotated[int, typer.Option(min=1, help="Longest response.")] = 64,
     temperature: Annotated[float, typer.Option(min=0, help="0 is greedy.")] = 1.0,
     top_k: Annotated[int, typer.Option(min=0, help="Draw from the k likeliest tokens; 0 is all.")] = 0,
     top_p: Annotated[

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -153,10 +153,11 @@ def judge(score_rows: Callable[[Sequence[EncodedRow]], Tensor], pairs: Sequence[
     right = (gap > 0).double() + 0.5 * (gap == 0).double()
     longer = [_wins(pair.chosen.response_length, pair.rejected.response_length) for pair in pairs]
     accuracy = float(right.mean())
+    prompts = [pair.chosen.tokens[: pair.chosen.prompt_length] for pair in pairs]
     known = [pair.first_probability for pair in pairs if pair.first_probability is not None]
     return {
         "accuracy": accuracy,
-        "accuracy_interval": wilson_interval(accuracy, len(pairs)),
+        "accuracy_interval": wilson_interval(accuracy, effective_count(right.tolist(), prompts)),
         "longer_wins": sum(longer) / len(longer),
         "noise_ceiling": sum(max(p, 1 - p) for p in known) / len(known) if len(known) == len(pairs) else None,
         "reliability": reliability(gap),
@@ -167,7 +168,23 @@ def _wins(mine: int, other: int) -> float:
     return 1.0 if mine > other else 0.5 if mine == other else 0.0
 
 
-def wilson_interval(share: float, count: int, z: float = 1.959964) -> tuple[float, float]:
+def effective_count(right: Sequence[float], groups: Sequence[Hashable]) -> float:
+    """How many independent trials are worth as much as these, which are alike within a group (Kish, 1965).
+
+    The variance of the share is taken over groups; never more than there are trials, nor fewer than groups / 2.
+    """
+    share = sum(right) / len(right)
+    residuals: dict[Hashable, float] = {}
+    for value, group in zip(right, groups, strict=True):
+        residuals[group] = residuals.get(group, 0.0) + value - share
+    spread = sum(residual * residual for residual in residuals.values()) / len(right)
+    if share * (1 - share) == 0:  # nothing varies, so nothing is known of how alike a group is
+        return float(len(residuals))
+    count = share * (1 - share) / spread * len(right) if spread > 0 else math.inf
+    return min(float(len(right)), max(len(residuals) / 2, count))
+
+
+def wilson_interval(share: float, count: float, z: float = 1.959964) -> tuple[float, float]:
     """The 95 % interval of a share of `count` independent trials (Wilson, 1927)."""
     centre = (share + z * z / (2 * count)) / (1 + z * z / count)
     half = z / (1 + z * z / count) * math.sqrt(share * (1 - share) / count + z * z / (4 * count * count))
