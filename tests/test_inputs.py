@@ -110,7 +110,16 @@ def changed(before: Recipe, after: Recipe, stage: str, run: Path = RUN) -> list[
         ("seed=3", "collect", ["seed: 0 → 3"]),
         ("model.scratch.hidden=32", "sft", ["model.scratch.hidden: 16 → 32"]),
         ("ppo.update.minibatches=4", "ppo", ["ppo.update.minibatches: 2 → 4"]),
-        ("ppo.reward=[{model: reward}]", "evaluate", [f"input reward keel.demo.polite: keel {VERSION} → (absent)"]),
+        (
+            "ppo.reward=[{model: reward}]",
+            "evaluate",
+            ["rewards.keel.demo.polite: 0.1 → (absent)", f"input reward keel.demo.polite: keel {VERSION} → (absent)"],
+        ),
+        (
+            "ppo.reward=[{model: reward}, {function: 'keel.demo:polite', weight: 0.5}]",
+            "evaluate",
+            ["rewards.keel.demo.polite: 0.1 → 0.5"],
+        ),
         ("sft.checkpoint_every=9", "sft", []),
         ("ppo.checkpoint_every=9", "ppo", []),
         ("device=auto", "ppo", []),

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from keel.runs import checkpoint
 from keel.runs.metrics import read_lines
 from tests.runs.support import PPO, SFT, complete, opened, tensors
 
@@ -122,8 +123,24 @@ def test_checkpoints_that_are_kept(tmp_path: Path) -> None:
             stage.checkpoint(step, tensors(step), {}, best=min(step, 1))
         assert sorted(os.listdir(tmp_path / "ppo" / "checkpoints")) == [f"step-0000000{step}" for step in (1, 4, 5)]
         assert stage.snapshot(1).tensors["policy"]["weight"].tolist() == [1.0, 1.0, 1.0]
-        stage.checkpoint(6, tensors(6), {}, keep_last=1)
-        assert os.listdir(tmp_path / "ppo" / "checkpoints") == ["step-00000006"]
+        stage.checkpoint(6, tensors(6), {})  # no best any more
+        assert sorted(os.listdir(tmp_path / "ppo" / "checkpoints")) == ["step-00000005", "step-00000006"]
+
+
+def test_a_kill_between_a_save_and_its_pruning_leaves_nothing_behind(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with opened(tmp_path) as run:
+        stage = run.stage("ppo", PPO)
+        stage.begin()
+        with monkeypatch.context() as unpruned:
+            unpruned.setattr(checkpoint, "prune", lambda *_, **__: None)
+            for step in range(5):
+                stage.checkpoint(step, tensors(step), {"step": step}, best=1)
+        restored = stage.restore()
+    assert restored is not None
+    assert restored.state == {"step": 4}
+    assert sorted(os.listdir(tmp_path / "ppo" / "checkpoints")) == [f"step-0000000{step}" for step in (1, 3, 4)]
 
 
 def test_logs_are_on_the_disk_before_the_checkpoint_that_follows_them(

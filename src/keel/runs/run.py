@@ -18,6 +18,7 @@ import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
     from keel.runs.checkpoint import Snapshot
 
 _LOCK = ".lock"
+_KEEP_LAST = 2  # checkpoints, besides the best
 _MAX_NAMED = 3  # differing keys that a refusal spells out
 
 Console = Callable[[str], None]
@@ -204,9 +206,10 @@ class StageRun:
             self._truncate_logs(-1)
             return None
         snapshot = checkpoint.load(path)
+        self._prune(snapshot.state["best"])  # a kill may have come between a save and this
         self._truncate_logs(snapshot.step)
         self._console(f"{self.name}: goes on from step {snapshot.step} ({path}).")
-        return snapshot
+        return _as_given(snapshot)
 
     def log(self, iteration: int, values: Mapping[str, float]) -> None:
         """One line of metrics.jsonl. Call it before the checkpoint of the same step."""
@@ -222,23 +225,21 @@ class StageRun:
         tensors: Mapping[str, Mapping[str, Tensor]],
         state: Mapping[str, Any],
         best: int | None = None,
-        *,
-        keep_last: int = 2,
     ) -> None:
         """Save step `step` (see `checkpoint.save`); of the others keep the newest, and that of step `best`."""
         from keel.runs import checkpoint
 
         self._metrics.sync()  # a checkpoint must not outlive the lines that led to it
         self._samples.sync()
-        checkpoint.save(self._checkpoints, step, tensors, state)
-        checkpoint.prune(self._checkpoints, keep_last=keep_last, keep=() if best is None else (best,))
+        checkpoint.save(self._checkpoints, step, tensors, {"best": best, "stage": dict(state)})
+        self._prune(best)
         files.write_json(self.path / CLOCK, {"seconds": self._seconds()})
 
     def snapshot(self, step: int) -> Snapshot:
         """The kept checkpoint of one step, for instance the best. Raises ValueError if it is not whole."""
         from keel.runs import checkpoint
 
-        return checkpoint.load(checkpoint.step_path(self._checkpoints, step))
+        return _as_given(checkpoint.load(checkpoint.step_path(self._checkpoints, step)))
 
     def work(self, name: str) -> Path:
         """An empty directory in which artefact `name` is written, before `publish` gives it its name."""
@@ -262,6 +263,11 @@ class StageRun:
         self._samples.sync()
         files.write_json(self.path / DONE, {**summary, "seconds": self._seconds()})
 
+    def _prune(self, best: int | None) -> None:
+        from keel.runs import checkpoint
+
+        checkpoint.prune(self._checkpoints, keep_last=_KEEP_LAST, keep=() if best is None else (best,))
+
     def _work_path(self, name: str) -> Path:
         return self.path / f".{name}.work"
 
@@ -272,6 +278,11 @@ class StageRun:
     def _seconds(self) -> float:
         assert self._started_at is not None, "begin() comes first"
         return self._seconds_before + time.monotonic() - self._started_at
+
+
+def _as_given(snapshot: Snapshot) -> Snapshot:
+    """With the state that the stage gave, without what `StageRun.checkpoint` put around it."""
+    return replace(snapshot, state=snapshot.state["stage"])
 
 
 @contextmanager
