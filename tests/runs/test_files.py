@@ -48,3 +48,14 @@ def test_discard_copes_with_an_earlier_one_that_was_killed(tmp_path: Path) -> No
         (tmp_path / name / "weights").write_text(name)
     files.discard(tmp_path / "model")
     assert os.listdir(tmp_path) == []
+
+
+def test_what_a_killed_writer_left_is_swept_and_nothing_else(tmp_path: Path) -> None:
+    (tmp_path / ".clock.json.tmp").write_text("half")
+    (tmp_path / ".model.gone").mkdir()
+    (tmp_path / ".model.gone" / "weights").write_text("old")
+    kept = [tmp_path / ".lock", tmp_path / "notes.tmp", tmp_path / "model.gone"]
+    for path in kept:
+        path.write_text("mine")
+    files.sweep(tmp_path)
+    assert sorted(tmp_path.iterdir()) == sorted(kept)

@@ -44,6 +44,14 @@ def discard(path: Path) -> None:
     shutil.rmtree(gone)
 
 
+def sweep(folder: Path) -> None:
+    """Remove what a killed writer left directly in `folder` under a temporary name."""
+    for path in folder.glob(".*.tmp"):
+        path.unlink()
+    for path in folder.glob(".*.gone"):
+        shutil.rmtree(path)
+
+
 def write_bytes(path: Path, content: bytes) -> None:
     """Replace a file by `content` in one step. One writer at a time."""
     beside = path.with_name(f".{path.name}.tmp")

@@ -77,6 +77,7 @@ class Run:
         except (FileExistsError, NotADirectoryError) as error:
             raise UserError(f"--out {out} is not a directory; give another one.") from error
         with _locked(out):
+            files.sweep(out)
             run = cls(out, name, reuse, console)
             run._note_start()
             if fresh_from is not None:
@@ -191,6 +192,7 @@ class StageRun:
         """Make the directory, say whose it is, and start the clock. Without a checkpoint the logs start empty."""
         assert not self.finished, self.path
         self.path.mkdir(exist_ok=True)
+        files.sweep(self.path)
         files.write_json(self.path / IDENTITY, self.identity.to_dict())
         self._seconds_before = float((files.read_json(self.path / CLOCK) or {"seconds": 0.0})["seconds"])
         self._started_at = time.monotonic()
