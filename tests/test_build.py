@@ -11,6 +11,7 @@ import torch
 
 from keel.batching import pad_rows
 from keel.build import generate_responses, run_recipe
+from keel.build.stages import RUNNERS
 from keel.build.workbench import Workbench
 from keel.config.recipe import Recipe, parse_recipe
 from keel.config.sampling import SamplingConfig
@@ -95,17 +96,19 @@ def test_prompts_leave_room_for_the_response(model: str, tmp_path: Path) -> None
     recipe = recipe_of(model, ppo={**PPO, "prompts": prompts, "reward": [{"function": "keel.demo:polite"}]})
     bench, console = bench_of(recipe, tmp_path)
     sampling = SamplingConfig(max_new_tokens=60)
-    assert bench.room(model, 512, sampling) == 4
-    assert bench.room(model, 3, sampling) == 3
-    assert bench.room(model, 512) == 64
+    assert bench.room([model], 512, sampling) == 4
+    assert bench.room([model], 3, sampling) == 3
+    assert bench.room([model], 512) == 64
     loaded = bench.prompts("ppo.prompts", bench.renderer(model), 60)
     assert len(loaded.train) + len(loaded.validation) == 19
     assert console.said == [f"ppo: {tmp_path / 'prompts.jsonl'}: 1 of 20 rows left out (1 too long)."]
     with pytest.raises(UserError) as raised:
-        bench.room(model, 512, SamplingConfig(max_new_tokens=64))
-    assert str(raised.value) == (
-        "ppo.sampling.max_new_tokens leaves no room for a prompt in the model's context of 64 tokens; lower it"
-    )
+        bench.room([model], 512, SamplingConfig(max_new_tokens=64))
+    assert str(raised.value) == "ppo: max_new_tokens leaves no prompt room in 64 tokens of context; lower it"
+    short = str(save_tiny_lm(tmp_path / "short"))
+    config = Path(short) / "config.json"
+    config.write_text(config.read_text().replace('"max_position_embeddings": 64', '"max_position_embeddings": 32'))
+    assert bench.room([model, short], 512) == 32  # the reference and the reward models read it too
 
 
 def save_reward_model(folder: Path, codec: Any) -> str:
@@ -164,3 +167,23 @@ def test_a_model_that_is_not_there_is_named(tmp_path: Path) -> None:
         run_recipe(recipe, tmp_path / "out", console=Heard())
     with pytest.raises(UserError, match="nowhere"):
         generate_responses(str(tmp_path / "nowhere"), [Prompt("a")], SamplingConfig(), samples=1, seed=0, device="cpu")
+
+
+def test_two_models_that_read_ids_as_other_words_are_refused(model: str, tmp_path: Path) -> None:
+    other = str(save_tiny_lm(tmp_path / "other", prefix_space_codec()))
+    prompts = prompts_file(tmp_path, ["a"])
+    recipe = recipe_of(
+        model, ppo={**PPO, "prompts": prompts, "reference": other, "reward": [{"function": "keel.demo:polite"}]}
+    )
+    bench, _ = bench_of(recipe, tmp_path)
+    with pytest.raises(UserError, match=f"^ppo.reference \\({other}\\) has another tokenizer"):
+        RUNNERS["ppo"](bench)
+
+
+def test_margins_exclude_a_noise_model(model: str, tmp_path: Path) -> None:
+    rows = tmp_path / "pairs.jsonl"
+    rows.write_text('{"prompt": "a", "chosen": "b", "rejected": "c", "margin": 0.5}\n')
+    recipe = recipe_of(model, reward={"data": {"path": str(rows), "validation": 0}, "flip_probability": 0.1})
+    bench, _ = bench_of(recipe, tmp_path, "reward")
+    with pytest.raises(UserError, match="has margins, which exclude flip_probability and label_smoothing; drop either"):
+        RUNNERS["reward"](bench)

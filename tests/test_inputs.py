@@ -40,7 +40,7 @@ def test_the_whole_pipeline_reads_its_own_stages() -> None:
     assert found["ppo"].rewards == found["evaluate"].rewards == rewards
     assert found["ppo"].functions == {"utility": "keel.demo:polite"}
     assert found["evaluate"].models == {"policy": ppo, "reference": sft}
-    assert found["evaluate"].functions == {"utility": "keel.demo:polite", "on_point": "keel.demo:on_point"}
+    assert found["evaluate"].functions == {"utility": "keel.demo:polite", "measure on_point": "keel.demo:on_point"}
     assert set(found["evaluate"].data) == {"evaluate.prompts", "evaluate.demonstrations"}
 
 

@@ -131,7 +131,8 @@ def _evaluate(recipe: Recipe, run: Path) -> Inputs:
             "policy": _model(recipe, run, config.policy, str(run / "ppo" / "model")),
             "reference": _model(recipe, run, config.reference, ppo_start),
         },
-        functions=({"utility": config.utility} if config.utility else {}) | config.measures,
+        functions=({"utility": config.utility} if config.utility else {})
+        | {f"measure {name}": function for name, function in config.measures.items()},
         rewards=_rewards(recipe, run, rewards),
     )
 

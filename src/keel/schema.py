@@ -15,6 +15,9 @@ class Message:
     content: str
 
 
+# Columns of comparisons that Keel collected: did the response end (or was it cut off), how likely was the label.
+CHOSEN_ENDED, REJECTED_ENDED, FIRST_PROBABILITY = "chosen_ended", "rejected_ended", "first_probability"
+
 Dialogue = str | tuple[Message, ...]
 """Plain text, or chat messages."""
 

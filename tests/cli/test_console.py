@@ -99,4 +99,7 @@ def test_an_interruption_says_how_to_go_on() -> None:
     console, file = plain()
     with pytest.raises(KeyboardInterrupt), console:
         raise KeyboardInterrupt
-    assert " ".join(file.getvalue().split()) == "Stopped; the same command goes on from the last checkpoint."
+    assert (
+        " ".join(file.getvalue().split())
+        == "Stopped; the same command, without --fresh-from, goes on from the last checkpoint."
+    )

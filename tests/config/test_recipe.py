@@ -206,7 +206,7 @@ def test_a_key_that_is_no_text() -> None:
 @pytest.mark.parametrize(
     "stages",
     [
-        {"ppo": PPO | {"kl": {"kind": "adaptive", "target": 6, "horizon": 50}}},
+        {"ppo": PPO | {"kl": {"kind": "adaptive", "target": 6, "horizon": 64}}},
         {"ppo": PPO | {"advantage": {"kind": "gae", "lam": 0.5}}},
         {"ppo": PPO | {"update": {"value_clip": 0.1, "critic_lr_scale": 2}}},
         {"ppo": PPO | {"update": {"value_coef": 0}}},
@@ -335,3 +335,21 @@ def test_overrides_are_validated_like_the_file(tmp_path: Path) -> None:
     assert (recipe.ppo.kl.target, recipe.sft.lr) == (4.0, 2e-3)
     with pytest.raises(UserError, match=r"unknown key `ppo\.kl\.coeff`; did you mean `coef`\?"):
         load_recipe(written(tmp_path), ["ppo.kl.coeff=0.1"])
+
+
+def test_what_is_judged_is_sampled_as_ppo_samples() -> None:
+    stages = {"ppo": PPO | {"sampling": {"max_new_tokens": 7, "temperature": 0.8}}, "evaluate": {"prompts": "p"}}
+    alike = parse_recipe(tree(**stages), "r.yaml")
+    assert alike.ppo is not None
+    assert alike.evaluate is not None
+    assert alike.evaluate.sampling == alike.ppo.sampling
+    own = parse_recipe(tree(**stages | {"evaluate": {"prompts": "p", "sampling": {"max_new_tokens": 9}}}), "r.yaml")
+    assert own.evaluate is not None
+    assert (own.evaluate.sampling.max_new_tokens, own.evaluate.sampling.temperature) == (9, 1.0)
+    assert parse_recipe(alike.model_dump(mode="json"), "recipe.json") == alike
+
+
+def test_an_adaptive_coefficient_cannot_fall_below_zero() -> None:
+    """err is at least -0.2, so n responses over a horizon below n / 5 would; n is refused already."""
+    with pytest.raises(UserError, match=r"kl\.horizon \(63\) counts responses; give at least rollout_batch \(64\)"):
+        parse_recipe(tree(ppo=PPO | {"kl": {"kind": "adaptive", "target": 6, "horizon": 63}}), "r.yaml")

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import pickle
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -29,8 +30,14 @@ def test_loads_in_float32_without_dropout(tmp_path: Path) -> None:
     assert torch.equal(model(input_ids=tokens).logits, model(input_ids=tokens).logits)
 
 
+def test_a_language_model_is_no_reward_model_unless_a_new_head_is_asked_for(folder: Path) -> None:
+    """A random head would be trained against as if it knew something."""
+    with pytest.raises(UserError, match=r"is no reward model: its weights lack score\.weight"):
+        load_classifier(str(folder))
+
+
 def test_a_classifier_from_a_language_model_has_one_new_score(folder: Path) -> None:
-    model: Any = load_classifier(str(folder))
+    model: Any = load_classifier(str(folder), new_head=True)
     base: Any = load_causal_lm(str(folder))
     assert model.score.weight.shape == (1, 16)
     assert torch.equal(model.get_input_embeddings().weight, base.get_input_embeddings().weight)
@@ -46,7 +53,7 @@ class Trap:
         return (Path.touch, (self.path,))
 
 
-@pytest.mark.parametrize("load", [load_causal_lm, load_classifier])
+@pytest.mark.parametrize("load", [load_causal_lm, partial(load_classifier, new_head=True)])
 @pytest.mark.parametrize("safetensors_beside", [False, True])
 def test_pickled_weights_are_never_read(folder: Path, load: Any, safetensors_beside: bool) -> None:
     sprung = folder / "sprung"
@@ -126,5 +133,5 @@ def test_an_encoders_classifier_is_no_reward_model() -> None:
 def test_devices() -> None:
     assert resolve_device("cpu") == torch.device("cpu")
     assert resolve_device("auto").type in {"cpu", "cuda", "mps"}
-    with pytest.raises(UserError, match="device: 'gpu' is no torch device; give auto, cpu, cuda or mps"):
+    with pytest.raises(UserError, match=r"device: 'gpu' cannot be used here .*; give auto, cpu, cuda or mps"):
         resolve_device("gpu")

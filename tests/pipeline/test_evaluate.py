@@ -59,7 +59,6 @@ def engines_of(policy_seed: int = 0, table: Mapping[Response, float] | None = No
     return EvaluateEngines(
         policy_sampler=CachedSampler(policy, renderer),
         reference_sampler=CachedSampler(reference, renderer),
-        policy=policies[0],
         reference=policies[1],
         likelihood=(policies[0], policies[1]),
         scorer=TableScorer("table", scores),
@@ -288,7 +287,7 @@ def test_the_kl_is_summed_over_each_response(tmp_path: Path) -> None:
     evaluated(tmp_path, engines)
     config = config_of(count=26, per_prompt=3)
     samples = engines.policy_sampler.sample([PROMPT] * 78, config.sampling, DrawKey(DRAWS, "policy", iteration=0))
-    own, other = engines.policy.logprobs(samples.sequences), engines.reference.logprobs(samples.sequences)
+    own, other = engines.likelihood[0].logprobs(samples.sequences), engines.reference.logprobs(samples.sequences)
     for row, line in enumerate(read_lines(tmp_path / "evaluate" / "samples.jsonl")):
         length = int(samples.sequences.response_lengths[3 * row])
         assert line["kl"] == pytest.approx(float((own - other)[3 * row, :length].sum()), abs=1e-5)

@@ -41,13 +41,15 @@ def run_recipe(
     content = recipe.model_dump(mode="json")
     with Run.open(out, recipe.name, reuse=reuse, fresh_from=fresh_from, console=console.say) as run:
         for name in STAGES:
-            if getattr(recipe, name) is None or (only is not None and name != only):
+            if getattr(recipe, name) is None or (only is not None and STAGES.index(name) > STAGES.index(only)):
                 continue
+            if only not in (None, name) and not (out / name).exists():
+                continue  # a stage alone: what is not there is missed only by what needs it
             inputs = stage_inputs(recipe, out, name)
             _require_there(recipe, out, name, inputs)
-            stage = run.stage(name, stage_identity(recipe, name, inputs))
-            if stage.finished:
-                if name not in run.linked:
+            stage = run.stage(name, stage_identity(recipe, name, inputs))  # refuses one that was made otherwise
+            if stage.finished or only not in (None, name):
+                if name not in run.linked and only in (None, name):
                     console.say(f"{name}: finished before, skipped.")
                 continue
             run.write_recipe(content)  # no sooner: a start that is refused leaves the run as it was
@@ -63,8 +65,8 @@ def _require_there(recipe: Recipe, out: Path, stage: str, inputs: Inputs) -> Non
     sources += [str(data.path) for data in inputs.data.values() if data.path]
     for source in sources:
         path = Path(source)
-        if path.is_relative_to(out) and not path.exists():
-            earlier = path.relative_to(out).parts[0]
+        earlier = path.relative_to(out).parts[0] if path.is_relative_to(out) and path != out else ""
+        if earlier in STAGES and not path.exists():
             raise UserError(f"{stage} needs the {earlier} stage, which has not finished in {out}; run it first")
 
 

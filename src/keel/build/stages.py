@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from keel.annotate.scripted import ScriptedAnnotator
@@ -33,7 +33,7 @@ from keel.pipeline.rollouts import Actors
 from keel.pipeline.sft import train_sft
 from keel.records import EncodedRow, Pairs, PolicyBatch, Sequences
 from keel.references import resolve
-from keel.schema import Comparison, Prompt
+from keel.schema import FIRST_PROBABILITY, Comparison, Prompt
 from keel.text.render import Renderer, dialogue_text
 from keel.text.templates import install_template
 from keel.text.tokenizers import TextCodec, train_codec
@@ -45,7 +45,7 @@ def run_sft(bench: Workbench) -> dict[str, Any]:
     assert config is not None
     renderer = _scratch_renderer(bench) if bench.recipe.model.scratch else bench.renderer(bench.inputs.models["base"])
     scratch, base = bench.recipe.model.scratch, bench.inputs.models.get("base", "")
-    room = min(config.max_tokens, scratch.context) if scratch else bench.room(base, config.max_tokens)
+    room = min(config.max_tokens, scratch.context) if scratch else bench.room([base], config.max_tokens)
     loaded = load_demonstrations(config.data, fits=lambda row: renderer.length(row) <= room)
     bench.report(config.data, loaded.check)
     train = [renderer.demonstration(row) for row in loaded.train]
@@ -101,7 +101,7 @@ def run_collect(bench: Workbench) -> dict[str, Any]:
     assert config is not None
     source = bench.inputs.models["policy"]
     renderer = bench.renderer(source)
-    room = bench.room(source, config.max_prompt_tokens, config.sampling)
+    room = bench.room([source], config.max_prompt_tokens, config.sampling)
     prompts = bench.prompts("collect.prompts", renderer, room)
     script = config.annotator.script
     annotator = ScriptedAnnotator(resolve(script), temperature=config.annotator.temperature, name=script)
@@ -123,10 +123,13 @@ def run_reward(bench: Workbench) -> dict[str, Any]:
     source = bench.inputs.models["init"]
     renderer = bench.renderer(source)
     data = bench.inputs.data["reward.data"]
-    room = bench.room(source, config.max_tokens)
+    room = bench.room([source], config.max_tokens)
     loaded = load_comparisons(data, fits=lambda row: renderer.length(row) <= room)
     bench.report(data, loaded.check)
-    model = RewardModel(load_classifier(source)).to(bench.device).eval()
+    if (config.flip_probability or config.label_smoothing) and any(row.margin for row in loaded.train):
+        raise UserError(f"{data.name} has margins, which exclude flip_probability and label_smoothing; drop either")
+    trust = bench.recipe.model.trust_remote_code
+    model = RewardModel(load_classifier(source, new_head=True, trust_remote_code=trust)).to(bench.device).eval()
     model.reset_head(bench.draws.torch_seed("head"))
     train = [_encode_pair(renderer, row) for row in loaded.train]
     num_prompts = len(by_prompt(train))
@@ -141,6 +144,12 @@ def run_reward(bench: Workbench) -> dict[str, Any]:
     )
     scorer = RewardModelScorer("reward", model, token_budget=SCORING_TOKENS)
     reference = bench.inputs.models["reference"]
+    bench.require_same_tokenizer(renderer, reference, "the reference of the reward stage")
+    sampling = config.normalise_sampling
+    room = bench.room([reference, source], room, sampling)
+    prompts = [item for row in loaded.train if len((item := renderer.item(Prompt(row.prompt))).tokens) <= room]
+    if not prompts:
+        raise UserError(f"reward: no prompt leaves room for the {sampling.max_new_tokens} tokens of normalise_sampling")
     engines = RewardEngines(
         learner=learner,
         score_rows=scorer.score_rows,
@@ -154,7 +163,7 @@ def run_reward(bench: Workbench) -> dict[str, Any]:
         engines,
         train,
         [_encode_pair(renderer, row) for row in loaded.validation],
-        [renderer.item(Prompt(row.prompt)) for row in loaded.train],
+        prompts,
         stage=bench.stage,
         draws=bench.draws,
         console=bench.console,
@@ -163,7 +172,14 @@ def run_reward(bench: Workbench) -> dict[str, Any]:
 
 def _encode_pair(renderer: Renderer, row: Comparison) -> EncodedPair:
     chosen, rejected = renderer.comparison(row)
-    return EncodedPair(chosen, rejected, row.margin or 0.0, row.weight, row.extra.get("first_probability"))
+    known = row.extra.get(FIRST_PROBABILITY)
+    return EncodedPair(chosen, rejected, row.margin or 0.0, row.weight, known if isinstance(known, float) else None)
+
+
+def _some(prompts: Sequence[Prompt], count: int, bench: Workbench) -> list[Prompt]:
+    """At most `count` of the prompts, drawn, so that the order of a file plays no part."""
+    order = bench.draws.permutation("held-out prompts", len(prompts)).tolist()
+    return [prompts[index] for index in order[:count]]
 
 
 def run_ppo(bench: Workbench) -> dict[str, Any]:
@@ -172,10 +188,13 @@ def run_ppo(bench: Workbench) -> dict[str, Any]:
     assert config is not None
     source = bench.inputs.models["policy"]
     renderer = bench.renderer(source)
-    room = bench.room(source, config.max_prompt_tokens, config.sampling)
+    reference_source = bench.inputs.models["reference"]
+    bench.require_same_tokenizer(renderer, reference_source, "ppo.reference")
+    room = bench.room([source, *bench.other_models()], config.max_prompt_tokens, config.sampling)
     loaded = bench.prompts("ppo.prompts", renderer, room)
-    held_out = loaded.validation
-    if config.evaluate.prompts is not None:
+    train, held_out = loaded.train, loaded.validation
+    if config.evaluate.prompts is not None:  # then none of ppo.prompts need be held out
+        train = (*loaded.train, *loaded.validation)
         other = bench.prompts("ppo.evaluate.prompts", renderer, room)
         held_out = (*other.train, *other.validation)
     if not held_out:
@@ -191,7 +210,7 @@ def run_ppo(bench: Workbench) -> dict[str, Any]:
         head=policy.value_head,
         head_lr_scale=config.update.critic_lr_scale,
     )
-    reference = bench.policy(bench.inputs.models["reference"]).requires_grad_(False)
+    reference = bench.policy(reference_source).requires_grad_(False)
     actors = Actors(
         sampler=CachedSampler(policy, renderer),
         policy=PolicyScorer(policy, temperature=temperature, token_budget=budget),
@@ -206,11 +225,11 @@ def run_ppo(bench: Workbench) -> dict[str, Any]:
         ),
         export=lambda folder: save_policy(policy.backbone, renderer.codec.hf, folder, eos_ids=renderer.eos_ids),
     )
-    items = [renderer.item(prompt) for prompt in held_out[: config.evaluate.count]]
+    items = [renderer.item(prompt) for prompt in _some(held_out, config.evaluate.count, bench)]
     return train_ppo(
         config,
         engines,
-        [renderer.item(prompt) for prompt in loaded.train],
+        [renderer.item(prompt) for prompt in train],
         HeldOut(actors, bench.function("utility"), items, config.sampling, config.kl.coef, bench.draws),
         stage=bench.stage,
         draws=bench.draws,
@@ -224,35 +243,35 @@ def run_evaluate(bench: Workbench) -> dict[str, Any]:
     assert config is not None
     policy_source, reference_source = bench.inputs.models["policy"], bench.inputs.models["reference"]
     renderer = bench.renderer(policy_source)
-    room = bench.room(policy_source, config.max_prompt_tokens, config.sampling)
+    sampling = config.sampling
+    bench.require_same_tokenizer(renderer, reference_source, "evaluate.reference")
+    room = bench.room([policy_source, *bench.other_models()], config.max_prompt_tokens, sampling)
     loaded = bench.prompts("evaluate.prompts", renderer, room)
     policy, reference = bench.policy(policy_source), bench.policy(reference_source)
-    temperature = config.sampling.temperature
-    scorers = [
-        PolicyScorer(model, temperature=at, token_budget=SCORING_TOKENS)
-        for at in (temperature, 1.0)
-        for model in (policy, reference)
-    ]
+    temperature = sampling.temperature
+
+    def scorer(model: Policy, at: float) -> PolicyScorer:
+        return PolicyScorer(model, temperature=at, token_budget=SCORING_TOKENS)
+
     demonstrations: list[EncodedRow] = []
     if config.demonstrations is not None:
-        longest = bench.room(policy_source, config.max_prompt_tokens + config.sampling.max_new_tokens)
+        longest = bench.room([policy_source, reference_source], config.max_prompt_tokens + sampling.max_new_tokens)
         rows = load_demonstrations(config.demonstrations, fits=lambda row: renderer.length(row) <= longest)
         bench.report(config.demonstrations, rows.check)
         demonstrations = [renderer.demonstration(row) for row in (*rows.train, *rows.validation)[: config.count]]
     engines = EvaluateEngines(
         policy_sampler=CachedSampler(policy, renderer),
         reference_sampler=CachedSampler(reference, renderer),
-        policy=scorers[0],
-        reference=scorers[1],
-        likelihood=(scorers[2], scorers[3]),
+        reference=scorer(reference, temperature),
+        likelihood=(scorer(policy, 1.0), scorer(reference, 1.0)),
         scorer=bench.scorer(renderer),
         utility=bench.function("utility"),
-        measures={name: scorer for name in config.measures if (scorer := bench.function(name))},
+        measures={name: measure for name in config.measures if (measure := bench.function(f"measure {name}"))},
     )
     return evaluate(
         config,
         engines,
-        [renderer.item(prompt) for prompt in (*loaded.train, *loaded.validation)],
+        [renderer.item(prompt) for prompt in _some((*loaded.train, *loaded.validation), config.count, bench)],
         demonstrations,
         stage=bench.stage,
         draws=bench.draws,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from keel.config.data import DataConfig
 from keel.config.recipe import Recipe
 from keel.config.sampling import SamplingConfig
@@ -52,18 +54,27 @@ class Workbench:
         backbone = load_causal_lm(source, trust_remote_code=self.recipe.model.trust_remote_code)
         return Policy(backbone, critic=critic).to(self.device).eval()
 
-    def room(self, source: str, max_tokens: int, sampling: SamplingConfig | None = None) -> int:
-        """The longest row, or prompt that leaves room for a response: within the setting and the model's context."""
-        context = context_length(source, trust_remote_code=self.recipe.model.trust_remote_code)
-        if context is None:
-            return max_tokens
-        left = context - (sampling.max_new_tokens if sampling else 0)
+    def room(self, sources: Sequence[str], max_tokens: int, sampling: SamplingConfig | None = None) -> int:
+        """The longest row, or prompt that leaves room for a response, within the setting and every model's context."""
+        trust = self.recipe.model.trust_remote_code
+        limits = [limit for source in sources if (limit := context_length(source, trust_remote_code=trust)) is not None]
+        left = min(limits, default=max_tokens) - (sampling.max_new_tokens if sampling and limits else 0)
         if left < 1:
             raise UserError(
-                f"{self.stage.name}.sampling.max_new_tokens leaves no room for a prompt in the model's context of "
-                f"{context} tokens; lower it"
+                f"{self.stage.name}: max_new_tokens leaves no prompt room in {min(limits)} tokens of context; lower it"
             )
         return min(max_tokens, left)
+
+    def other_models(self) -> list[str]:
+        """The reference and the reward models: whatever else reads what is sampled."""
+        return [self.inputs.models["reference"], *(reward.model for reward in self.inputs.rewards if reward.model)]
+
+    def require_same_tokenizer(self, renderer: Renderer, source: str, what: str) -> None:
+        """Refuse a second model that would read the first one's ids as other words."""
+        if self.renderer(source).codec.hf.get_vocab() != renderer.codec.hf.get_vocab():
+            raise UserError(
+                f"{what} ({source}) has another tokenizer, so it would read other texts; give a model of that family"
+            )
 
     def prompts(self, key: str, renderer: Renderer, max_tokens: int) -> Loaded[Prompt]:
         """The prompts of one input, those too long left out."""
@@ -94,8 +105,9 @@ class Workbench:
         if source.function is not None:
             return FunctionScorer(source.name, checked(source.function, resolve(source.function)))
         assert source.model is not None
-        model = RewardModel(load_classifier(source.model)).to(self.device).eval()
-        own = self.renderer(source.model)
+        trust = self.recipe.model.trust_remote_code
+        model = RewardModel(load_classifier(source.model, trust_remote_code=trust)).to(self.device).eval()
+        own = load_renderer(source.model, trust_remote_code=trust)
         shared = renderer.codec.hf.get_vocab().items() <= own.codec.hf.get_vocab().items()
         return RewardModelScorer(source.name, model, token_budget=SCORING_TOKENS, renderer=None if shared else own)
 

@@ -40,7 +40,7 @@ class TerminalConsole:
         if self._live:
             self._progress.stop()
         if kind is KeyboardInterrupt:
-            self.say("Stopped; the same command goes on from the last checkpoint.")
+            self.say("Stopped; the same command, without --fresh-from, goes on from the last checkpoint.")
 
     def say(self, text: str) -> None:
         self.rich.print(Text(text))

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from keel.cli.options import Set
+from keel.cli.options import FreshFrom, Set
 
 
 class Taste(StrEnum):
@@ -23,6 +23,7 @@ def demo(
     out: Annotated[Path, typer.Option(help="Where the runs go, one directory a taste.")] = Path("runs/demo"),
     taste: Annotated[Taste, typer.Option(help="One taste, or both from one supervised model.")] = Taste.BOTH,
     set_: Set = None,
+    fresh_from: FreshFrom = None,
 ) -> None:
     """From nothing to two aligned models in minutes: the same start, two tastes, shown side by side.
 
@@ -43,7 +44,13 @@ def demo(
     with TerminalConsole() as console:
         for one in tastes:
             console.heading(f"the {one} taste")
-            run_recipe(demo_recipe(one, set_ or ()), out / one, console=console, reuse=folders[0] if folders else None)
+            run_recipe(
+                demo_recipe(one, set_ or ()),
+                out / one,
+                console=console,
+                reuse=folders[0] if folders else None,
+                fresh_from=fresh_from,
+            )
             folders.append(out / one)
     page = write_report(folders, out / "report.html")
     print_summary(console, [read_run(folder) for folder in folders])

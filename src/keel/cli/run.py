@@ -25,7 +25,7 @@ def run(
 
     Finished stages are skipped, an interrupted one goes on from its last checkpoint.
 
-    **Example:** `keel run recipes/tinystories.yaml --set ppo.kl.coef=0.1 --out runs/longer-leash`
+    **Example:** `keel run recipes/tinystories.yaml --set ppo.kl.coef=0.1 --out runs/shorter-leash`
     """
     _walk(recipe, out, set_, reuse=reuse, fresh_from=fresh_from)
 

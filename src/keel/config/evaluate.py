@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Annotated
+
 from pydantic import Field
 
 from keel.config.base import Config
@@ -16,12 +18,14 @@ class EvaluateConfig(Config):
     prompts: DataConfig
     policy: str | None = Field(None, description="the trained model; the ppo stage's unless given")
     reference: str | None = Field(None, description="what it is compared with; the ppo stage's reference unless given")
-    reward: tuple[RewardSource, ...] | None = Field(None, description="the judge; ppo's rewards unless given")
+    reward: Annotated[tuple[RewardSource, ...], Field(min_length=1)] | None = Field(
+        default=None, description="the judge; ppo's rewards unless given"
+    )
     utility: str | None = Field(None, description="module:function of the true utility, where it is known")
     measures: dict[str, str] = Field({}, description="further module:function measures, reported as means")
     demonstrations: DataConfig | None = Field(None, description="held-out answers whose likelihood is compared")
     max_prompt_tokens: int = Field(512, gt=0, description="longer prompts are left out")
-    sampling: RLSamplingConfig = RLSamplingConfig()
+    sampling: RLSamplingConfig = Field(RLSamplingConfig(), description="ppo's unless given")
     count: int = Field(200, gt=0, description="prompts")
     per_prompt: int = Field(4, gt=0, description="responses a prompt of each model")
     frontier_samples: int = Field(128, gt=1, description="reference samples a prompt for the frontier")

@@ -135,6 +135,11 @@ class PPOConfig(Config):
                 f"rollout_batch ({self.rollout_batch}) must be a multiple of update.minibatches "
                 f"({self.update.minibatches})"
             )
+        if self.kl.kind == "adaptive" and self.kl.horizon < self.rollout_batch:
+            raise ValueError(
+                f"kl.horizon ({self.kl.horizon}) counts responses; give at least rollout_batch ({self.rollout_batch}): "
+                "the coefficient could fall below 0"
+            )
         if not self.reward:
             raise ValueError("ppo.reward is empty: give at least one reward model or function")
         names = [source.name for source in self.reward]

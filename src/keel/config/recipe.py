@@ -35,6 +35,20 @@ class Recipe(Config):
     ppo: PPOConfig | None = None
     evaluate: EvaluateConfig | None = None
 
+    @model_validator(mode="before")
+    @classmethod
+    def _sample_alike(cls, tree: Any) -> Any:
+        """What is judged and what the scores are centred on is sampled as ppo samples, unless it says otherwise."""
+        if not isinstance(tree, Mapping):
+            return tree
+        stages = {name: dict(stage) for name, stage in tree.items() if isinstance(stage, Mapping)}
+        known = [stages[name]["sampling"] for name in ("ppo", "collect") if "sampling" in stages.get(name, {})]
+        if "ppo" in stages and "sampling" in stages["ppo"] and "evaluate" in stages:
+            stages["evaluate"].setdefault("sampling", stages["ppo"]["sampling"])
+        if known and "reward" in stages:
+            stages["reward"].setdefault("normalise_sampling", known[0])
+        return {**tree, **stages}
+
     @model_validator(mode="after")
     def _stages_fit(self) -> Recipe:
         if not any((self.sft, self.collect, self.reward, self.ppo, self.evaluate)):

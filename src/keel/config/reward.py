@@ -20,7 +20,7 @@ class RewardConfig(TrainingConfig):
     label_smoothing: float = Field(0.0, ge=0, lt=0.5)
     head_lr_scale: float = Field(10.0, gt=0, description="the new head's learning rate over the body's")
     normalise_samples: int = Field(512, gt=1, description="reference samples on which the scores get mean 0 and sd 1")
-    normalise_sampling: SamplingConfig = SamplingConfig()
+    normalise_sampling: SamplingConfig = Field(SamplingConfig(), description="ppo's, else collect's, unless given")
 
     @model_validator(mode="after")
     def _one_noise(self) -> RewardConfig:

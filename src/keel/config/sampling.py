@@ -8,7 +8,7 @@ from keel.config.base import Config
 
 
 class SamplingConfig(Config):
-    """Temperature 0 is greedy; top-k, top-p and min-p cut the distribution before the draw."""
+    """Temperature 0 is greedy; top-k and top-p cut the distribution before the draw."""
 
     max_new_tokens: int = Field(64, gt=0)
     temperature: float = Field(1.0, ge=0)

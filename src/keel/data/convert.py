@@ -19,7 +19,7 @@ from keel.data.dialogues import (
 )
 from keel.data.read import Row
 from keel.data.reasons import Finding, Reason, Unusable
-from keel.schema import Comparison, Demonstration, Dialogue, Message, Prompt
+from keel.schema import CHOSEN_ENDED, REJECTED_ENDED, Comparison, Demonstration, Dialogue, Message, Prompt
 
 R = TypeVar("R", bound=Prompt | Demonstration | Comparison)
 Warn = Callable[[Reason, str], object]
@@ -103,8 +103,9 @@ def _make_comparison(columns: Columns, warn: Warn) -> Comparison:
     _warn_of_markers(other_prompt, (rejected,), warn)
     if prompt != other_prompt:
         raise Unusable(Reason.PROMPTS_DIFFER)
-    _refuse_empty(chosen, "chosen")
-    _refuse_empty(rejected, "rejected")
+    for response, field, ended in ((chosen, "chosen", CHOSEN_ENDED), (rejected, "rejected", REJECTED_ENDED)):
+        if ended not in columns.row:  # a policy may say nothing, and that was judged; a person's row is a slip
+            _refuse_empty(response, field)
     _refuse_empty_prompt(prompt)
     if chosen.strip() == rejected.strip():
         raise Unusable(Reason.SAME_RESPONSES)

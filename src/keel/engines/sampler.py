@@ -24,7 +24,7 @@ class CachedSampler:
     """Draws from a policy a token at a time; prompts are aligned at their ends.
 
     One uniform number a response and position decides a token by the inverse of the cumulative distribution,
-    so a response depends on its own draws alone, not on its batch.
+    so a response depends on its own draws, not on its batch (but for the rounding of a larger matrix product).
     """
 
     def __init__(self, policy: Policy, renderer: Renderer) -> None:

@@ -10,10 +10,12 @@ from typing import Any
 
 import torch
 from torch import nn
+from transformers import GenerationConfig
 
 from keel.models.quiet import quiet_transformers
 from keel.models.reward import RewardModel
 
+_generation_config: Any = GenerationConfig  # untyped
 PAD_TOKEN = "<|keel_pad|>"
 NORMALISATION_FILE = "keel_reward.json"
 
@@ -24,7 +26,10 @@ def save_policy(backbone: nn.Module, tokenizer: Any, folder: Path, *, eos_ids: C
     Every token of `eos_ids` ends a response there too, by the generation config.
     """
     model: Any = backbone
-    model.generation_config.eos_token_id = sorted(eos_ids)
+    old = model.generation_config
+    model.generation_config = _generation_config(
+        bos_token_id=old.bos_token_id, eos_token_id=sorted(eos_ids), pad_token_id=old.pad_token_id
+    )
     with quiet_transformers():
         model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)

@@ -18,9 +18,11 @@ def resolve_device(choice: str) -> torch.device:
     """`auto` takes CUDA, then MPS, then the CPU."""
     if choice != "auto":
         try:
-            return torch.device(choice)
-        except RuntimeError:
-            raise UserError(f"device: {choice!r} is no torch device; give auto, cpu, cuda or mps") from None
+            return torch.empty(0, device=choice).device
+        except (RuntimeError, AssertionError) as error:
+            raise UserError(
+                f"device: {choice!r} cannot be used here ({first_line(error)}); give auto, cpu, cuda or mps"
+            ) from None
     if torch.cuda.is_available():
         return torch.device("cuda")
     if torch.backends.mps.is_available():
@@ -34,7 +36,7 @@ def load_causal_lm(source: str, *, trust_remote_code: bool = False) -> nn.Module
     Raises UserError where there is none, or where it has no safetensors weights (pickles are never read).
     """
     model: nn.Module = _load(AutoModelForCausalLM, source, trust_remote_code=trust_remote_code)
-    return model
+    return model.eval()
 
 
 def context_length(source: str, *, trust_remote_code: bool = False) -> int | None:
@@ -47,20 +49,26 @@ def context_length(source: str, *, trust_remote_code: bool = False) -> int | Non
     return None if limit is None else int(limit)
 
 
-def load_classifier(source: str, *, trust_remote_code: bool = False) -> nn.Module:
-    """A sequence classifier with one label in float32; a head that the weights lack is new.
+def load_classifier(source: str, *, new_head: bool = False, trust_remote_code: bool = False) -> nn.Module:
+    """A sequence classifier with one label in float32; with `new_head`, one that the weights lack is made.
 
-    Raises UserError as `load_causal_lm` does, and where the weights have a head of several labels.
+    Raises UserError as `load_causal_lm` does, where the weights have a head of several labels, and where they have
+    none and no new one is asked for.
     """
+    options = {"trust_remote_code": trust_remote_code, "num_labels": 1, "output_loading_info": True}
     try:
-        model: nn.Module = _load(
-            AutoModelForSequenceClassification, source, trust_remote_code=trust_remote_code, num_labels=1
-        )
+        model, found = _load(AutoModelForSequenceClassification, source, **options)
     except RuntimeError:  # transformers' for weights of another shape
         raise UserError(
             f"{source} is no reward model with one score a text: its head's weights have another shape"
         ) from None
-    return model
+    if found["missing_keys"] and not new_head:
+        raise UserError(
+            f"{source} is no reward model: its weights lack {', '.join(sorted(found['missing_keys']))}; give a "
+            "sequence classifier, such as a reward stage makes"
+        )
+    classifier: nn.Module = model.eval()
+    return classifier
 
 
 def _load(kind: Any, source: str, **options: Any) -> Any:
@@ -69,7 +77,6 @@ def _load(kind: Any, source: str, **options: Any) -> Any:
             model = kind.from_pretrained(source, dtype=torch.float32, use_safetensors=True, **options)
     except (OSError, ValueError, SafetensorError) as error:
         raise UserError(f"no model could be loaded from {source}: {first_line(error)}{_hint(source)}") from error
-    model.eval()
     return model
 
 

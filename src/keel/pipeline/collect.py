@@ -18,9 +18,8 @@ from keel.runs.console import Console
 from keel.runs.layout import SAMPLES
 from keel.runs.metrics import read_lines
 from keel.runs.run import StageRun
-from keel.schema import Comparison
+from keel.schema import CHOSEN_ENDED, FIRST_PROBABILITY, REJECTED_ENDED, Comparison
 from keel.seeds import Draws
-from keel.text.render import CHOSEN_ENDED, REJECTED_ENDED
 
 _PROMPTS_A_ROUND = 128
 _NOT_CARRIED = {"iteration", *(field.name for field in fields(Comparison))}  # columns of a prompt that others replace
@@ -81,7 +80,7 @@ def collect_comparisons(
         )
     write_rows(stage.work(COMPARISONS) / COMPARISONS_FILE, comparisons)
     stage.publish(COMPARISONS)
-    certainty = [max(row["first_probability"], 1 - row["first_probability"]) for row in comparisons]
+    certainty = [max(row[FIRST_PROBABILITY], 1 - row[FIRST_PROBABILITY]) for row in comparisons]
     return {
         "comparisons": len(comparisons),
         "identical_pairs": identical,
@@ -123,7 +122,7 @@ def _comparison(
             CHOSEN_ENDED: ended[chosen],
             REJECTED_ENDED: ended[rejected],
             "utility_gap": gap if first_wins else -gap,
-            "first_probability": probability,
+            FIRST_PROBABILITY: probability,
         },
     )
 

@@ -41,8 +41,7 @@ class EvaluateEngines:
 
     policy_sampler: Sampler
     reference_sampler: Sampler
-    policy: TokenScorer  # at the sampling temperature
-    reference: TokenScorer
+    reference: TokenScorer  # at the sampling temperature
     likelihood: tuple[TokenScorer, TokenScorer]  # policy and reference at temperature 1, for demonstrations
     scorer: Scorer
     utility: Scorer | None

@@ -88,7 +88,7 @@ def train_ppo(
     console: Console,
 ) -> dict[str, Any]:
     """Maximise E[score] - kl_coef x KL to the reference; publish `model/`. Returns the stage's summary."""
-    state = _restore(stage, engines.learner) or _begin(config, held_out, stage, console)
+    state = _restore(stage, engines.learner) or _begin(config, held_out, engines, stage, console)
     while state.iteration < config.iterations and not state.stopped:
         started = time.perf_counter()
         batch, key = _next_prompts(prompts, config.rollout_batch, state.iteration, draws)
@@ -195,11 +195,13 @@ def policy_batches(
     return batches
 
 
-def _begin(config: PPOConfig, held_out: HeldOut, stage: StageRun, console: Console) -> PPOState:
-    """The state before the first iteration, with the start's own evaluation as line 0 of the metrics."""
+def _begin(config: PPOConfig, held_out: HeldOut, engines: PPOEngines, stage: StageRun, console: Console) -> PPOState:
+    """The state before the first iteration; the start's evaluation is line 0 of the metrics, and may stay the best."""
     metrics = held_out.evaluate(0, stage, console)
     stage.log(0, metrics)
-    return PPOState(iteration=0, kl_coef=config.kl.coef)
+    state = PPOState(iteration=0, kl_coef=config.kl.coef).judged(metrics["eval/objective"], config, metrics["eval/kl"])
+    _checkpoint_if_due(config, stage, engines.learner, state)
+    return state
 
 
 def _restore(stage: StageRun, learner: Learner[PolicyBatch]) -> PPOState | None:

@@ -76,6 +76,8 @@ class Run:
             out.mkdir(parents=True, exist_ok=True)
         except (FileExistsError, NotADirectoryError) as error:
             raise UserError(f"--out {out} is not a directory; give another one.") from error
+        except OSError as error:
+            raise UserError(f"--out {out} cannot be made ({error.strerror}); give another one.") from error
         with _locked(out):
             files.sweep(out)
             run = cls(out, name, reuse, console)

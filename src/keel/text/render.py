@@ -10,11 +10,9 @@ from collections.abc import Sequence
 
 from keel.errors import UserError
 from keel.records import EncodedRow, PromptItem
-from keel.schema import Comparison, Demonstration, Dialogue, Prompt
+from keel.schema import CHOSEN_ENDED, REJECTED_ENDED, Comparison, Demonstration, Dialogue, Prompt
 from keel.text.templates import end_of_turn, write_turns
 from keel.text.tokenizers import TextCodec
-
-CHOSEN_ENDED, REJECTED_ENDED = "chosen_ended", "rejected_ended"
 
 
 def dialogue_text(prompt: Dialogue) -> str:
@@ -76,8 +74,8 @@ class Renderer:
     def comparison(self, row: Comparison) -> tuple[EncodedRow, EncodedRow]:
         """(chosen, rejected); the columns `chosen_ended` and `rejected_ended` say which was cut off."""
         return (
-            self.encode(row.prompt, row.chosen, ended=row.extra.get(CHOSEN_ENDED, True)),
-            self.encode(row.prompt, row.rejected, ended=row.extra.get(REJECTED_ENDED, True)),
+            self.encode(row.prompt, row.chosen, ended=row.extra.get(CHOSEN_ENDED) is not False),
+            self.encode(row.prompt, row.rejected, ended=row.extra.get(REJECTED_ENDED) is not False),
         )
 
     def length(self, row: Prompt | Demonstration | Comparison) -> int:

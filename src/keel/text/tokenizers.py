@@ -51,9 +51,9 @@ class TextCodec:
 
     def encode_start(self, text: str) -> list[int]:
         """Ids of a text's beginning, with the tokenizer's own start token where it has one, never an end token."""
-        ids = list(self.hf.encode(text))
-        ends = ids and ids[-1] in self.eos_ids and len(ids) > 1
-        return ids[:-1] if ends else ids
+        ids, bare = list(self.hf.encode(text)), list(self.hf.encode(text, add_special_tokens=False))
+        appended = len(ids) > 1 and ids[-1] == self.hf.eos_token_id and bare[-1:] != ids[-1:]
+        return ids[:-1] if appended else ids
 
     def decode(self, ids: Iterable[int]) -> str:
         """Text of ids that stand inside a longer text, special tokens left out."""
