@@ -166,3 +166,12 @@ def test_the_kind_is_guessed_from_the_columns() -> None:
     assert guess_kind({"prompt"}, {}) is PROMPTS
     assert guess_kind({"question", "prompt"}, {"response": "question"}) is DEMONSTRATIONS
     assert guess_kind({"text"}, {}) is None
+
+
+def test_a_collected_response_may_be_empty() -> None:
+    """A policy that said nothing was judged for it; without the column that collecting writes it is a slip."""
+    row = {"prompt": "Hi", "chosen": "Hello!", "rejected": "", "chosen_ended": True, "rejected_ended": True}
+    assert converted(COMPARISONS, row).rejected == ""
+    del row["rejected_ended"]
+    record, findings = convert(Row("f", 0, row), COMPARISONS, {})
+    assert (record, [finding.reason for finding in findings]) == (None, [Reason.EMPTY_RESPONSE])

@@ -14,6 +14,7 @@ from keel.demo.stories import (
     happy_ending,
     heldout_openings,
     openings,
+    told,
 )
 
 
@@ -49,7 +50,13 @@ def score(text: str) -> float:
     ],
 )
 def test_the_taste_by_hand(text: str, value: float) -> None:
-    assert score(text) == pytest.approx(value)
+    assert score(text) == pytest.approx(value - 2.0)  # all of them are too short to be a story
+
+
+def test_thirty_words_are_a_story() -> None:
+    assert told([""] * 3, ["walk " * 30, "walk " * 29, ""], [{}] * 3) == [0.0, -2.0, -2.0]
+    assert score("walk " * 29 + "home.") == pytest.approx(1.5)
+    assert score("walk " * 28 + "home.") == pytest.approx(-0.5)
 
 
 def test_completeness() -> None:
@@ -63,7 +70,7 @@ def test_a_happy_ending_has_no_sad_word() -> None:
 
 
 def test_one_value_a_response_whatever_the_prompt() -> None:
-    assert happy_ending(["a", "b"], ["Fun.", "Sad."], [{}, {}]) == [pytest.approx(2.2), pytest.approx(0.8)]
+    assert happy_ending(["a", "b"], ["Fun.", "Sad."], [{}, {}]) == [pytest.approx(0.2), pytest.approx(-1.2)]
 
 
 def test_the_word_lists_are_lower_case_words_and_disjoint() -> None:

@@ -169,6 +169,11 @@ def test_a_changed_key_is_refused_with_both_ways_on(finished: Path) -> None:
     assert {name for name in after if after[name] != before.get(name)} == {"run.json"}  # the recipe is still its own
 
 
+def test_a_stage_alone_is_refused_where_an_earlier_one_was_made_otherwise(finished: Path) -> None:
+    with pytest.raises(UserError, match=r"Stage sft .*sft\.lr: 0\.003 → 0\.001"):
+        run(finished, tiny_recipe(["sft.lr=1e-3"]), only="ppo")
+
+
 def test_what_has_no_effect_may_change(finished: Path) -> None:
     said = run(finished, tiny_recipe(["sft.checkpoint_every=7", "ppo.checkpoint_every=3"]))
     assert said == [f"{stage}: finished before, skipped." for stage in STAGES]

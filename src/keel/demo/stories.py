@@ -33,6 +33,7 @@ CLOSING = ("the end", "from that day on", "lived happily", "ever after", "the mo
 _SENTENCE = re.compile(r"[^.!?]*[.!?]+[\"']*")
 _WORD = re.compile(r"[a-z']+")
 _LAST = 2  # sentences that make up an ending
+_FEWEST_WORDS = 30
 
 Rows = Sequence[Mapping[str, Any]]
 
@@ -57,7 +58,8 @@ def _all() -> list[dict[str, str]]:
 def happy_ending(prompts: Sequence[str], responses: Sequence[str], rows: Rows) -> list[float]:
     """1.5 complete + 0.7 min(happy words, 3) - 0.7 min(sad words, 3) + 0.5 closing phrase - min(repeated sentences, 3).
 
-    Words and phrases are looked for in the last two sentences; a story is complete if it does not break off.
+    Words and phrases are looked for in the last two sentences; a story is complete if it does not break off. What is
+    too short to be a story costs 2 (see `told`).
     """
     return [
         1.5 * complete_one(text)
@@ -65,8 +67,17 @@ def happy_ending(prompts: Sequence[str], responses: Sequence[str], rows: Rows) -
         - 0.7 * min(_count(text, SAD), 3)
         + 0.5 * any(phrase in _ending(text) for phrase in CLOSING)
         - 1.0 * min(_repeated(text), 3)
-        for text in responses
+        + short
+        for text, short in zip(responses, told(prompts, responses, rows), strict=True)
     ]
+
+
+def told(prompts: Sequence[str], responses: Sequence[str], rows: Rows) -> list[float]:
+    """-2 for a text of fewer than 30 words, which is no story, else 0.
+
+    A reward model learns from stories of some 200 words that an end is good, and then likes best what ends at once.
+    """
+    return [-2.0 if len(_WORD.findall(text.lower())) < _FEWEST_WORDS else 0.0 for text in responses]
 
 
 def complete(prompts: Sequence[str], responses: Sequence[str], rows: Rows) -> list[float]:
