@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from keel.annotate.base import Annotator, Pair
-from keel.annotate.scripted import ScriptedAnnotator, noise_ceiling, preference_probability
+from keel.annotate.base import Annotator, Pair, noise_ceiling
+from keel.annotate.scripted import ScriptedAnnotator, preference_probability
 from keel.errors import UserError
 
 
@@ -89,11 +89,9 @@ def test_wrong_calls() -> None:
 
 
 def test_noise_ceiling_by_hand() -> None:
-    # sigma(2) = 0.880797..., sigma(0) = 1/2
-    assert noise_ceiling([1.0, -1.0, 0.0], 0.5) == pytest.approx((2 * 0.8807970779778823 + 0.5) / 3)
-    assert noise_ceiling([1.0, -1.0, 0.0, 3.0], 0.0) == pytest.approx(0.875)
-    with pytest.raises(ValueError, match="at least one gap"):
-        noise_ceiling([], 1.0)
+    assert noise_ceiling([0.9, 0.2, 0.5, 1.0]) == pytest.approx((0.9 + 0.8 + 0.5 + 1.0) / 4)
+    with pytest.raises(ValueError, match="at least one probability"):
+        noise_ceiling([])
 
 
 def test_noise_ceiling_is_what_the_true_utility_attains() -> None:
@@ -102,4 +100,4 @@ def test_noise_ceiling_is_what_the_true_utility_attains() -> None:
     judgements = annotator(temperature=2.0).compare(pairs, rng.random(len(pairs)).tolist())
     decided = [j for j in judgements if j.margin != 0]
     accuracy = sum(j.first_wins == (j.margin > 0) for j in decided) / len(decided)
-    assert abs(accuracy - noise_ceiling([j.margin for j in decided], 2.0)) < 4 * math.sqrt(0.25 / len(decided))
+    assert abs(accuracy - noise_ceiling([j.probability for j in decided])) < 4 * math.sqrt(0.25 / len(decided))

@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import gzip
 from pathlib import Path
 from typing import Any
 
@@ -132,23 +131,3 @@ def test_a_write_that_fails_leaves_the_old_file(tmp_path: Path) -> None:
     with pytest.raises(TypeError, match="not JSON serializable"):
         write_jsonl(path, [Prompt("Hi", {"when": object()})])
     assert path.read_bytes() == before
-
-
-def test_the_fingerprint_is_that_of_the_usable_records(write: Write, tmp_path: Path) -> None:
-    rows = demonstrations(40)
-
-    def fingerprint(path: str, **keys: Any) -> str:
-        return load_demonstrations(DataConfig(path=path, **keys)).fingerprint
-
-    first = fingerprint(write(*rows))
-    (tmp_path / "packed.gz").write_bytes(gzip.compress(Path(write(*rows)).read_bytes()))
-    assert fingerprint(str(tmp_path / "packed.gz")) == first
-    assert fingerprint(write(*rows, b"{")) == first
-    assert fingerprint(write(*({k: row[k] for k in reversed(row)} for row in rows))) == first
-    others = [
-        fingerprint(write(*rows[:-1])),
-        fingerprint(write(*rows[::-1])),
-        fingerprint(write(*rows[:-1], rows[-1] | {"id": -1})),
-        fingerprint(write(*rows), fields={"response": "response"}),
-    ]
-    assert len({first, *others}) == 5

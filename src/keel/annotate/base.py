@@ -35,3 +35,13 @@ class Annotator(Protocol):
     def compare(self, pairs: Sequence[Pair], uniforms: Sequence[float]) -> list[Judgement]:
         """One judgement a pair, in order; `uniforms`, one a pair in [0, 1), decide what is left to chance."""
         ...
+
+
+def noise_ceiling(probabilities: Sequence[float]) -> float:
+    """The best accuracy attainable against labels drawn with these probabilities: the mean of max(p, 1 - p).
+
+    Raises ValueError if there is none.
+    """
+    if not probabilities:
+        raise ValueError("noise_ceiling needs at least one probability, got none")
+    return sum(max(p, 1 - p) for p in probabilities) / len(probabilities)

@@ -56,18 +56,6 @@ def preference_probability(gap: float, temperature: float) -> float:
     return (1.0 if gap > 0 else odds) / (1.0 + odds)
 
 
-def noise_ceiling(gaps: Sequence[float], temperature: float) -> float:
-    """The best accuracy attainable against labels of this noise: mean sigma(|gap| / temperature).
-
-    That of a judge who knows the utility and always names the better one. Raises ValueError without gaps, or where
-    the temperature is not finite or below 0.
-    """
-    _check_temperature(temperature)
-    if len(gaps) == 0:
-        raise ValueError("noise_ceiling needs at least one gap, got none")
-    return math.fsum(preference_probability(abs(gap), temperature) for gap in gaps) / len(gaps)
-
-
 def _check_temperature(temperature: float) -> None:
     if not (math.isfinite(temperature) and temperature >= 0):
         raise ValueError(f"temperature must be finite and at least 0, got {temperature}")

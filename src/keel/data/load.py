@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
@@ -14,23 +12,18 @@ from keel.data.read import read_rows
 from keel.data.reasons import Check, Finding, Reason
 from keel.data.split import in_validation
 from keel.errors import UserError
-from keel.schema import Comparison, Demonstration, Prompt, Record
+from keel.schema import Comparison, Demonstration, Prompt
 
 R = TypeVar("R", bound=Prompt | Demonstration | Comparison)
 
 
 @dataclass(frozen=True, slots=True)
 class Loaded(Generic[R]):
-    """The usable records of a source, in its order, and what was found in it.
-
-    `fingerprint` is the SHA-256 of the usable records' canonical JSON and the field mapping: it changes when the
-    records do, not when the file is compressed, moved or its unusable rows are mended away.
-    """
+    """The usable records of a source, in its order, and what was found in it."""
 
     train: tuple[R, ...]
     validation: tuple[R, ...]
     check: Check
-    fingerprint: str
 
 
 def load_prompts(config: DataConfig, *, fits: Callable[[Prompt], bool] | None = None) -> Loaded[Prompt]:
@@ -91,15 +84,4 @@ def _load(config: DataConfig, kind: Kind[R], fits: Callable[[R], bool] | None) -
             f"{config.name}: every one of its {len(records)} usable rows has a prompt that is held out; "
             "give more prompts, or set validation: 0."
         )
-    return Loaded(train, validation, check, _fingerprint(records, config))
-
-
-def _fingerprint(records: Iterable[Record], config: DataConfig) -> str:
-    digest = hashlib.sha256(_canonical(config.fields))
-    for record in records:
-        digest.update(_canonical(record.to_row()))
-    return digest.hexdigest()
-
-
-def _canonical(value: object) -> bytes:
-    return json.dumps(value, sort_keys=True, separators=(",", ":")).encode() + b"\n"
+    return Loaded(train, validation, check)

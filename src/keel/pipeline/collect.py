@@ -7,7 +7,7 @@ from dataclasses import dataclass, fields
 from itertools import combinations
 from typing import Any
 
-from keel.annotate.base import Annotator, Pair
+from keel.annotate.base import Annotator, Pair, noise_ceiling
 from keel.config.collect import CollectConfig
 from keel.data.write import write_rows
 from keel.engines.base import DrawKey, Sampler
@@ -80,13 +80,12 @@ def collect_comparisons(
         )
     write_rows(stage.work(COMPARISONS) / COMPARISONS_FILE, comparisons)
     stage.publish(COMPARISONS)
-    certainty = [max(row[FIRST_PROBABILITY], 1 - row[FIRST_PROBABILITY]) for row in comparisons]
     return {
         "comparisons": len(comparisons),
         "identical_pairs": identical,
         "prompts": len(prompts),
         "annotator": config.annotator.name,
-        "noise_ceiling": sum(certainty) / len(certainty),
+        "noise_ceiling": noise_ceiling([row[FIRST_PROBABILITY] for row in comparisons]),
     }
 
 

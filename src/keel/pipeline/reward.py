@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from keel.annotate.base import noise_ceiling
 from keel.batching import cut_by_tokens, pad_rows
 from keel.config.reward import RewardConfig
 from keel.engines.base import DrawKey, Learner, Sampler, Scorer
@@ -159,7 +160,7 @@ def judge(score_rows: Callable[[Sequence[EncodedRow]], Tensor], pairs: Sequence[
         "accuracy": accuracy,
         "accuracy_interval": wilson_interval(accuracy, effective_count(right.tolist(), prompts)),
         "longer_wins": sum(longer) / len(longer),
-        "noise_ceiling": sum(max(p, 1 - p) for p in known) / len(known) if len(known) == len(pairs) else None,
+        "noise_ceiling": noise_ceiling(known) if len(known) == len(pairs) else None,
         "reliability": reliability(gap),
     }
 
