@@ -50,6 +50,7 @@ class ScriptedAnnotator:
 
 def preference_probability(gap: float, temperature: float) -> float:
     """Bradley-Terry: sigma(gap / temperature); at temperature 0 its limit 0, 1/2 or 1."""
+    gap = float(gap)  # numpy has its own rules for booleans
     if temperature == 0 or gap == 0:
         return 0.5 + 0.5 * ((gap > 0) - (gap < 0))
     odds = math.exp(-abs(gap) / temperature)
