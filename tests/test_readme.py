@@ -16,6 +16,9 @@ import subprocess
 from pathlib import Path, PurePosixPath
 
 import pytest
+import yaml
+
+from keel.config.recipe import load_recipe, parse_recipe
 
 ROOT = Path(__file__).parents[1]
 PACKAGE = "src/keel/"
@@ -115,3 +118,15 @@ def test_required_paths_by_hand() -> None:
     existing = existing_paths(tracked)
     assert existing - set(tracked) == {".ci/", "src/", "src/keel/", "src/keel/cli/"}
     assert required_paths(existing) == {".ci/", "Makefile", "src/", "src/keel/build.py", "src/keel/cli/"}
+
+
+def test_the_recipe_shown_is_a_recipe() -> None:
+    (text,) = re.findall(r"```yaml\n(.*?)```", (ROOT / "README.md").read_text(encoding="utf-8"), re.S)
+    recipe = parse_recipe(yaml.safe_load(text), "README.md")
+    assert recipe.ppo is not None
+    assert [source.name for source in recipe.ppo.reward] == ["reward", "my_rules.no_repetition"]
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "recipes").glob("*.yaml")), ids=lambda path: path.stem)
+def test_every_recipe_is_one(path: Path) -> None:
+    assert load_recipe(path).ppo is not None
