@@ -24,9 +24,9 @@ def test_a_file_gets_the_first_line_the_last_and_one_now_and_then(monkeypatch: p
     with console:
         for done in range(1, 101):
             now = 1000.0 + done  # a second a step
-            console.progress("ppo", done, 100, {"objective/kl": 0.012345, "score": 1.0})
+            console.progress("ppo", done, 100, {"ppo/validation/kl": 0.012345, "tokens/s": 1.0})
     lines = file.getvalue().splitlines()
-    assert lines[0] == "ppo       1/100  kl 0.01235  score 1"
+    assert lines[0] == "ppo       1/100  validation kl 0.01235  tokens/s 1"
     assert [line.split()[1] for line in lines] == ["1/100", "21/100", "41/100", "61/100", "81/100", "100/100"]
 
 

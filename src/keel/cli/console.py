@@ -54,7 +54,7 @@ class TerminalConsole:
         self.rich.rule(text, align="left")
 
     def progress(self, stage: str, done: int, total: int, numbers: Mapping[str, float]) -> None:
-        shown = "  ".join(f"{name.rsplit('/', 1)[-1]} {value:.4g}" for name, value in numbers.items())
+        shown = "  ".join(f"{_label(stage, name)} {value:.4g}" for name, value in numbers.items())
         if self._live:
             if stage not in self._tasks:
                 self._tasks[stage] = self._progress.add_task(stage, total=total, numbers="")
@@ -82,6 +82,11 @@ class TerminalConsole:
         for row in rows:
             table.add_row(*(Text(cell) for cell in row))
         self.rich.print(table)
+
+
+def _label(stage: str, name: str) -> str:
+    """`sft/validation/loss` in the line of sft is its `validation loss`."""
+    return name.removeprefix(f"{stage}/").replace("validation/", "validation ")
 
 
 def one_line(text: str, width: int) -> str:
