@@ -66,9 +66,9 @@ def toy_renderer() -> Renderer:
     return Renderer(codec)
 
 
-def toy_policy(*, critic: bool = False, spread: float = 0.3, seed: int = 0) -> Policy:
-    """A random Llama over the eight words."""
-    config = LlamaConfig(
+def toy_config() -> LlamaConfig:
+    """A Llama over the eight words."""
+    return LlamaConfig(
         vocab_size=len(WORDS),
         hidden_size=16,
         intermediate_size=24,
@@ -80,6 +80,11 @@ def toy_policy(*, critic: bool = False, spread: float = 0.3, seed: int = 0) -> P
         eos_token_id=EOS,
         tie_word_embeddings=False,
     )
+
+
+def toy_policy(*, critic: bool = False, spread: float = 0.3, seed: int = 0) -> Policy:
+    """A random Llama over the eight words."""
+    config = toy_config()
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         loader: Any = AutoModelForCausalLM  # untyped

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
-from transformers import AutoModelForSequenceClassification, LlamaConfig
+from transformers import AutoModelForSequenceClassification
 
 from keel.batching import pad_rows
 from keel.config.data import DataConfig
@@ -40,7 +40,7 @@ from keel.pipeline.reward import (
 from keel.records import EncodedRow, Pairs, PromptItem
 from keel.runs.metrics import read_lines
 from keel.seeds import Draws
-from tests.pipeline.support import EOS, PROMPT, WORDS, Heard, begin_stage, toy_policy, toy_renderer
+from tests.pipeline.support import EOS, PROMPT, Heard, begin_stage, toy_config, toy_policy, toy_renderer
 
 PROMPTS = [PROMPT, PromptItem(tokens=(5,), text="d", row={}, source="d")]
 
@@ -155,17 +155,7 @@ def test_microbatches_keep_groups_whole_and_to_the_budget() -> None:
 
 
 def toy_reward_model(*, head: float = 0.01) -> RewardModel:
-    config = LlamaConfig(
-        vocab_size=len(WORDS),
-        hidden_size=16,
-        intermediate_size=24,
-        num_hidden_layers=1,
-        num_attention_heads=2,
-        num_key_value_heads=2,
-        max_position_embeddings=16,
-        bos_token_id=None,
-        eos_token_id=EOS,
-    )
+    config = toy_config()
     config.num_labels = 1
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(1)
