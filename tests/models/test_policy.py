@@ -94,14 +94,6 @@ def test_only_what_is_asked_for_is_computed() -> None:
     assert torch.equal(alone.logprobs, everything(policy, batch)[0])
 
 
-def test_logits_are_those_of_the_masked_tokens() -> None:
-    policy = policy_of("gemma2")
-    model: Any = policy.backbone
-    with torch.no_grad():
-        expected = [model(input_ids=torch.tensor([row.tokens])).logits[0, row.prompt_length - 1 : -1] for row in ROWS]
-        torch.testing.assert_close(policy.logits(pad_rows(ROWS)), torch.cat(expected), atol=1e-5, rtol=1e-5)
-
-
 def test_values_are_read_before_the_token() -> None:
     """V(s_t) may not know y_t: changing a token moves the values after it, never its own."""
     policy = policy_of("llama")

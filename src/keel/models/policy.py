@@ -107,13 +107,6 @@ class Policy(nn.Module):
         logits: Tensor = output.logits[:, -1, :]
         return logits
 
-    def logits(self, sequences: Sequences) -> Tensor:
-        """Logits at the response tokens of the mask, [tokens, V]: for exact sums over the vocabulary."""
-        hidden = last_hidden(self.backbone, sequences.tokens)
-        before = (sequences.response_positions() - 1).clamp(min=0)
-        states = hidden.gather(1, before[..., None].expand(-1, -1, hidden.shape[-1]))
-        return logits_of(self.backbone, states[sequences.response_mask])
-
 
 def _scatter(values: Tensor, mask: Tensor) -> Tensor:
     """[tokens] back to [B, T], zero outside the mask."""
