@@ -82,6 +82,11 @@ class Workbench:
         self.report(self.inputs.data[key], loaded.check)
         return loaded
 
+    def some(self, prompts: Sequence[Prompt], count: int) -> list[Prompt]:
+        """At most `count` of the prompts, drawn, so that the order of a file plays no part."""
+        order = self.draws.permutation("held-out prompts", len(prompts)).tolist()
+        return [prompts[index] for index in order[:count]]
+
     def report(self, data: DataConfig, check: Check) -> None:
         """Say which rows were left out, if any."""
         if check.unusable:

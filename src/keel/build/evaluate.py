@@ -1,0 +1,57 @@
+"""The evaluation from its configuration."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from keel.build.workbench import SCORING_TOKENS, Workbench
+from keel.data.load import load_demonstrations
+from keel.engines.sampler import CachedSampler
+from keel.engines.scorers import (
+    PolicyScorer,
+)
+from keel.models.policy import Policy
+from keel.pipeline.evaluate import EvaluateEngines, evaluate
+from keel.records import EncodedRow
+
+
+def run_evaluate(bench: Workbench) -> dict[str, Any]:
+    """The policy against its reference."""
+    config = bench.recipe.evaluate
+    assert config is not None
+    policy_source, reference_source = bench.inputs.models["policy"], bench.inputs.models["reference"]
+    renderer = bench.renderer(policy_source)
+    sampling = config.sampling
+    bench.require_same_tokenizer(renderer, reference_source, "evaluate.reference")
+    room = bench.room([policy_source, *bench.other_models()], config.max_prompt_tokens, sampling)
+    loaded = bench.prompts("evaluate.prompts", renderer, room)
+    policy, reference = bench.policy(policy_source), bench.policy(reference_source)
+    temperature = sampling.temperature
+
+    def scorer(model: Policy, at: float) -> PolicyScorer:
+        return PolicyScorer(model, temperature=at, token_budget=SCORING_TOKENS)
+
+    demonstrations: list[EncodedRow] = []
+    if config.demonstrations is not None:
+        longest = bench.room([policy_source, reference_source], config.max_prompt_tokens + sampling.max_new_tokens)
+        rows = load_demonstrations(config.demonstrations, fits=lambda row: renderer.length(row) <= longest)
+        bench.report(config.demonstrations, rows.check)
+        demonstrations = [renderer.demonstration(row) for row in (*rows.train, *rows.validation)[: config.count]]
+    engines = EvaluateEngines(
+        policy_sampler=CachedSampler(policy, renderer),
+        reference_sampler=CachedSampler(reference, renderer),
+        reference=scorer(reference, temperature),
+        likelihood=(scorer(policy, 1.0), scorer(reference, 1.0)),
+        scorer=bench.scorer(renderer),
+        utility=bench.function("utility"),
+        measures={name: measure for name in config.measures if (measure := bench.function(f"measure {name}"))},
+    )
+    return evaluate(
+        config,
+        engines,
+        [renderer.item(prompt) for prompt in bench.some((*loaded.train, *loaded.validation), config.count)],
+        demonstrations,
+        stage=bench.stage,
+        draws=bench.draws,
+        console=bench.console,
+    )

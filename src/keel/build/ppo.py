@@ -1,0 +1,76 @@
+"""PPO from its configuration."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from keel.build.workbench import SCORING_TOKENS, Workbench
+from keel.engines.learner import GradientLearner
+from keel.engines.losses import ppo_loss
+from keel.engines.sampler import CachedSampler
+from keel.engines.scorers import (
+    PolicyScorer,
+    explain_ratio,
+)
+from keel.errors import UserError
+from keel.models.export import save_policy
+from keel.pipeline.guards import RATIO_TOLERANCE
+from keel.pipeline.heldout import HeldOut
+from keel.pipeline.ppo import PPOEngines, train_ppo
+from keel.pipeline.rollouts import Actors
+from keel.records import PolicyBatch
+
+
+def run_ppo(bench: Workbench) -> dict[str, Any]:
+    """PPO with the critic's head on the policy's backbone and a frozen copy as the reference."""
+    config = bench.recipe.ppo
+    assert config is not None
+    source = bench.inputs.models["policy"]
+    renderer = bench.renderer(source)
+    reference_source = bench.inputs.models["reference"]
+    bench.require_same_tokenizer(renderer, reference_source, "ppo.reference")
+    room = bench.room([source, *bench.other_models()], config.max_prompt_tokens, config.sampling)
+    loaded = bench.prompts("ppo.prompts", renderer, room)
+    train, held_out = loaded.train, loaded.validation
+    if config.evaluate.prompts is not None:  # then none of ppo.prompts need be held out
+        train = (*loaded.train, *loaded.validation)
+        other = bench.prompts("ppo.evaluate.prompts", renderer, room)
+        held_out = (*other.train, *other.validation)
+    if not held_out:
+        raise UserError("ppo has no held-out prompts: raise ppo.prompts.validation or give ppo.evaluate.prompts")
+    policy = bench.policy(source, critic=True)
+    temperature, budget = config.sampling.temperature, config.update.token_budget
+    learner = GradientLearner[PolicyBatch](
+        "ppo",
+        policy,
+        ppo_loss(config.update, temperature),
+        config.update,
+        total_steps=config.iterations * config.update.epochs * config.update.minibatches,
+        head=policy.value_head,
+        head_lr_scale=config.update.critic_lr_scale,
+    )
+    reference = bench.policy(reference_source).requires_grad_(False)
+    actors = Actors(
+        sampler=CachedSampler(policy, renderer),
+        policy=PolicyScorer(policy, temperature=temperature, token_budget=budget),
+        reference=PolicyScorer(reference, temperature=temperature, token_budget=SCORING_TOKENS),
+        scorer=bench.scorer(renderer),
+    )
+    engines = PPOEngines(
+        actors=actors,
+        learner=learner,
+        explain_ratio=lambda rollout: explain_ratio(
+            policy, rollout, temperature=temperature, tolerance=RATIO_TOLERANCE
+        ),
+        export=lambda folder: save_policy(policy.backbone, renderer.codec.hf, folder, eos_ids=renderer.eos_ids),
+    )
+    items = [renderer.item(prompt) for prompt in bench.some(held_out, config.evaluate.count)]
+    return train_ppo(
+        config,
+        engines,
+        [renderer.item(prompt) for prompt in train],
+        HeldOut(actors, bench.function("utility"), items, config.sampling, config.kl.coef, bench.draws),
+        stage=bench.stage,
+        draws=bench.draws,
+        console=bench.console,
+    )

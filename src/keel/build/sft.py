@@ -1,0 +1,75 @@
+"""Supervised fine-tuning from its configuration."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from keel.build.workbench import Workbench
+from keel.data.load import load_demonstrations
+from keel.engines.learner import GradientLearner
+from keel.engines.losses import sft_loss
+from keel.models.export import save_policy
+from keel.models.policy import Policy
+from keel.models.scratch import scratch_causal_lm
+from keel.pipeline.epochs import total_steps
+from keel.pipeline.sft import train_sft
+from keel.records import Sequences
+from keel.text.render import Renderer, dialogue_text
+from keel.text.templates import install_template
+from keel.text.tokenizers import TextCodec, train_codec
+
+
+def run_sft(bench: Workbench) -> dict[str, Any]:
+    """Supervised fine-tuning of the base, or of a model from nothing."""
+    config = bench.recipe.sft
+    assert config is not None
+    renderer = _scratch_renderer(bench) if bench.recipe.model.scratch else bench.renderer(bench.inputs.models["base"])
+    scratch, base = bench.recipe.model.scratch, bench.inputs.models.get("base", "")
+    room = min(config.max_tokens, scratch.context) if scratch else bench.room([base], config.max_tokens)
+    loaded = load_demonstrations(config.data, fits=lambda row: renderer.length(row) <= room)
+    bench.report(config.data, loaded.check)
+    train = [renderer.demonstration(row) for row in loaded.train]
+    policy = _scratch_policy(bench, renderer.codec) if scratch else bench.policy(base)
+    learner = GradientLearner[Sequences]("sft", policy, sft_loss, config, total_steps=total_steps(config, len(train)))
+    return train_sft(
+        config,
+        learner,
+        train,
+        [renderer.demonstration(row) for row in loaded.validation],
+        export=lambda folder: save_policy(policy.backbone, renderer.codec.hf, folder, eos_ids=renderer.eos_ids),
+        stage=bench.stage,
+        draws=bench.draws,
+        console=bench.console,
+    )
+
+
+def _scratch_renderer(bench: Workbench) -> Renderer:
+    """The tokenizer trained on the demonstrations; kept, so that an interrupted run goes on with the same one."""
+    folder = bench.stage.artefact("tokenizer")
+    if not folder.exists():
+        scratch, sft = bench.recipe.model.scratch, bench.recipe.sft
+        assert scratch is not None
+        assert sft is not None
+        rows = load_demonstrations(sft.data).train
+        texts = (part for row in rows for part in (dialogue_text(row.prompt), row.response))
+        codec = train_codec(texts, vocab=scratch.vocab, context=scratch.context)
+        install_template(codec, bench.recipe.model.chat_template)
+        codec.save(bench.stage.work("tokenizer"))
+        bench.stage.publish("tokenizer")
+    return bench.renderer(str(folder))
+
+
+def _scratch_policy(bench: Workbench, codec: TextCodec) -> Policy:
+    scratch = bench.recipe.model.scratch
+    assert scratch is not None
+    backbone = scratch_causal_lm(
+        hidden=scratch.hidden,
+        layers=scratch.layers,
+        heads=scratch.heads,
+        intermediate=scratch.intermediate,
+        vocab=len(codec.hf),
+        context=scratch.context,
+        eos_id=int(codec.hf.eos_token_id),
+        seed=bench.draws.torch_seed("weights"),
+    )
+    return Policy(backbone).to(bench.device).eval()
