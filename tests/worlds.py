@@ -25,6 +25,9 @@ from transformers import (
 )
 
 from keel.batching import pad_rows
+from keel.models.critic import ValueHead
+from keel.models.hidden import hidden_size
+from keel.models.policy import Policy
 from keel.records import EncodedRow, Sequences
 from keel.text.templates import install_template
 from keel.text.tokenizers import TextCodec, train_codec
@@ -141,6 +144,11 @@ def tiny_classifier(family: str = "llama", *, vocab: int = VOCAB, seed: int = 0,
     config = tiny_config(family, vocab)
     config.num_labels = num_labels
     return _random(AutoModelForSequenceClassification, config, seed)
+
+
+def with_critic(backbone: nn.Module) -> Policy:
+    """A policy with a new critic head."""
+    return Policy(backbone, critic=ValueHead(hidden_size(backbone)))
 
 
 def _random(kind: Any, config: Any, seed: int) -> nn.Module:

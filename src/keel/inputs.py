@@ -16,7 +16,7 @@ from keel.errors import UserError
 from keel.references import resolve
 from keel.runs.identity import Identity, flatten, hash_directory, hash_file
 
-_NO_EFFECT = {"checkpoint_every"}  # settings that leave the result as it is
+_NO_EFFECT = {"checkpoint_every", "gradient_checkpointing"}  # settings that leave the result as it is
 COMPARISONS = "comparisons"  # the collect stage's artefact
 COMPARISONS_FILE = "comparisons.jsonl"
 
@@ -53,7 +53,7 @@ def stage_identity(recipe: Recipe, stage: str, inputs: Inputs) -> Identity:
     if stage == "evaluate":  # it may judge by the rewards of ppo
         settings["rewards"] = {reward.name: reward.weight for reward in inputs.rewards}
     template = recipe.model.chat_template
-    settings["model"] = recipe.model.model_dump(mode="json") if stage == "sft" else {"chat_template": template}
+    settings["model"] = _model_settings(recipe, stage)
     kept = {key: value for key, value in flatten(settings).items() if key.rsplit(".", 1)[-1] not in _NO_EFFECT}
     rewards = {f"reward {source.name}": source.model for source in inputs.rewards if source.model}
     functions = dict(inputs.functions) | {f"reward {s.name}": s.function for s in inputs.rewards if s.function}
@@ -62,6 +62,14 @@ def stage_identity(recipe: Recipe, stage: str, inputs: Inputs) -> Identity:
     hashes |= {key: _hash_function(reference) for key, reference in functions.items()}
     hashes |= {"chat_template": hash_file(Path(template))} if Path(template).is_file() else {}
     return Identity(config=kept, inputs=hashes)
+
+
+def _model_settings(recipe: Recipe, stage: str) -> dict[str, Any]:
+    """What of `model:` decides a stage's result; where a later stage's model comes from stands in its inputs."""
+    without = set() if stage == "sft" else {"base", "scratch"}
+    if stage in ("collect", "evaluate") or (stage == "sft" and recipe.model.scratch):
+        without |= {"tune", "lora"}
+    return recipe.model.model_dump(mode="json", exclude=without)
 
 
 def start_model(recipe: Recipe, run: Path) -> str:
@@ -106,10 +114,14 @@ def _ppo(recipe: Recipe, run: Path) -> Inputs:
     assert recipe.ppo
     held_out = recipe.ppo.evaluate
     policy = _model(recipe, run, recipe.ppo.policy, start_model(recipe, run))
+    critic = {}
+    if recipe.ppo.critic == "network":
+        name = recipe.ppo.critic_init or next(source.model for source in recipe.ppo.reward if source.model)
+        critic = {"critic": _model(recipe, run, name, "")}
     return Inputs(
         data={"ppo.prompts": recipe.ppo.prompts}
         | ({"ppo.evaluate.prompts": held_out.prompts} if held_out.prompts else {}),
-        models={"policy": policy, "reference": _model(recipe, run, recipe.ppo.reference, policy)},
+        models={"policy": policy, "reference": _model(recipe, run, recipe.ppo.reference, policy)} | critic,
         functions={"utility": held_out.utility} if held_out.utility else {},
         rewards=_rewards(recipe, run, recipe.ppo.reward),
     )

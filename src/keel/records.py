@@ -120,6 +120,7 @@ class Rollout:
     scores: Scores
     group: Tensor  # int64 [B], equal for responses to the same prompt
     policy_version: int  # the iteration whose weights sampled
+    sampler_logprobs: Tensor | None = None  # float [B, T], where the sampler computes otherwise than the learner
 
     @property
     def sequences(self) -> Sequences:
@@ -139,6 +140,7 @@ class PolicyBatch:
     old_values: Tensor  # float [B, T]
     advantages: Tensor  # float [B, T]
     returns: Tensor  # float [B, T]
+    importance: Tensor | None = None  # float [B, T] pi_old / pi_sampler, capped; None: they are the same
 
     @property
     def weight(self) -> float:

@@ -103,7 +103,7 @@ SFT = {"data": "d.jsonl"}
         ({"name": 2024}, "`name`: input should be a valid string, not 2024"),
         ({"sft": SFT | {"epochs": "two"}}, "`sft.epochs`: input should be a valid integer"),
         ({"sft": SFT | {"schedule": "linear"}}, "`sft.schedule`: input should be 'cosine' or 'constant', not 'linear'"),
-        ({"ppo": PPO | {"critic": "network"}}, "`ppo.critic`: input should be 'head', not 'network'"),
+        ({"ppo": PPO | {"critic": "tail"}}, "`ppo.critic`: input should be 'head', 'network' or 'none', not 'tail'"),
         # out of range
         ({"seed": -1}, "`seed`: input should be greater than or equal to 0, not -1"),
         ({"sft": SFT | {"lr": 0}}, "`sft.lr`: input should be greater than 0, not 0"),

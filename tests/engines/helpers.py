@@ -11,13 +11,14 @@ from torch import Tensor, nn
 from keel.batching import pad_rows
 from keel.engines.base import DrawKey
 from keel.engines.sampler import CachedSampler
+from keel.models.critic import ValueHead
 from keel.models.policy import Policy
 from keel.models.reward import RewardModel
 from keel.records import EncodedRow, PromptItem, Rollout, Samples, Scores, Sequences
 from keel.seeds import Draws
 from keel.text.render import Renderer
 from keel.text.tokenizers import TextCodec
-from tests.worlds import VOCAB, random_rows, tiny_classifier, tiny_codec, tiny_lm
+from tests.worlds import VOCAB, random_rows, tiny_classifier, tiny_codec, tiny_lm, with_critic
 
 KEY = DrawKey(Draws(0, "test"), "response", iteration=3)
 
@@ -27,12 +28,12 @@ def tiny_policy(family: str = "llama", *, critic: bool = False, seed: int = 0) -
     backbone: Any = tiny_lm(family, seed=seed)
     if family == "gpt2":  # its last bias alone would decide which token is likeliest, in every state
         nn.init.zeros_(backbone.transformer.ln_f.bias)
-    policy = Policy(backbone, critic=critic).eval()
-    if policy.value_head is not None:
+    policy = (with_critic(backbone) if critic else Policy(backbone)).eval()
+    if isinstance(policy.critic, ValueHead):
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed + 1)
-            nn.init.normal_(policy.value_head.weight, std=0.3)
-            nn.init.normal_(policy.value_head.bias, std=0.3)
+            nn.init.normal_(policy.critic.weight, std=0.3)
+            nn.init.normal_(policy.critic.bias, std=0.3)
     return policy
 
 

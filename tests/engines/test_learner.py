@@ -19,7 +19,7 @@ from keel.models.scratch import scratch_causal_lm
 from keel.records import Sequences
 from keel.runs import checkpoint
 from keel.tally import Tally
-from tests.worlds import random_rows
+from tests.worlds import random_rows, with_critic
 
 
 @dataclass(frozen=True)
@@ -101,7 +101,7 @@ def test_a_faster_head_reaches_the_head_only() -> None:
     module = Toy()
     config = OptimConfig(lr=0.01, schedule="constant", warmup=0.0)
     learner = GradientLearner[Slope](
-        "toy", module, slope_loss, config, total_steps=10, head=module.head, head_lr_scale=7.0
+        "toy", module, slope_loss, config, total_steps=10, head=tuple(module.head.parameters()), head_lr_scale=7.0
     )
     body, head = copy_of(module)
     learner.step([Slope(1.0)])
@@ -167,7 +167,7 @@ def test_measure_learns_nothing() -> None:
 def tied_policy(seed: int = 5) -> Policy:
     """A model from nothing: its embeddings are tied to its head."""
     shape: dict[str, Any] = {"hidden": 16, "layers": 2, "heads": 2, "intermediate": None, "vocab": 50, "context": 32}
-    policy = Policy(scratch_causal_lm(**shape, eos_id=0, seed=seed), critic=True)
+    policy = with_critic(scratch_causal_lm(**shape, eos_id=0, seed=seed))
     backbone: Any = policy.backbone
     assert backbone.lm_head.weight is backbone.model.embed_tokens.weight
     return policy
@@ -177,7 +177,13 @@ def tied_learner(seed: int = 5) -> GradientLearner[Sequences]:
     policy = tied_policy(seed)
     config = OptimConfig(lr=1e-2, warmup=0.3, weight_decay=0.1)
     return GradientLearner[Sequences](
-        "sft", policy, sft_loss, config, total_steps=6, head=policy.value_head, head_lr_scale=3.0
+        "sft",
+        policy,
+        sft_loss,
+        config,
+        total_steps=6,
+        head=policy.critic.trained() if policy.critic else (),
+        head_lr_scale=3.0,
     )
 
 

@@ -10,7 +10,9 @@ from torch import Tensor
 from keel.batching import pad_rows
 from keel.config.ppo import UpdateConfig
 from keel.engines.losses import ppo_loss, reward_loss, sft_loss
-from keel.models.policy import Policy, last_hidden
+from keel.models.critic import ValueHead
+from keel.models.hidden import last_hidden
+from keel.models.policy import Policy
 from keel.records import Pairs, PolicyBatch
 from tests.engines.helpers import exact_logits, exact_logprobs, tiny_policy, tiny_reward_model
 from tests.worlds import random_rows
@@ -35,10 +37,10 @@ def ppo_batch(policy: Policy) -> PolicyBatch:
 
 def naive_values(policy: Policy, index: int) -> list[float]:
     row = ROWS[index]
-    assert policy.value_head is not None
+    assert isinstance(policy.critic, ValueHead)
     with torch.no_grad():
         hidden = last_hidden(policy.backbone, torch.tensor([row.tokens]))[0]
-        values: list[float] = policy.value_head(hidden[row.prompt_length - 1 : -1]).squeeze(-1).tolist()
+        values: list[float] = policy.critic(hidden[row.prompt_length - 1 : -1]).tolist()
     return values
 
 

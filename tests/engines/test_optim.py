@@ -7,7 +7,14 @@ import torch
 from torch import Tensor, nn
 
 from keel.config.training import OptimConfig
-from keel.engines.optim import learning_rate, load_optimiser, make_optimiser, optimiser_tensors, set_rate
+from keel.engines.optim import (
+    TrainedWeights,
+    learning_rate,
+    load_optimiser,
+    make_optimiser,
+    optimiser_tensors,
+    set_rate,
+)
 
 
 def test_schedule_by_hand() -> None:
@@ -47,7 +54,8 @@ CONFIG = OptimConfig(lr=0.01, betas=(0.9, 0.95), weight_decay=0.5)
 
 
 def stepped(module: Body, gradients: list[float], *, head_lr_scale: float, rate: float = 0.01) -> torch.optim.AdamW:
-    optimiser = make_optimiser(module, CONFIG, head=module.head, head_lr_scale=head_lr_scale)
+    head = {"head.weight", "head.bias"}
+    optimiser = make_optimiser(TrainedWeights(module), CONFIG, head=head, head_lr_scale=head_lr_scale)
     for gradient in gradients:
         for weight in module.weights:
             weight.grad = torch.full_like(weight, gradient)
@@ -81,15 +89,16 @@ def test_steps_are_adamw_and_the_head_alone_is_faster() -> None:
 
 def test_state_goes_to_another_optimiser_and_replaces_what_was_there() -> None:
     source, target = Body(), Body()
-    saved = optimiser_tensors(source, stepped(source, [0.3, -2.0], head_lr_scale=5.0))
+    saved = optimiser_tensors(TrainedWeights(source), stepped(source, [0.3, -2.0], head_lr_scale=5.0))
     assert sorted(saved) == sorted(
         f"{key}.{name}"
         for key in ("step", "exp_avg", "exp_avg_sq")
         for name in ("matrix", "vector", "head.weight", "head.bias")
     )
     optimiser = stepped(target, [9.0], head_lr_scale=5.0)
-    load_optimiser(target, optimiser, saved)
-    restored = optimiser_tensors(target, optimiser)
+    weights = TrainedWeights(target)
+    load_optimiser(weights, optimiser, saved)
+    restored = optimiser_tensors(weights, optimiser)
     assert all(torch.equal(restored[name], tensor) for name, tensor in saved.items())
-    load_optimiser(target, optimiser, {})
-    assert optimiser_tensors(target, optimiser) == {}
+    load_optimiser(weights, optimiser, {})
+    assert optimiser_tensors(weights, optimiser) == {}

@@ -19,6 +19,7 @@ from keel.engines.scorers import (
     explain_ratio,
 )
 from keel.errors import UserError
+from keel.models.critic import ValueHead
 from keel.models.policy import Policy, TokenOutputs
 from keel.models.reward import RewardModel
 from keel.records import Rollout, Samples, Sequences
@@ -44,10 +45,10 @@ BUDGETS = [1, 20, 40, 10_000]
 def naive_values(policy: Policy, tokens: tuple[int, ...], prompt_length: int) -> Tensor:
     """The critic's head on transformers' own last hidden states, one row alone."""
     backbone: Any = policy.backbone
-    assert policy.value_head is not None
+    assert isinstance(policy.critic, ValueHead)
     with torch.no_grad():
         hidden = backbone(input_ids=torch.tensor([tokens]), output_hidden_states=True).hidden_states[-1][0]
-        values: Tensor = policy.value_head(hidden[prompt_length - 1 : -1]).squeeze(-1)
+        values: Tensor = policy.critic(hidden[prompt_length - 1 : -1])
     return values
 
 

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import pytest
 import torch
@@ -8,7 +9,13 @@ from torch import Tensor
 from torch.testing import assert_close
 
 from keel.functional.kl import k3
-from keel.functional.policy import PolicyLoss, approx_kl_to_old, clipped_policy_loss, clipped_value_loss
+from keel.functional.policy import (
+    PolicyLoss,
+    approx_kl_to_old,
+    clipped_policy_loss,
+    clipped_value_loss,
+    importance_weights,
+)
 
 ONE = torch.tensor([[True]])
 
@@ -204,7 +211,7 @@ def test_approx_kl_to_old_by_hand() -> None:
 
 @pytest.mark.parametrize("options", [{"clip_low": -0.1}, {"clip_low": 1.1}, {"clip_high": -0.1}, {"denominator": 0.0}])
 def test_policy_loss_refuses_values_out_of_range(options: dict[str, float]) -> None:
-    settings = {"clip_low": 0.2, "clip_high": 0.2, "denominator": 1.0} | options
+    settings: dict[str, Any] = {"clip_low": 0.2, "clip_high": 0.2, "denominator": 1.0} | options
     with pytest.raises(ValueError, match=next(iter(options))):
         clipped_policy_loss(torch.zeros(1, 1), torch.zeros(1, 1), torch.zeros(1, 1), ONE, **settings)
 
@@ -221,3 +228,27 @@ def test_value_loss_refuses_values_out_of_range(options: dict[str, float]) -> No
             clip_range=settings["clip_range"],
             denominator=settings["denominator"],
         )
+
+
+def test_importance_weights_numbers() -> None:
+    old = torch.tensor([[0.6, 0.3, 0.5]]).log()
+    sampled = torch.tensor([[0.2, 0.6, 0.5]]).log()
+    mask = torch.tensor([[True, True, False]])
+    weights = importance_weights(old, sampled + torch.tensor([[0.0, 0.0, 9.0]]), mask, cap=2.0)
+    assert weights[0].tolist() == pytest.approx([2.0, 0.5, 1.0])  # 3 is capped; what does not count is 1
+    with pytest.raises(ValueError, match=r"0\.5"):
+        importance_weights(old, sampled, mask, cap=0.5)
+
+
+def test_importance_weights_multiply_each_token_of_the_policy_loss() -> None:
+    logprobs = torch.tensor([[0.5, 0.4]]).log().requires_grad_()
+    old, advantages = torch.tensor([[0.5, 0.5]]).log(), torch.tensor([[2.0, -1.0]])
+    mask = torch.ones(1, 2, dtype=torch.bool)
+    loss = clipped_policy_loss(
+        logprobs, old, advantages, mask, clip_low=0.3, clip_high=0.3, denominator=2.0,
+        importance=torch.tensor([[0.25, 2.0]]),
+    ).loss  # fmt: skip
+    torch.autograd.backward(loss)
+    assert float(loss.detach()) == pytest.approx(-(0.25 * 2.0 + 2.0 * 0.8 * -1.0) / 2)
+    assert logprobs.grad is not None
+    assert logprobs.grad[0].tolist() == pytest.approx([-0.25 * 2.0 / 2, 2.0 * 0.8 / 2])

@@ -12,7 +12,7 @@ from keel.models.load import load_causal_lm
 from keel.models.policy import Policy
 from keel.models.scratch import scratch_causal_lm
 from keel.text.tokenizers import TextCodec
-from tests.worlds import chatml_codec, prefix_space_codec, tiny_codec, tiny_lm
+from tests.worlds import chatml_codec, prefix_space_codec, tiny_codec, tiny_lm, with_critic
 
 NEW_TOKENS = 12
 
@@ -30,7 +30,7 @@ def greedy(policy: Policy, tokens: list[int], ends: frozenset[int]) -> list[int]
 @pytest.mark.parametrize("family", ["llama", "gpt2", "gemma2"])
 @pytest.mark.parametrize("codec", [tiny_codec(), chatml_codec(), prefix_space_codec()], ids=["own", "chatml", "prefix"])
 def test_a_saved_policy_generates_the_same_in_transformers(tmp_path: Path, codec: TextCodec, family: str) -> None:
-    policy = Policy(tiny_lm(family, vocab=len(codec.hf)), critic=True)
+    policy = with_critic(tiny_lm(family, vocab=len(codec.hf)))
     save_policy(policy.backbone, codec.hf, tmp_path, eos_ids=codec.eos_ids)
 
     alone: Any = AutoModelForCausalLM.from_pretrained(tmp_path)
@@ -49,7 +49,7 @@ def test_a_saved_policy_loads_again_to_the_bit_without_its_critic(tmp_path: Path
     backbone = scratch_causal_lm(
         hidden=16, layers=2, heads=2, intermediate=None, vocab=len(codec.hf), context=64, eos_id=0, seed=3
     )
-    save_policy(Policy(backbone, critic=True).backbone, codec.hf, tmp_path, eos_ids={1, 7})
+    save_policy(with_critic(backbone).backbone, codec.hf, tmp_path, eos_ids={1, 7})
     loaded = load_causal_lm(str(tmp_path)).state_dict()
     assert loaded.keys() == backbone.state_dict().keys()
     for name, weights in backbone.state_dict().items():

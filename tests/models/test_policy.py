@@ -11,9 +11,10 @@ from torch import Tensor
 import keel.models.policy as policy_module
 from keel.batching import cut_by_tokens, pad_rows, take
 from keel.errors import UserError
+from keel.models.critic import ValueHead
 from keel.models.policy import Policy
 from keel.records import EncodedRow
-from tests.worlds import padded_further, random_rows, tiny_lm
+from tests.worlds import padded_further, random_rows, tiny_lm, with_critic
 
 FAMILIES = ("llama", "gpt2", "gemma2", "granite", "cohere")
 TEMPERATURE = 0.7
@@ -21,12 +22,12 @@ ROWS = random_rows([(1, 5), (6, 9), (3, 1), (12, 0), (2, 12), (1, 1)])
 
 
 def policy_of(family: str) -> Policy:
-    policy = Policy(tiny_lm(family), critic=True).eval()
-    assert policy.value_head is not None
+    policy = with_critic(tiny_lm(family)).eval()
+    assert isinstance(policy.critic, ValueHead)
     generator = torch.Generator().manual_seed(1)
     with torch.no_grad():  # at its start the critic says 0 to everything
-        policy.value_head.weight.copy_(torch.randn(policy.value_head.weight.shape, generator=generator))
-        policy.value_head.bias.fill_(0.5)
+        policy.critic.weight.copy_(torch.randn(policy.critic.weight.shape, generator=generator))
+        policy.critic.bias.fill_(0.5)
     return policy
 
 
@@ -34,7 +35,7 @@ def policy_of(family: str) -> Policy:
 def oracle(policy: Policy, row: EncodedRow) -> tuple[list[float], list[float], list[float]]:
     """Log-probability, entropy and value of each response token, from transformers' full forward of one row."""
     model: Any = policy.backbone
-    assert policy.value_head is not None
+    assert isinstance(policy.critic, ValueHead)
     output = model(input_ids=torch.tensor([row.tokens]), output_hidden_states=True)
     logprobs, entropies, values = [], [], []
     for position in range(row.prompt_length, len(row.tokens)):
@@ -42,7 +43,7 @@ def oracle(policy: Policy, row: EncodedRow) -> tuple[list[float], list[float], l
         distribution = (output.logits[0, before] / TEMPERATURE).log_softmax(-1)
         logprobs.append(float(distribution[row.tokens[position]]))
         entropies.append(float(-(distribution.exp() * distribution).sum()))
-        values.append(float(policy.value_head(output.hidden_states[-1][0, before])))
+        values.append(float(policy.critic(output.hidden_states[-1][0, before])))
     return logprobs, entropies, values
 
 
@@ -109,13 +110,13 @@ def test_values_are_read_before_the_token() -> None:
 
 
 def test_a_new_critic_says_zero_without_bias() -> None:
-    policy = Policy(tiny_lm(), critic=True)
+    policy = with_critic(tiny_lm())
     assert (policy(pad_rows(ROWS), values=True).values == 0).all()
-    assert Policy(tiny_lm()).value_head is None
+    assert Policy(tiny_lm()).critic is None
 
 
 def test_only_asking_for_values_without_a_critic_is_a_fault() -> None:
-    with pytest.raises(AssertionError, match="no critic head"):
+    with pytest.raises(AssertionError, match="no critic"):
         Policy(tiny_lm())(pad_rows(ROWS), values=True)
 
 

@@ -22,6 +22,7 @@ from keel.runs.run import StageRun
 from keel.text.render import Renderer
 from keel.text.templates import install_template
 from keel.text.tokenizers import TextCodec
+from tests.worlds import with_critic
 
 EOS = 0
 WORDS = ("<eos>", "<unk>", "a", "b", "c", "d", "e", "f")
@@ -91,7 +92,7 @@ def toy_policy(*, critic: bool = False, spread: float = 0.3, seed: int = 0) -> P
         backbone: nn.Module = loader.from_config(config)
         for parameter in backbone.parameters():
             nn.init.normal_(parameter, std=spread)
-    return Policy(backbone, critic=critic).eval()
+    return (with_critic(backbone) if critic else Policy(backbone)).eval()
 
 
 def all_responses(longest: int) -> list[Response]:

@@ -201,7 +201,7 @@ def train(
         reward_loss(config.flip_probability, config.label_smoothing),
         config,
         total_steps=total_steps(config, len(by_prompt(TRAIN))),
-        head=model.head,
+        head=tuple(model.head.parameters()),
         head_lr_scale=config.head_lr_scale,
     )
     engines = RewardEngines(

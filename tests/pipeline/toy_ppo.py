@@ -104,7 +104,7 @@ def toy(
         ppo_loss(update, temperature),
         update,
         total_steps=config.iterations * update.epochs * update.minibatches,
-        head=policy.value_head,
+        head=policy.critic.trained() if policy.critic else (),
         head_lr_scale=update.critic_lr_scale,
     )
 

@@ -23,7 +23,7 @@ def run_collect(bench: Workbench) -> dict[str, Any]:
     annotator = ScriptedAnnotator(resolve(script), temperature=config.annotator.temperature, name=script)
     return collect_comparisons(
         config,
-        CachedSampler(bench.policy(source), renderer),
+        CachedSampler(bench.models.frozen_policy(source, "policy"), renderer),
         annotator,
         [renderer.item(prompt) for prompt in (*prompts.train, *prompts.validation)],
         stage=bench.stage,

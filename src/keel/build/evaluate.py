@@ -25,7 +25,8 @@ def run_evaluate(bench: Workbench) -> dict[str, Any]:
     bench.require_same_tokenizer(renderer, reference_source, "evaluate.reference")
     room = bench.room([policy_source, *bench.other_models()], config.max_prompt_tokens, sampling)
     loaded = bench.prompts("evaluate.prompts", renderer, room)
-    policy, reference = bench.policy(policy_source), bench.policy(reference_source)
+    policy = bench.models.frozen_policy(policy_source, "policy")
+    reference = bench.models.frozen_policy(reference_source, "reference")
     temperature = sampling.temperature
 
     def scorer(model: Policy, at: float) -> PolicyScorer:

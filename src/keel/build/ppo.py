@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from keel.build.workbench import SCORING_TOKENS, Workbench
+import torch
+
+from keel.build.workbench import SCORING_TOKENS, Workbench, load_renderer
 from keel.engines.learner import GradientLearner
 from keel.engines.losses import ppo_loss
 from keel.engines.sampler import CachedSampler
@@ -13,12 +15,12 @@ from keel.engines.scorers import (
     explain_ratio,
 )
 from keel.errors import UserError
-from keel.models.export import save_policy
-from keel.pipeline.guards import RATIO_TOLERANCE
+from keel.pipeline.guards import RATIO_TOLERANCE, ROUGH_RATIO_TOLERANCE
 from keel.pipeline.heldout import HeldOut
 from keel.pipeline.ppo import PPOEngines, train_ppo
 from keel.pipeline.rollouts import Actors
 from keel.records import PolicyBatch
+from keel.text.render import Renderer
 
 
 def run_ppo(bench: Workbench) -> dict[str, Any]:
@@ -38,32 +40,35 @@ def run_ppo(bench: Workbench) -> dict[str, Any]:
         held_out = (*other.train, *other.validation)
     if not held_out:
         raise UserError("ppo has no held-out prompts: raise ppo.prompts.validation or give ppo.evaluate.prompts")
-    policy = bench.policy(source, critic=True)
+    policy = bench.models.trained_policy(source, critic=config.critic, critic_source=_critic_source(bench, renderer))
     temperature, budget = config.sampling.temperature, config.update.token_budget
     learner = GradientLearner[PolicyBatch](
         "ppo",
         policy,
-        ppo_loss(config.update, temperature),
+        ppo_loss(config.update, temperature, critic=policy.critic is not None),
         config.update,
         total_steps=config.iterations * config.update.epochs * config.update.minibatches,
-        head=policy.value_head,
+        head=policy.critic.trained() if policy.critic is not None else (),
         head_lr_scale=config.update.critic_lr_scale,
     )
-    reference = bench.policy(reference_source).requires_grad_(False)
+    reference = bench.models.frozen_policy(reference_source, "reference")
+    exact = bench.models.precision == torch.float32
     actors = Actors(
         sampler=CachedSampler(policy, renderer),
         policy=PolicyScorer(policy, temperature=temperature, token_budget=budget),
         reference=PolicyScorer(reference, temperature=temperature, token_budget=SCORING_TOKENS),
         scorer=bench.scorer(renderer),
+        exact=exact,
     )
+    tolerance = RATIO_TOLERANCE if exact else ROUGH_RATIO_TOLERANCE
     engines = PPOEngines(
         actors=actors,
         learner=learner,
-        explain_ratio=lambda rollout: explain_ratio(
-            policy, rollout, temperature=temperature, tolerance=RATIO_TOLERANCE
-        ),
-        export=lambda folder: save_policy(policy.backbone, renderer.codec.hf, folder, eos_ids=renderer.eos_ids),
+        explain_ratio=lambda rollout: explain_ratio(policy, rollout, temperature=temperature, tolerance=tolerance),
+        export=bench.models.export_policy(policy, renderer, source),
+        ratio_tolerance=tolerance,
     )
+    bench.say_models()
     items = [renderer.item(prompt) for prompt in bench.some(held_out, config.evaluate.count)]
     return train_ppo(
         config,
@@ -74,3 +79,16 @@ def run_ppo(bench: Workbench) -> dict[str, Any]:
         draws=bench.draws,
         console=bench.console,
     )
+
+
+def _critic_source(bench: Workbench, renderer: Renderer) -> str | None:
+    """The reward model that a critic network starts from."""
+    source = bench.inputs.models.get("critic")
+    if source is not None:
+        known = load_renderer(source, trust_remote_code=bench.recipe.model.trust_remote_code).codec.hf.get_vocab()
+        if not renderer.codec.hf.get_vocab().items() <= known.items():
+            raise UserError(
+                f"ppo.critic: network reads the policy's tokens, and {source} has another vocabulary; give critic_init "
+                "a reward model of the policy's family, or take critic: head"
+            )
+    return source

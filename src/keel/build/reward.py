@@ -13,9 +13,6 @@ from keel.engines.scorers import (
     RewardModelScorer,
 )
 from keel.errors import UserError
-from keel.models.export import save_reward_model
-from keel.models.load import load_classifier
-from keel.models.reward import RewardModel
 from keel.pipeline.epochs import total_steps
 from keel.pipeline.reward import EncodedPair, RewardEngines, by_prompt, train_reward
 from keel.records import Pairs
@@ -35,9 +32,7 @@ def run_reward(bench: Workbench) -> dict[str, Any]:
     bench.report(data, loaded.check)
     if (config.flip_probability or config.label_smoothing) and any(row.margin for row in loaded.train):
         raise UserError(f"{data.name} has margins, which exclude flip_probability and label_smoothing; drop either")
-    trust = bench.recipe.model.trust_remote_code
-    model = RewardModel(load_classifier(source, new_head=True, trust_remote_code=trust)).to(bench.device).eval()
-    model.reset_head(bench.draws.torch_seed("head"))
+    model = bench.models.new_reward_model(source)
     train = [_encode_pair(renderer, row) for row in loaded.train]
     num_prompts = len(by_prompt(train))
     learner = GradientLearner[Pairs](
@@ -46,7 +41,7 @@ def run_reward(bench: Workbench) -> dict[str, Any]:
         reward_loss(config.flip_probability, config.label_smoothing),
         config,
         total_steps=total_steps(config, num_prompts),
-        head=model.head,
+        head=tuple(model.head.parameters()),
         head_lr_scale=config.head_lr_scale,
     )
     scorer = RewardModelScorer("reward", model, token_budget=SCORING_TOKENS)
@@ -61,10 +56,11 @@ def run_reward(bench: Workbench) -> dict[str, Any]:
         learner=learner,
         score_rows=scorer.score_rows,
         scorer=scorer,
-        reference=CachedSampler(bench.policy(reference), bench.renderer(reference)),
+        reference=CachedSampler(bench.models.frozen_policy(reference, "reference"), bench.renderer(reference)),
         normalise=model.normalise,
-        export=lambda folder, scale: save_reward_model(model, renderer.codec.hf, folder, scale=scale),
+        export=bench.models.export_reward_model(model, renderer, source),
     )
+    bench.say_models()
     return train_reward(
         config,
         engines,

@@ -8,7 +8,6 @@ from keel.build.workbench import Workbench
 from keel.data.load import load_demonstrations
 from keel.engines.learner import GradientLearner
 from keel.engines.losses import sft_loss
-from keel.models.export import save_policy
 from keel.models.policy import Policy
 from keel.models.scratch import scratch_causal_lm
 from keel.pipeline.epochs import total_steps
@@ -29,14 +28,14 @@ def run_sft(bench: Workbench) -> dict[str, Any]:
     loaded = load_demonstrations(config.data, fits=lambda row: renderer.length(row) <= room)
     bench.report(config.data, loaded.check)
     train = [renderer.demonstration(row) for row in loaded.train]
-    policy = _scratch_policy(bench, renderer.codec) if scratch else bench.policy(base)
+    policy = _scratch_policy(bench, renderer.codec) if scratch else bench.models.trained_policy(base)
     learner = GradientLearner[Sequences]("sft", policy, sft_loss, config, total_steps=total_steps(config, len(train)))
     return train_sft(
         config,
         learner,
         train,
         [renderer.demonstration(row) for row in loaded.validation],
-        export=lambda folder: save_policy(policy.backbone, renderer.codec.hf, folder, eos_ids=renderer.eos_ids),
+        export=bench.models.export_policy(policy, renderer, base),
         stage=bench.stage,
         draws=bench.draws,
         console=bench.console,
@@ -72,4 +71,4 @@ def _scratch_policy(bench: Workbench, codec: TextCodec) -> Policy:
         eos_id=int(codec.hf.eos_token_id),
         seed=bench.draws.torch_seed("weights"),
     )
-    return Policy(backbone).to(bench.device).eval()
+    return bench.models.own_policy(backbone.to(bench.models.precision))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from keel.build.shelf import Shelf
 from keel.config.data import DataConfig
 from keel.config.recipe import Recipe
 from keel.config.sampling import SamplingConfig
@@ -17,9 +18,7 @@ from keel.engines.scorers import (
 )
 from keel.errors import UserError
 from keel.inputs import Inputs, Reward
-from keel.models.load import context_length, load_causal_lm, load_classifier, resolve_device
-from keel.models.policy import Policy
-from keel.models.reward import RewardModel
+from keel.models.load import context_length
 from keel.references import resolve
 from keel.runs.console import Console
 from keel.runs.run import StageRun
@@ -42,17 +41,12 @@ class Workbench:
         self.stage = stage
         self.console = console
         self.draws = Draws(recipe.seed, stage.name)
-        self.device = resolve_device(recipe.device)
+        self.models = Shelf(recipe.model, recipe.device, stage, self.draws)
 
     def renderer(self, source: str) -> Renderer:
         """The text side of a model."""
         model = self.recipe.model
         return load_renderer(source, chat_template=model.chat_template, trust_remote_code=model.trust_remote_code)
-
-    def policy(self, source: str, *, critic: bool = False) -> Policy:
-        """A causal language model on the device."""
-        backbone = load_causal_lm(source, trust_remote_code=self.recipe.model.trust_remote_code)
-        return Policy(backbone, critic=critic).to(self.device).eval()
 
     def room(self, sources: Sequence[str], max_tokens: int, sampling: SamplingConfig | None = None) -> int:
         """The longest row, or prompt that leaves room for a response, within the setting and every model's context."""
@@ -97,6 +91,10 @@ class Workbench:
                 f"{self.stage.name}: {data.name}: {check.unusable} of {check.total} rows left out ({reasons})."
             )
 
+    def say_models(self) -> None:
+        """What the stage holds in memory."""
+        self.console.say(f"{self.stage.name}: {self.models.describe()}.")
+
     def scorer(self, renderer: Renderer) -> Scorer:
         """The weighted rewards of the stage."""
         return WeightedScorer([(self._reward(source, renderer), source.weight) for source in self.inputs.rewards])
@@ -111,7 +109,9 @@ class Workbench:
             return FunctionScorer(source.name, checked(source.function, resolve(source.function)))
         assert source.model is not None
         trust = self.recipe.model.trust_remote_code
-        model = RewardModel(load_classifier(source.model, trust_remote_code=trust)).to(self.device).eval()
+        model = self.models.reward_model(
+            source.model, source.name if source.name.startswith("reward") else f"reward {source.name}"
+        )
         own = load_renderer(source.model, trust_remote_code=trust)
         shared = renderer.codec.hf.get_vocab().items() <= own.codec.hf.get_vocab().items()
         return RewardModelScorer(source.name, model, token_budget=SCORING_TOKENS, renderer=None if shared else own)

@@ -6,7 +6,7 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 
-from keel.config.base import Config
+from keel.config.base import Config, refuse_without_effect
 
 
 class ScratchConfig(Config):
@@ -26,12 +26,34 @@ class ScratchConfig(Config):
         return self
 
 
+class LoRAConfig(Config):
+    """Low-rank adapters: W + (alpha / rank) B A, where only A and B train (Hu et al., 2021)."""
+
+    rank: int = Field(16, gt=0)
+    alpha: float = Field(32.0, gt=0)
+    targets: tuple[str, ...] | Literal["all-linear"] = Field(
+        "all-linear", description="names of the linear layers that are adapted; all of the body's unless given"
+    )
+
+
 class ModelConfig(Config):
     """A base model (a directory or a hub name) or one from nothing."""
 
     base: str | None = None
     scratch: ScratchConfig | None = None
-    tune: Literal["full"] = "full"
+    tune: Literal["full", "lora"] = Field(
+        "full", description="lora: one frozen base, adapters train; a `scratch` model's supervised stage is always full"
+    )
+    lora: LoRAConfig = LoRAConfig()
+    precision: Literal["auto", "float32", "bfloat16"] = Field(
+        "auto", description="of weights and activations; what trains also keeps float32 copies. auto: bfloat16 on CUDA"
+    )
+    gradient_checkpointing: bool = Field(
+        False, description="compute activations again in the backward pass: less memory, a third more time"
+    )
+    attention: Literal["auto", "sdpa", "eager", "flash_attention_2"] = Field(
+        "auto", description="the attention kernel; auto: transformers' choice for the model"
+    )
     chat_template: str = Field(
         "auto", description="auto: the tokenizer's own, else Keel's plain one; or the path of a Jinja file"
     )
@@ -41,4 +63,6 @@ class ModelConfig(Config):
     def _one_origin(self) -> ModelConfig:
         if (self.base is None) == (self.scratch is None):
             raise ValueError("give exactly one of `base` (a path or a hub name) and `scratch` (a model from nothing)")
+        if self.tune == "full":
+            refuse_without_effect(self, "lora", because="with tune: full")
         return self

@@ -82,6 +82,9 @@ class UpdateConfig(OptimConfig):
     value_clip: float | None = Field(0.2, gt=0)
     value_coef: float = Field(0.5, ge=0)
     entropy_coef: float = Field(0.0, ge=0)
+    importance_cap: float = Field(
+        2.0, ge=1, description="largest weight of a token that the sampler drew in another precision than the learner's"
+    )
     stop_at_kl: float | None = Field(
         None, gt=0, description="no further epoch once the approximate KL to the old policy passes it"
     )
@@ -119,7 +122,12 @@ class PPOConfig(Config):
     score_clip: float | None = Field(None, gt=0)
     score_whiten: bool = Field(False, description="whiten the batch's scores: acts as kl.coef times their spread")
     eos_penalty: float = Field(0.0, ge=0, description="taken off the score of a response that never ends")
-    critic: Literal["head"] = "head"
+    critic: Literal["head", "network", "none"] = Field(
+        "head", description="a head on the policy's backbone; a network of its own, from a reward model; or none"
+    )
+    critic_init: str | None = Field(
+        None, description="network only: the reward model it starts from; the first of `reward` unless given"
+    )
     advantage: AdvantageConfig = AdvantageConfig()
     kl: KLConfig = KLConfig()
     update: UpdateConfig = UpdateConfig()
@@ -140,6 +148,7 @@ class PPOConfig(Config):
                 f"kl.horizon ({self.kl.horizon}) counts responses; give at least rollout_batch ({self.rollout_batch}): "
                 "the coefficient could fall below 0"
             )
+        self._critic_fits()
         if not self.reward:
             raise ValueError("ppo.reward is empty: give at least one reward model or function")
         names = [source.name for source in self.reward]
@@ -148,3 +157,17 @@ class PPOConfig(Config):
                 f"two rewards share a name ({', '.join(names)}); each is logged apart, so names must differ"
             )
         return self
+
+    def _critic_fits(self) -> None:
+        if self.critic != "network" and self.critic_init is not None:
+            raise ValueError(f"critic_init has no effect with critic: {self.critic}; leave it out")
+        if self.critic == "network" and self.critic_init is None and not any(source.model for source in self.reward):
+            raise ValueError("critic: network starts from a reward model, and ppo.reward names none: give critic_init")
+        if self.critic == "none" and self.advantage.kind != "monte_carlo":
+            raise ValueError(
+                "critic: none leaves advantage.kind gae without values to bootstrap from; use kind: monte_carlo, "
+                "whose whitened returns need none"
+            )
+        if self.critic == "none":
+            because = "with critic: none"
+            refuse_without_effect(self.update, "value_clip", "value_coef", "critic_lr_scale", because=because)

@@ -40,7 +40,7 @@ class TokenScorer(Protocol):
         ...
 
     def values(self, sequences: Sequences) -> Tensor:
-        """float [B, T] of its critic, zero outside the mask."""
+        """float [B, T] of its critic, zero outside the mask, and everywhere without one."""
         ...
 
 

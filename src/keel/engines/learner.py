@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Generic, TypeVar
 
 import torch
@@ -12,7 +12,14 @@ from torch import Tensor, nn
 from keel.config.training import OptimConfig
 from keel.engines.base import Weighted
 from keel.engines.losses import Loss
-from keel.engines.optim import learning_rate, load_optimiser, make_optimiser, optimiser_tensors, set_rate
+from keel.engines.optim import (
+    TrainedWeights,
+    learning_rate,
+    load_optimiser,
+    make_optimiser,
+    optimiser_tensors,
+    set_rate,
+)
 from keel.errors import UserError
 from keel.tally import Tally
 
@@ -34,7 +41,7 @@ class GradientLearner(Generic[B]):
         config: OptimConfig,
         *,
         total_steps: int,
-        head: nn.Module | None = None,
+        head: Collection[nn.Parameter] = (),
         head_lr_scale: float = 1.0,
     ) -> None:
         self.name = name
@@ -42,7 +49,10 @@ class GradientLearner(Generic[B]):
         self.loss = loss
         self.config = config
         self.total_steps = total_steps
-        self.optimiser = make_optimiser(module, config, head=head, head_lr_scale=head_lr_scale)
+        self.weights = TrainedWeights(module)
+        new = {id(weight) for weight in head}
+        names = {name for name, weight in module.named_parameters() if id(weight) in new}
+        self.optimiser = make_optimiser(self.weights, config, head=names, head_lr_scale=head_lr_scale)
         self._steps = 0
 
     @property
@@ -63,11 +73,12 @@ class GradientLearner(Generic[B]):
                 tally.merge(statistics)
             if check is not None:
                 check(tally)
-            norm = float(nn.utils.clip_grad_norm_(self.module.parameters(), self.config.max_grad_norm))
+            norm = float(nn.utils.clip_grad_norm_(self.weights.named.values(), self.config.max_grad_norm))
             self._require_finite(tally, norm)
             rate = learning_rate(self.config, self._steps, self.total_steps)
             set_rate(self.optimiser, rate)
             self.optimiser.step()
+            self.weights.write_back()
         finally:
             self.optimiser.zero_grad()
         self._steps += 1
@@ -84,16 +95,16 @@ class GradientLearner(Generic[B]):
         return tally
 
     def tensors(self) -> Mapping[str, Mapping[str, Tensor]]:
-        """Weights and optimiser state."""
+        """The weights that train, and the optimiser's state."""
         return {
-            "model": dict(self.module.state_dict()),
-            "optimiser": optimiser_tensors(self.module, self.optimiser),
+            "model": dict(self.weights.named),
+            "optimiser": optimiser_tensors(self.weights, self.optimiser),
         }
 
     def load(self, tensors: Mapping[str, Mapping[str, Tensor]], steps: int) -> None:
         """Go back to what `tensors` gave after `steps` steps."""
-        self.module.load_state_dict(dict(tensors["model"]))
-        load_optimiser(self.module, self.optimiser, tensors["optimiser"])
+        self.weights.load(tensors["model"])
+        load_optimiser(self.weights, self.optimiser, tensors["optimiser"])
         self._steps = steps
 
     def _require_finite(self, tally: Tally, norm: float) -> None:

@@ -57,15 +57,15 @@ def reward_loss(flip_probability: float, label_smoothing: float) -> Loss[Pairs]:
     return loss
 
 
-def ppo_loss(config: UpdateConfig, temperature: float) -> Loss[PolicyBatch]:
+def ppo_loss(config: UpdateConfig, temperature: float, *, critic: bool = True) -> Loss[PolicyBatch]:
     """Clipped policy loss + value_coef x clipped value loss - entropy_coef x exact entropy (math.md §6)."""
 
     def loss(module: nn.Module, batch: PolicyBatch, denominator: float) -> tuple[Tensor, Tally]:
         device = _device(module)
         sequences = to_device(batch.sequences, device)
         mask = sequences.response_mask
-        old_logprobs, returns = batch.old_logprobs.to(device), batch.returns.to(device)
-        output = module(sequences, temperature=temperature, entropy=True, values=True)
+        old_logprobs = batch.old_logprobs.to(device)
+        output = module(sequences, temperature=temperature, entropy=True, values=critic)
         policy = clipped_policy_loss(
             output.logprobs,
             old_logprobs,
@@ -74,15 +74,18 @@ def ppo_loss(config: UpdateConfig, temperature: float) -> Loss[PolicyBatch]:
             clip_low=config.clip_low,
             clip_high=config.clip_high,
             denominator=denominator,
+            importance=None if batch.importance is None else batch.importance.to(device),
         )
-        value = clipped_value_loss(
-            output.values,
-            batch.old_values.to(device),
-            returns,
-            mask,
-            clip_range=config.value_clip,
-            denominator=denominator,
-        )
+        value = torch.zeros((), device=device)
+        if critic:
+            value = clipped_value_loss(
+                output.values,
+                batch.old_values.to(device),
+                batch.returns.to(device),
+                mask,
+                clip_range=config.value_clip,
+                denominator=denominator,
+            )
         entropy = masked_sum(output.entropy, mask)
         total = policy.loss + config.value_coef * value - config.entropy_coef * entropy / denominator
         with torch.no_grad():

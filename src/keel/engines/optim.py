@@ -3,36 +3,84 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Collection, Mapping
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from keel.config.training import OptimConfig
+from keel.errors import UserError
 
 _MOMENTS = ("step", "exp_avg", "exp_avg_sq")
 
 
+class TrainedWeights:
+    """What an optimiser moves, by name: the module's own weights, or float32 copies of those in a lower precision.
+
+    A step of bfloat16 weights is mostly smaller than their rounding, so it is taken on the copies, which also gather
+    the gradients of the micro-batches.
+    """
+
+    def __init__(self, module: nn.Module) -> None:
+        self._own = {name: weight for name, weight in module.named_parameters() if weight.requires_grad}
+        self.named: dict[str, nn.Parameter] = {}
+        for name, weight in self._own.items():
+            if weight.dtype not in (torch.bfloat16, torch.float16):
+                self.named[name] = weight
+            else:
+                copy = self.named[name] = nn.Parameter(weight.detach().float())
+                leaf: Any = weight  # the hook is untyped
+                leaf.register_post_accumulate_grad_hook(_gather_in(copy))
+
+    def write_back(self) -> None:
+        """Give the module what its copies hold."""
+        with torch.no_grad():
+            for name, copy in self.named.items():
+                if copy is not self._own[name]:
+                    self._own[name].copy_(copy)
+
+    def load(self, tensors: Mapping[str, Tensor]) -> None:
+        """Take these values, by name. Raises UserError where they are those of another model."""
+        if tensors.keys() != self.named.keys():
+            raise UserError("the checkpoint holds other weights than this configuration trains")
+        with torch.no_grad():
+            for name, weight in self.named.items():
+                weight.copy_(tensors[name])
+        self.write_back()
+
+
+def _gather_in(copy: nn.Parameter) -> Callable[[Tensor], None]:
+    def hook(weight: Tensor) -> None:
+        assert weight.grad is not None
+        gradient = weight.grad.float()
+        if copy.grad is None:
+            copy.grad = gradient
+        else:
+            copy.grad += gradient
+        weight.grad = None
+
+    return hook
+
+
 def make_optimiser(
-    module: nn.Module, config: OptimConfig, *, head: nn.Module | None, head_lr_scale: float
+    weights: TrainedWeights, config: OptimConfig, *, head: Collection[str], head_lr_scale: float
 ) -> torch.optim.AdamW:
-    """AdamW over all trainable weights; a new `head` learns at `head_lr_scale` times the rate.
+    """AdamW over the weights; those named in `head`, which are new, learn at `head_lr_scale` times the rate.
 
     Vectors (biases, norms) are not decayed.
     """
-    head_ids = {id(weight) for weight in head.parameters()} if head is not None else set()
     groups: dict[tuple[bool, bool], list[nn.Parameter]] = {}
-    for weight in module.parameters():
-        if weight.requires_grad:
-            groups.setdefault((id(weight) in head_ids, weight.ndim >= 2), []).append(weight)
+    for name, weight in weights.named.items():
+        groups.setdefault((name in head, weight.ndim >= 2), []).append(weight)
     return torch.optim.AdamW(
         [
             {
-                "params": weights,
+                "params": members,
                 "weight_decay": config.weight_decay if matrix else 0.0,
                 "scale": head_lr_scale if is_head else 1.0,
             }
-            for (is_head, matrix), weights in groups.items()
+            for (is_head, matrix), members in groups.items()
         ],
         lr=config.lr,
         betas=config.betas,
@@ -57,19 +105,19 @@ def set_rate(optimiser: torch.optim.AdamW, rate: float) -> None:
         group["lr"] = rate * group["scale"]
 
 
-def optimiser_tensors(module: nn.Module, optimiser: torch.optim.AdamW) -> dict[str, Tensor]:
+def optimiser_tensors(weights: TrainedWeights, optimiser: torch.optim.AdamW) -> dict[str, Tensor]:
     """The moments of every weight, by its name; empty before the first step."""
     return {
         f"{key}.{name}": optimiser.state[weight][key]
-        for name, weight in module.named_parameters()
+        for name, weight in weights.named.items()
         if weight in optimiser.state
         for key in _MOMENTS
     }
 
 
-def load_optimiser(module: nn.Module, optimiser: torch.optim.AdamW, tensors: Mapping[str, Tensor]) -> None:
+def load_optimiser(weights: TrainedWeights, optimiser: torch.optim.AdamW, tensors: Mapping[str, Tensor]) -> None:
     """Put back what `optimiser_tensors` gave, and nothing else."""
     optimiser.state.clear()
-    for name, weight in module.named_parameters():
+    for name, weight in weights.named.items():
         if f"step.{name}" in tensors:
             optimiser.state[weight] = {key: tensors[f"{key}.{name}"].to(weight.device, copy=True) for key in _MOMENTS}

@@ -33,6 +33,9 @@ class PolicyScorer:
         return self._map(forward, sequences)
 
     def values(self, sequences: Sequences) -> Tensor:
+        if self.policy.critic is None:
+            return torch.zeros(sequences.response_mask.shape)
+
         def forward(part: Sequences) -> Tensor:
             values: Tensor = self.policy(part, logprobs=False, values=True).values
             return values

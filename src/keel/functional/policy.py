@@ -31,11 +31,13 @@ def clipped_policy_loss(
     clip_low: float,
     clip_high: float,
     denominator: float,
+    importance: Tensor | None = None,
 ) -> PolicyLoss:
-    """-sum over counted tokens of min(r A, clip(r, 1 - clip_low, 1 + clip_high) A) / denominator.
+    """-sum over counted tokens of w min(r A, clip(r, 1 - clip_low, 1 + clip_high) A) / denominator.
 
     r = exp(logprobs - old_logprobs); all tensors are [B, T], only `logprobs` gets a gradient. The minimum holds for
-    either sign of A. ValueError unless 0 <= clip_low <= 1, clip_high >= 0 and denominator > 0.
+    either sign of A. w is `importance`, 1 unless given (see `importance_weights`). ValueError unless
+    0 <= clip_low <= 1, clip_high >= 0 and denominator > 0.
     Schulman et al. (2017).
     """
     if not (0 <= clip_low <= 1 and clip_high >= 0):
@@ -45,11 +47,24 @@ def clipped_policy_loss(
     ratio = keep(logprobs - old_logprobs.detach(), response_mask).exp()
     unclipped_gain = ratio * advantages
     clipped_gain = ratio.clamp(1 - clip_low, 1 + clip_high) * advantages
+    gain = torch.minimum(unclipped_gain, clipped_gain)
     return PolicyLoss(
-        loss=-torch.minimum(unclipped_gain, clipped_gain).sum() / denominator,
+        loss=-(gain if importance is None else gain * keep(importance.detach(), response_mask)).sum() / denominator,
         ratio=ratio.detach(),
         clipped=(clipped_gain < unclipped_gain).detach(),
     )
+
+
+def importance_weights(old_logprobs: Tensor, sampler_logprobs: Tensor, response_mask: Tensor, *, cap: float) -> Tensor:
+    """min(pi_old / pi_sampler, cap) of every counted token [B, T], 1 elsewhere.
+
+    For responses drawn by other kernels or in another precision than the learner's: the loss is then the expectation
+    under the learner's old policy, its variance bounded by the cap (truncated importance sampling, Ionides, 2008).
+    ValueError unless cap >= 1.
+    """
+    if not cap >= 1:
+        raise ValueError(f"cap must be at least 1, got {cap}")
+    return keep(old_logprobs - sampler_logprobs, response_mask).exp().clamp(max=cap)
 
 
 def clipped_value_loss(

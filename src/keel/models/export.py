@@ -12,6 +12,7 @@ import torch
 from torch import nn
 from transformers import GenerationConfig
 
+from keel.models.adapters import merged_state
 from keel.models.quiet import quiet_transformers
 from keel.models.reward import RewardModel
 
@@ -20,10 +21,13 @@ PAD_TOKEN = "<|keel_pad|>"
 NORMALISATION_FILE = "keel_reward.json"
 
 
-def save_policy(backbone: nn.Module, tokenizer: Any, folder: Path, *, eos_ids: Collection[int]) -> None:
+def save_policy(
+    backbone: nn.Module, tokenizer: Any, folder: Path, *, eos_ids: Collection[int], adapter: str | None = None
+) -> None:
     """Weights, config, tokenizer and chat template: `AutoModelForCausalLM.from_pretrained(folder)` loads it.
 
-    Every token of `eos_ids` ends a response there too, by the generation config.
+    An adapter is merged into what is written, not into the model. Every token of `eos_ids` ends a response there too,
+    by the generation config.
     """
     model: Any = backbone
     old = model.generation_config
@@ -31,7 +35,7 @@ def save_policy(backbone: nn.Module, tokenizer: Any, folder: Path, *, eos_ids: C
         bos_token_id=old.bos_token_id, eos_token_id=sorted(eos_ids), pad_token_id=old.pad_token_id
     )
     with quiet_transformers():
-        model.save_pretrained(folder)
+        model.save_pretrained(folder, state_dict=None if adapter is None else merged_state(model, adapter))
     tokenizer.save_pretrained(folder)
 
 

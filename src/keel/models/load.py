@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSequenceClassification
 
 from keel.errors import UserError, first_line
+from keel.models.adapters import CONFIG_FILE, body_of, load_adapter, merged_state, read_adapter_config
 from keel.models.quiet import quiet_transformers
 
 
@@ -30,32 +32,80 @@ def resolve_device(choice: str) -> torch.device:
     return torch.device("cpu")
 
 
-def load_causal_lm(source: str, *, trust_remote_code: bool = False) -> nn.Module:
-    """A causal language model in float32, dropout off.
+def resolve_precision(choice: str, device: torch.device) -> torch.dtype:
+    """`auto` takes bfloat16 on a CUDA device that computes in it, else float32."""
+    if choice == "auto":
+        choice = "bfloat16" if device.type == "cuda" and torch.cuda.is_bf16_supported() else "float32"
+    dtype: torch.dtype = getattr(torch, choice)
+    return dtype
 
-    Raises UserError where there is none, or where it has no safetensors weights (pickles are never read).
+
+def load_causal_lm(
+    source: str, *, dtype: torch.dtype = torch.float32, attention: str = "auto", trust_remote_code: bool = False
+) -> nn.Module:
+    """A causal language model, dropout off; a directory with a LoRA adapter gives its base with the adapter merged.
+
+    Raises UserError where there is none, where it has no safetensors weights (pickles are never read), or where they
+    are quantised.
     """
-    model: nn.Module = _load(AutoModelForCausalLM, source, trust_remote_code=trust_remote_code)
+    base = adapter_base(source)
+    options = {"dtype": dtype, "trust_remote_code": trust_remote_code}
+    options |= {} if attention == "auto" else {"attn_implementation": attention}
+    model: nn.Module = _load(AutoModelForCausalLM, base or source, **options)
+    if base is not None:
+        load_adapter(model, "merged", Path(source))
+        tensors = merged_state(model, "merged")
+        model = _load(AutoModelForCausalLM, base, **options)
+        model.load_state_dict(tensors)
     return model.eval()
+
+
+def adapter_base(source: str) -> str | None:
+    """The model that a directory's LoRA adapter belongs on; None where the directory holds a whole model."""
+    folder = Path(source)
+    if not (folder / CONFIG_FILE).is_file():
+        return None
+    base = str(read_adapter_config(folder).get("base_model_name_or_path"))
+    beside = folder / base
+    return str(beside) if beside.is_dir() else base
+
+
+def classifier_on(backbone: nn.Module) -> nn.Module:
+    """A sequence classifier with one label on the body of a causal language model, which is shared; its head is new."""
+    model: Any = backbone
+    config = copy.deepcopy(model.config)
+    config.num_labels = 1
+    kind: Any = AutoModelForSequenceClassification  # untyped
+    with torch.device("meta"):  # its own body is thrown away
+        classifier = kind.from_config(config)
+    body = body_of(backbone)
+    if type(body_of(classifier)) is not type(body) or not isinstance(getattr(classifier, "score", None), nn.Module):
+        raise UserError(f"{type(backbone).__name__} has no sequence classifier with a `score` head on the same body")
+    setattr(classifier, classifier.base_model_prefix, body)
+    classifier.score = nn.Linear(config.get_text_config().hidden_size, 1, bias=False)
+    result: nn.Module = classifier.eval()
+    return result
 
 
 def context_length(source: str, *, trust_remote_code: bool = False) -> int | None:
     """The longest text in tokens that the model's positions allow; None where its config states no limit."""
     try:
-        config = AutoConfig.from_pretrained(source, trust_remote_code=trust_remote_code)
+        config = AutoConfig.from_pretrained(adapter_base(source) or source, trust_remote_code=trust_remote_code)
     except (OSError, ValueError) as error:
         raise UserError(f"no model could be loaded from {source}: {first_line(error)}{_hint(source)}") from error
     limit = getattr(config.get_text_config(), "max_position_embeddings", None)
     return None if limit is None else int(limit)
 
 
-def load_classifier(source: str, *, new_head: bool = False, trust_remote_code: bool = False) -> nn.Module:
-    """A sequence classifier with one label in float32; with `new_head`, one that the weights lack is made.
+def load_classifier(
+    source: str, *, dtype: torch.dtype = torch.float32, new_head: bool = False, trust_remote_code: bool = False
+) -> nn.Module:
+    """A sequence classifier with one label; with `new_head`, one that the weights lack is made.
 
     Raises UserError as `load_causal_lm` does, where the weights have a head of several labels, and where they have
     none and no new one is asked for.
     """
-    options = {"trust_remote_code": trust_remote_code, "num_labels": 1, "output_loading_info": True}
+    options = {"dtype": dtype, "trust_remote_code": trust_remote_code, "num_labels": 1, "output_loading_info": True}
     try:
         model, found = _load(AutoModelForSequenceClassification, source, **options)
     except RuntimeError:  # transformers' for weights of another shape
@@ -74,10 +124,24 @@ def load_classifier(source: str, *, new_head: bool = False, trust_remote_code: b
 def _load(kind: Any, source: str, **options: Any) -> Any:
     try:
         with quiet_transformers():
-            model = kind.from_pretrained(source, dtype=torch.float32, use_safetensors=True, **options)
-    except (OSError, ValueError, SafetensorError) as error:
+            model = kind.from_pretrained(source, use_safetensors=True, **options)
+    except (OSError, ValueError, ImportError, SafetensorError) as error:
+        _refuse_quantised(source)
         raise UserError(f"no model could be loaded from {source}: {first_line(error)}{_hint(source)}") from error
+    _refuse_quantised(source)
     return model
+
+
+def _refuse_quantised(source: str) -> None:
+    try:
+        config = AutoConfig.from_pretrained(source)
+    except (OSError, ValueError):
+        return
+    if getattr(config, "quantization_config", None) is not None:
+        raise UserError(
+            f"{source} is quantised: an adapter merged into such weights is rounded away with them, so the reference "
+            "would not be the model that was trained; give the model in bfloat16 or float32"
+        )
 
 
 def _hint(source: str) -> str:

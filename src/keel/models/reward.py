@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from keel.errors import UserError
-from keel.models.policy import last_hidden
+from keel.models.adapters import using
+from keel.models.hidden import last_hidden
+from keel.models.recompute import recomputing
 from keel.records import Sequences
 
 SHIFT_KEY = "keel_reward_shift"
@@ -20,7 +23,7 @@ class RewardModel(nn.Module):
     transformers' own forward of `classifier` gives the score plus the shift (its heads have no bias).
     """
 
-    def __init__(self, classifier: nn.Module) -> None:
+    def __init__(self, classifier: nn.Module, *, adapter: str | None = None, recompute: bool = False) -> None:
         super().__init__()
         if not isinstance(getattr(classifier, "score", None), nn.Module):
             raise UserError(
@@ -28,6 +31,8 @@ class RewardModel(nn.Module):
                 "use; take a decoder's sequence classifier"
             )
         self.classifier = classifier
+        self.adapter = adapter  # of the classifier's body, which may have others; None: the body as it is
+        self.recompute = recompute
 
     @property
     def device(self) -> torch.device:
@@ -45,11 +50,17 @@ class RewardModel(nn.Module):
         config: Any = self.classifier.config
         return float(getattr(config, SHIFT_KEY, 0.0))
 
+    def set_shift(self, shift: float) -> None:
+        """What is taken off the head's scores."""
+        setattr(self.classifier.config, SHIFT_KEY, shift)
+
     def forward(self, sequences: Sequences) -> Tensor:
         """Scores [B]."""
-        hidden = last_hidden(self.classifier, sequences.tokens)
+        with using(self.classifier, self.adapter), recomputing(self.classifier) if self.recompute else nullcontext():
+            hidden = last_hidden(self.classifier, sequences.tokens)
         rows = torch.arange(len(sequences), device=hidden.device)
-        raw: Tensor = self.head(hidden[rows, sequences.lengths - 1]).squeeze(-1).float()
+        weight: Tensor = self.head.weight  # type: ignore[assignment]  # nn.Module's attributes are untyped
+        raw: Tensor = self.head(hidden[rows, sequences.lengths - 1].to(weight.dtype)).squeeze(-1).float()
         return raw - self.shift
 
     def reset_head(self, seed: int) -> None:
@@ -61,9 +72,8 @@ class RewardModel(nn.Module):
 
     def normalise(self, mean: float, std: float) -> None:
         """Give scores mean 0 and sd 1 where they had `mean` and `std`: 1/std into the head, the mean into the shift."""
-        config: Any = self.classifier.config
-        shift = (self.shift + mean) / std
         weight: Tensor = self.head.weight  # type: ignore[assignment]  # nn.Module's attributes are untyped
+        shift = (self.shift + mean) / std
         with torch.no_grad():
             weight.div_(std)
-        setattr(config, SHIFT_KEY, shift)
+        self.set_shift(shift)

@@ -11,19 +11,22 @@ from keel.records import Rollout
 from keel.tally import Tally
 
 RATIO_TOLERANCE = 1e-3  # float32, same kernels; 1e-5 is usual
+ROUGH_RATIO_TOLERANCE = 0.1  # bfloat16: eight bits, and a sum's order differs from batch to batch
 _KL_STREAK = 3
 
 
-def require_unit_ratio(seen: Tally, rollout: Rollout, explain: Callable[[Rollout], str]) -> None:
+def require_unit_ratio(
+    seen: Tally, rollout: Rollout, explain: Callable[[Rollout], str], tolerance: float = RATIO_TOLERANCE
+) -> None:
     """Before any weight moved, pi / pi_old must be 1 on the first minibatch; else sampler and learner disagree.
 
     Raises UserError with the cause that fits.
     """
     gap = seen.extremes["ppo/policy/ratio_gap"]
-    if gap <= RATIO_TOLERANCE:
+    if gap <= tolerance:
         return
     raise UserError(
-        f"ppo: before any update the ratio pi/pi_old is off by {gap:.3g} (at most {RATIO_TOLERANCE:g} is rounding): "
+        f"ppo: before any update the ratio pi/pi_old is off by {gap:.3g} (at most {tolerance:g} is rounding): "
         f"the sampler and the learner do not compute the same probabilities. {explain(rollout)}"
     )
 

@@ -77,6 +77,9 @@ def rollout_metrics(rollout: Rollout, rewards: Tensor, returns: Tensor) -> dict[
         "ppo/val/explained_variance": explained_variance(rollout.values, returns, mask),
         **text_metrics(rollout.samples),
     }
+    if rollout.sampler_logprobs is not None:
+        gap = (torch.where(mask, rollout.logprobs - rollout.sampler_logprobs, 0.0).exp() - 1).abs()
+        metrics["ppo/policy/sampler_gap"] = float(masked_mean(gap, mask))
     for name, part in rollout.scores.parts.items():
         known = part[~part.isnan()]
         metrics[f"reward/{name}"] = float(known.mean()) if len(known) else float("nan")

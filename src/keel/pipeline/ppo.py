@@ -16,8 +16,9 @@ from keel.engines.base import DrawKey, Learner
 from keel.functional.advantages import gae, monte_carlo
 from keel.functional.kl import adaptive_kl_coef, k1
 from keel.functional.masked import whiten
+from keel.functional.policy import importance_weights
 from keel.functional.rewards import shape_rewards, transform_scores
-from keel.pipeline.guards import require_ends, require_unit_ratio, watch_kl_sign, watch_variation
+from keel.pipeline.guards import RATIO_TOLERANCE, require_ends, require_unit_ratio, watch_kl_sign, watch_variation
 from keel.pipeline.heldout import HeldOut
 from keel.pipeline.measures import rollout_metrics
 from keel.pipeline.rollouts import Actors, collect_rollout
@@ -36,6 +37,7 @@ class PPOEngines:
     learner: Learner[PolicyBatch]
     explain_ratio: Callable[[Rollout], str]  # which known cause makes the first ratio differ from 1
     export: Callable[[Path], None]
+    ratio_tolerance: float = RATIO_TOLERANCE
 
 
 @dataclass(frozen=True)
@@ -167,7 +169,11 @@ def update(
         for start in range(0, len(order), size):
             batches = policy_batches(rollout, advantages, returns, order[start : start + size].tolist(), config)
             first = epoch == 0 and start == 0
-            check = (lambda seen: require_unit_ratio(seen, rollout, engines.explain_ratio)) if first else None
+            check = (
+                (lambda seen: require_unit_ratio(seen, rollout, engines.explain_ratio, engines.ratio_tolerance))
+                if first
+                else None
+            )
             in_epoch.merge(engines.learner.step(batches, check))
             if first:
                 tally.add("ppo/policy/first_ratio_gap", in_epoch.extremes["ppo/policy/ratio_gap"])
@@ -191,7 +197,12 @@ def policy_batches(
         logprobs, values, advantage, target = (
             take_tokens(field, sequences, part) for field in (rollout.logprobs, rollout.values, advantages, returns)
         )
-        batches.append(PolicyBatch(take(sequences, part), logprobs, values, advantage, target))
+        importance = None
+        if rollout.sampler_logprobs is not None:
+            sampled = take_tokens(rollout.sampler_logprobs, sequences, part)
+            mask = take_tokens(rollout.response_mask, sequences, part)
+            importance = importance_weights(logprobs, sampled, mask, cap=config.importance_cap)
+        batches.append(PolicyBatch(take(sequences, part), logprobs, values, advantage, target, importance))
     return batches
 
 

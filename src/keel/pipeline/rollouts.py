@@ -20,22 +20,25 @@ class Actors:
     policy: TokenScorer  # the policy that trains, without gradient: its critic's values
     reference: TokenScorer
     scorer: Scorer
+    exact: bool = True  # the sampler computes the probabilities of the learner, to rounding in float32
 
 
 def collect_rollout(actors: Actors, prompts: Sequence[PromptItem], sampling: SamplingConfig, key: DrawKey) -> Rollout:
     """One response a prompt with everything the update needs.
 
     The sampler's log-probabilities serve as those of the old policy: same weights, same precision (the first
-    minibatch of the update holds them to the learner's own forward).
+    minibatch of the update holds them to the learner's own forward). Where it is not `exact` (bfloat16, a server) the
+    learner's own forward gives them, and the sampler's are kept beside them.
     """
     samples = actors.sampler.sample(prompts, sampling, key)
     assert samples.logprobs is not None, "the configuration refuses truncated sampling here"
     return Rollout(
         samples=samples,
-        logprobs=samples.logprobs,
+        logprobs=samples.logprobs if actors.exact else actors.policy.logprobs(samples.sequences),
         ref_logprobs=actors.reference.logprobs(samples.sequences),
         values=actors.policy.values(samples.sequences),
         scores=actors.scorer.score(samples),
         group=torch.arange(len(prompts)),
         policy_version=key.iteration,
+        sampler_logprobs=None if actors.exact else samples.logprobs,
     )
