@@ -88,7 +88,9 @@ def _model(recipe: Recipe, run: Path, name: str | None, default: str) -> str:
 
 def _sft(recipe: Recipe, run: Path) -> Inputs:
     assert recipe.sft
-    return Inputs(data={"sft.data": recipe.sft.data}, models={"base": recipe.model.base} if recipe.model.base else {})
+    scratch = recipe.model.scratch
+    models = {"base": recipe.model.base, "tokenizer": scratch.tokenizer if scratch else None}
+    return Inputs(data={"sft.data": recipe.sft.data}, models={key: name for key, name in models.items() if name})
 
 
 def _collect(recipe: Recipe, run: Path) -> Inputs:

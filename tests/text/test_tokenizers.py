@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 
 import pytest
-from tokenizers import processors
+from tokenizers import pre_tokenizers, processors
 
 from keel.errors import UserError
 from keel.text.tokenizers import EOS, PAD, TextCodec, load_codec, train_codec
@@ -106,3 +106,15 @@ def test_a_response_that_spells_a_special_token_does_not_hold_it(codec: TextCode
     ids = codec.encode(text)
     assert not codec.eos_ids & set(ids)
     assert codec.decode(ids) == text
+
+
+def test_gpt2s_bare_files_are_a_tokenizer(tmp_path: Path) -> None:
+    """A vocabulary with the byte alphabet of GPT-2 and one merge: "he" is one token, and "<|endoftext|>" the end."""
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    vocabulary = {symbol: index for index, symbol in enumerate([*alphabet, "he", "<|endoftext|>"])}
+    (tmp_path / "gpt2_vocab.json").write_text(json.dumps(vocabulary))
+    (tmp_path / "gpt2_merges.txt").write_text("#version: 0.2\nh e\n")
+    codec = load_codec(str(tmp_path))
+    assert codec.encode("hey") == [vocabulary["he"], vocabulary["y"]]
+    assert codec.eos_ids == {257}
+    assert codec.decode(codec.encode("hey, <|endoftext|>")) == "hey, <|endoftext|>"

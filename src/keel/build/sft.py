@@ -44,9 +44,12 @@ def run_sft(bench: Workbench) -> dict[str, Any]:
 
 def _scratch_renderer(bench: Workbench) -> Renderer:
     """The tokenizer trained on the demonstrations; kept, so that an interrupted run goes on with the same one."""
+    scratch = bench.recipe.model.scratch
+    if scratch is not None and scratch.tokenizer is not None:
+        return bench.renderer(scratch.tokenizer)
     folder = bench.stage.artefact("tokenizer")
     if not folder.exists():
-        scratch, sft = bench.recipe.model.scratch, bench.recipe.sft
+        sft = bench.recipe.sft
         assert scratch is not None
         assert sft is not None
         rows = load_demonstrations(sft.data).train

@@ -109,9 +109,7 @@ class Workbench:
             return FunctionScorer(source.name, checked(source.function, resolve(source.function)))
         assert source.model is not None
         trust = self.recipe.model.trust_remote_code
-        model = self.models.reward_model(
-            source.model, source.name if source.name.startswith("reward") else f"reward {source.name}"
-        )
+        model = self.models.reward_model(source.model, f"reward model {source.name}")
         own = load_renderer(source.model, trust_remote_code=trust)
         shared = renderer.codec.hf.get_vocab().items() <= own.codec.hf.get_vocab().items()
         return RewardModelScorer(source.name, model, token_budget=SCORING_TOKENS, renderer=None if shared else own)

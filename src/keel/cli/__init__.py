@@ -8,6 +8,7 @@ import typer
 
 from keel.cli.data import data_app
 from keel.cli.demo import demo
+from keel.cli.export import export
 from keel.cli.generate import generate
 from keel.cli.report import report
 from keel.cli.run import add_stage_commands, run
@@ -26,6 +27,7 @@ app.command()(run)
 add_stage_commands(app)
 app.command()(report)
 app.command()(generate)
+app.command()(export)
 app.add_typer(data_app, name="data")
 
 USER_ERROR = 2

@@ -10,19 +10,24 @@ from keel.config.base import Config, refuse_without_effect
 
 
 class ScratchConfig(Config):
-    """A Llama built from nothing; its tokenizer is trained on the supervised stage's data."""
+    """A Llama built from nothing; its tokenizer is trained on the supervised stage's data, or given."""
 
     hidden: int = Field(192, gt=0)
     layers: int = Field(4, gt=0)
     heads: int = Field(4, gt=0)
     intermediate: int | None = Field(None, gt=0, description="width of the MLP; 8/3 of `hidden` unless given")
     vocab: int = Field(1024, ge=260, description="most tokens the trained tokenizer may have; 256 are the bytes")
+    tokenizer: str | None = Field(
+        None, description="a tokenizer to use: a directory (a bare vocab.json and merges.txt will do) or a hub name"
+    )
     context: int = Field(512, gt=0, description="longest text in tokens")
 
     @model_validator(mode="after")
     def _heads_divide(self) -> ScratchConfig:
         if self.hidden % (2 * self.heads):
             raise ValueError(f"hidden ({self.hidden}) must be a multiple of twice the heads ({self.heads})")
+        if self.tokenizer is not None:
+            refuse_without_effect(self, "vocab", because="with a given tokenizer, which has its own")
         return self
 
 

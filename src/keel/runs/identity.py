@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 import os
+import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 ABSENT = "(absent)"
+_SETTLED = 2_000_000_000  # nanoseconds after which a second write must show in the time of change
 
 
 @dataclass(frozen=True)
@@ -49,9 +52,21 @@ def differences(old: Identity, new: Identity) -> list[str]:
 
 
 def hash_file(path: Path) -> str:
-    """SHA-256 of a file's bytes, in hexadecimal."""
+    """SHA-256 of a file's bytes, in hexadecimal; one that has not changed since it was last asked for is not read."""
+    status = path.stat()
+    if time.time_ns() - status.st_mtime_ns < _SETTLED:
+        return _read_digest(path)
+    return _digest(path.absolute(), status.st_ino, status.st_size, status.st_mtime_ns)
+
+
+def _read_digest(path: Path) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+@functools.lru_cache(maxsize=4096)
+def _digest(path: Path, _node: int, _size: int, _changed: int) -> str:
+    return _read_digest(path)
 
 
 def hash_directory(path: Path) -> str:

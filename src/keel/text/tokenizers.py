@@ -8,7 +8,7 @@ from typing import Any
 
 from tokenizers import Tokenizer as RawTokenizer
 from tokenizers import decoders, models, pre_tokenizers, trainers
-from transformers import AutoTokenizer, PreTrainedTokenizerFast
+from transformers import AutoTokenizer, GPT2Tokenizer, PreTrainedTokenizerFast
 
 from keel.errors import UserError, first_line
 
@@ -71,11 +71,20 @@ class TextCodec:
 def load_codec(source: str, *, trust_remote_code: bool = False) -> TextCodec:
     """The tokenizer of a model directory or hub name; its EOS set includes the generation config's."""
     try:
-        hf = AutoTokenizer.from_pretrained(source, trust_remote_code=trust_remote_code)
+        hf = _bare_bpe(Path(source)) or AutoTokenizer.from_pretrained(source, trust_remote_code=trust_remote_code)
     except (OSError, ValueError) as error:
         hint = "" if Path(source).is_dir() else " (and there is no such directory)"
         raise UserError(f"no tokenizer could be loaded from {source}: {first_line(error)}{hint}") from error
     return TextCodec(hf, _generation_eos(source))
+
+
+def _bare_bpe(folder: Path) -> Any:
+    """GPT-2's tokenizer from its two bare files, which AutoTokenizer does not take; None where they are not alone."""
+    vocabularies, merges = list(folder.glob("*vocab.json")), list(folder.glob("*merges.txt"))
+    if (folder / "tokenizer_config.json").exists() or len(vocabularies) != 1 or len(merges) != 1:
+        return None
+    kind: Any = GPT2Tokenizer  # untyped
+    return kind(vocab=str(vocabularies[0]), merges=str(merges[0]))
 
 
 def _generation_eos(source: str) -> list[int]:
