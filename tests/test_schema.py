@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from keel.schema import Comparison, Demonstration, Message, Prompt
+from keel.schema import Comparison, Demonstration, Label, Message, Prompt, Ranking, Rating
 
 
 def test_rows_are_json_objects_with_the_extra_columns_beside_the_fields() -> None:
@@ -31,6 +31,31 @@ def test_optional_fields_that_are_not_set_are_not_written() -> None:
 def test_prompts_and_demonstrations_as_rows() -> None:
     assert Prompt("Hi", {"answer": "4"}).to_row() == {"prompt": "Hi", "answer": "4"}
     assert Demonstration("Hi", "Hello!").to_row() == {"prompt": "Hi", "response": "Hello!"}
+
+
+def test_rankings_ratings_and_labels_as_rows() -> None:
+    assert Ranking("Hi", ("a", "b"), (2, 1), "ann", {"id": 7}).to_row() == {
+        "prompt": "Hi",
+        "responses": ["a", "b"],
+        "ranks": [2, 1],
+        "annotator": "ann",
+        "id": 7,
+    }
+    assert Rating("Hi", "a", 3.0).to_row() == {"prompt": "Hi", "response": "a", "rating": 3.0}
+    assert Rating("Hi", "a", 3.0, (1.0, 5.0)).to_row()["scale"] == [1.0, 5.0]
+    assert Label("Hi", "a", False).to_row() == {"prompt": "Hi", "response": "a", "accepted": False}
+    assert Demonstration("", "Once.", {"id": 7}).to_row() == {"text": "Once.", "id": 7}
+
+
+def test_records_that_cannot_be() -> None:
+    with pytest.raises(ValueError, match="2 responses with 3 ranks"):
+        Ranking("Hi", ("a", "b"), (1, 2, 3))
+    with pytest.raises(ValueError, match="1 responses with 1 ranks"):
+        Ranking("Hi", ("a",), (1,))
+    with pytest.raises(ValueError, match=r"a rating of 6.0 on a scale from 1.0 to 5.0"):
+        Rating("Hi", "a", 6.0, (1.0, 5.0))
+    with pytest.raises(ValueError, match=r"\['text'\]"):
+        Demonstration("", "Once.", {"text": "Twice."})
 
 
 def test_extra_columns_may_not_shadow_a_field() -> None:

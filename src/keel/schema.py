@@ -1,4 +1,4 @@
-"""The records that lie on disk: prompts, demonstrations and comparisons. No torch."""
+"""The records that lie on disk: prompts, demonstrations, comparisons, rankings, ratings and labels. No torch."""
 
 from __future__ import annotations
 
@@ -41,7 +41,9 @@ def _row(fields: Mapping[str, Any], extra: Mapping[str, Any]) -> dict[str, Any]:
 
 def _plain(value: Any) -> Any:
     if isinstance(value, tuple):
-        return [{"role": message.role, "content": message.content} for message in value]
+        return [_plain(item) for item in value]
+    if isinstance(value, Message):
+        return {"role": value.role, "content": value.content}
     return value
 
 
@@ -68,18 +70,19 @@ class Prompt:
 
 @dataclass(frozen=True, slots=True)
 class Demonstration:
-    """A prompt and the response that is to be imitated."""
+    """A prompt and the response that is to be imitated. Without a prompt (an empty one) the response is plain text."""
 
     prompt: Dialogue
     response: str
     extra: Mapping[str, Any] = _extra()
 
     def __post_init__(self) -> None:
-        _refuse_shadowing(self.extra, ("prompt", "response"))
+        _refuse_shadowing(self.extra, ("prompt", "response") if self.prompt else ("prompt", "response", "text"))
 
     def to_row(self) -> dict[str, Any]:
         """The JSON object that reads back as this record."""
-        return _row({"prompt": self.prompt, "response": self.response}, self.extra)
+        fields = {"prompt": self.prompt, "response": self.response} if self.prompt else {"text": self.response}
+        return _row(fields, self.extra)
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,5 +112,86 @@ class Comparison:
             "margin": self.margin,
             "annotator": self.annotator,
             "weight": self.weight if self.weight != 1.0 else None,
+        }
+        return _row(fields, self.extra)
+
+
+@dataclass(frozen=True, slots=True)
+class Ranking:
+    """Two or more responses to one prompt in order of preference: `ranks[k]` is that of `responses[k]`.
+
+    A lower rank is better, and equal ranks are a tie.
+    """
+
+    prompt: Dialogue
+    responses: tuple[str, ...]
+    ranks: tuple[int, ...]
+    annotator: str | None = None
+    extra: Mapping[str, Any] = _extra()
+
+    def __post_init__(self) -> None:
+        _refuse_shadowing(self.extra, ("prompt", "responses", "ranks", "annotator"))
+        if len(self.responses) < 2 or len(self.responses) != len(self.ranks):
+            raise ValueError(f"{len(self.responses)} responses with {len(self.ranks)} ranks")
+
+    def to_row(self) -> dict[str, Any]:
+        """The JSON object that reads back as this record."""
+        fields = {
+            "prompt": self.prompt,
+            "responses": self.responses,
+            "ranks": self.ranks,
+            "annotator": self.annotator,
+        }
+        return _row(fields, self.extra)
+
+
+@dataclass(frozen=True, slots=True)
+class Rating:
+    """A response and the number it was given; `scale` is (lowest, highest) where it is known."""
+
+    prompt: Dialogue
+    response: str
+    rating: float
+    scale: tuple[float, float] | None = None
+    annotator: str | None = None
+    extra: Mapping[str, Any] = _extra()
+
+    def __post_init__(self) -> None:
+        _refuse_shadowing(self.extra, ("prompt", "response", "rating", "scale", "annotator"))
+        if self.scale is not None and not self.scale[0] <= self.rating <= self.scale[1]:
+            raise ValueError(f"a rating of {self.rating} on a scale from {self.scale[0]} to {self.scale[1]}")
+
+    def to_row(self) -> dict[str, Any]:
+        """The JSON object that reads back as this record."""
+        fields = {
+            "prompt": self.prompt,
+            "response": self.response,
+            "rating": self.rating,
+            "scale": self.scale,
+            "annotator": self.annotator,
+        }
+        return _row(fields, self.extra)
+
+
+@dataclass(frozen=True, slots=True)
+class Label:
+    """A response that was accepted, or was not."""
+
+    prompt: Dialogue
+    response: str
+    accepted: bool
+    annotator: str | None = None
+    extra: Mapping[str, Any] = _extra()
+
+    def __post_init__(self) -> None:
+        _refuse_shadowing(self.extra, ("prompt", "response", "accepted", "annotator"))
+
+    def to_row(self) -> dict[str, Any]:
+        """The JSON object that reads back as this record."""
+        fields = {
+            "prompt": self.prompt,
+            "response": self.response,
+            "accepted": self.accepted,
+            "annotator": self.annotator,
         }
         return _row(fields, self.extra)
