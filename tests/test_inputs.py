@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import sys
 from pathlib import Path
 from typing import Any
@@ -147,6 +148,35 @@ def test_data_counts_by_its_contents(tmp_path: Path, monkeypatch: pytest.MonkeyP
         assert line.startswith("input ppo.prompts: ")
     hub = recipe_of(ppo={**PPO, "prompts": {"path": "owner/prompts", "split": "test"}})
     assert stage_identity(hub, "ppo", stage_inputs(hub, RUN, "ppo")).inputs["ppo.prompts"] == "hub:owner/prompts:test"
+
+
+def test_a_folder_counts_by_its_data_files(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text("prompt\na\n")
+    (tmp_path / "README").write_text("one")
+
+    def found(path: Path) -> str:
+        recipe = recipe_of(ppo={**PPO, "prompts": str(path)})
+        return stage_identity(recipe, "ppo", stage_inputs(recipe, RUN, "ppo")).inputs["ppo.prompts"]
+
+    seen = [found(tmp_path)]
+    assert found(tmp_path / "*.csv") == seen[0]
+    assert found(tmp_path / "a.csv") == hashlib.sha256(b"prompt\na\n").hexdigest()
+    (tmp_path / "README").write_text("two")
+    assert found(tmp_path) == seen[0]
+    (tmp_path / "a.csv").write_text("prompt\nb\n")
+    seen.append(found(tmp_path))
+    (tmp_path / "a.csv").rename(tmp_path / "b.csv")
+    seen.append(found(tmp_path))
+    (tmp_path / "c.csv").write_text("prompt\nc\n")
+    seen.append(found(tmp_path))
+    assert len(set(seen)) == 4
+
+
+def test_the_function_that_maps_rows_counts_by_its_source() -> None:
+    data = {"path": "owner/prompts", "map": "keel.demo:polite"}
+    recipe = recipe_of(ppo={**PPO, "prompts": data})
+    identity = stage_identity(recipe, "ppo", stage_inputs(recipe, RUN, "ppo"))
+    assert identity.inputs["ppo.prompts"] == f"hub:owner/prompts:train through keel {VERSION}"
 
 
 def test_a_function_counts_by_its_modules_source(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -12,6 +13,7 @@ import keel
 from keel.config.data import DataConfig
 from keel.config.ppo import RewardSource
 from keel.config.recipe import Recipe
+from keel.data.files import data_files
 from keel.errors import UserError
 from keel.references import resolve
 from keel.runs.identity import Identity, flatten, hash_directory, hash_file
@@ -159,10 +161,19 @@ def _rewards(recipe: Recipe, run: Path, sources: tuple[RewardSource, ...]) -> tu
 
 
 def _hash_data(data: DataConfig) -> str:
-    if data.function is not None:
-        return _hash_function(data.function)
-    path = Path(str(data.path)).expanduser()
-    return hash_file(path) if path.is_file() else f"hub:{data.path}:{data.split}"
+    source = _hash_function(data.function) if data.function is not None else _hash_path(data)
+    return source if data.map is None else f"{source} through {_hash_function(data.map)}"
+
+
+def _hash_path(data: DataConfig) -> str:
+    """Of several files the names count too: they say which rows come first, and `file` is a column."""
+    files = data_files(data.name)
+    if files is None:
+        return f"hub:{data.path}:{data.split}"
+    if files == [Path(data.name).expanduser()]:
+        return hash_file(files[0])
+    listing = "".join(f"{file.name} {hash_file(file)}\n" for file in files)
+    return hashlib.sha256(listing.encode()).hexdigest()
 
 
 def _hash_function(reference: str) -> str:

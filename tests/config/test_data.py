@@ -36,8 +36,19 @@ def test_defaults() -> None:
 
 
 def test_survives_being_written_and_read() -> None:
-    config = DataConfig(function="a:b", fields={"prompt": "question"}, limit=3)
-    assert DataConfig.model_validate(config.model_dump()) == config
+    for config in (
+        DataConfig(function="a:b", fields={"prompt": "question"}, limit=3),
+        DataConfig(path="a", fields={"responses": ("x", "y"), "preferred": "z"}, outcomes={"0": "tie"}, map="a:b"),
+    ):
+        assert DataConfig.model_validate(config.model_dump(mode="json")) == config
+
+
+def test_values_of_outcomes_are_text() -> None:
+    """YAML reads 0 as a number."""
+    assert DataConfig.model_validate({"path": "a", "outcomes": {0: "tie", True: "first"}}).outcomes == {
+        "0": "tie",
+        "True": "first",
+    }
 
 
 @pytest.mark.parametrize(
@@ -53,6 +64,10 @@ def test_survives_being_written_and_read() -> None:
         ({"path": "a", "validation": -0.1}, "validation"),
         ({"path": "a", "max_unusable": 1.5}, "max_unusable"),
         ({"path": "a", "limits": 3}, "limits"),
+        ({"path": "a", "layout": "csv"}, "layout"),
+        ({"path": "a", "fields": {"prompt": ["a", "b"]}}, "prompt is read from one column; only responses"),
+        ({"path": "a", "outcomes": {"a": "left"}}, "outcomes"),
+        ({"path": "a", "outcomes": {"a": "first"}, "layout": "hh"}, "outcomes has no effect with layout: hh"),
     ],
 )
 def test_refused(values: dict[str, Any], key: str) -> None:

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from keel.config.data import FieldName
+from keel.config.data import DataConfig, FieldName
 from keel.data.convert import COMPARISONS, DEMONSTRATIONS, PROMPTS, Kind, convert, guess_kind
 from keel.data.read import Row
 from keel.data.reasons import Finding, Reason
@@ -16,8 +16,14 @@ WHAT = {"role": "assistant", "content": "What?"}
 CHAT = (Message("user", "Hi"),)
 
 
-def converted(kind: Kind[Any], row: dict[str, Any], mapping: dict[FieldName, str] | None = None) -> Any:
-    record, findings = convert(Row("f", 0, row), kind, mapping or {})
+def one(row: Row, kind: Kind[Any], fields: dict[FieldName, str] | None = None) -> tuple[Any, list[Finding]]:
+    """The one record of a row, and the findings."""
+    (found,) = convert(row, kind, DataConfig(path="f", fields=dict(fields or {})))
+    return found.record, list(found.findings)
+
+
+def converted(kind: Kind[Any], row: dict[str, Any], fields: dict[FieldName, str] | None = None) -> Any:
+    record, findings = one(Row("f", 0, row), kind, fields)
     assert findings == []
     return record
 
@@ -97,7 +103,8 @@ PAIR = {"prompt": "Hi", "chosen": "Hello!", "rejected": "What?"}
         ({"chosen": [USER]}, Reason.WRONG_TYPE, "chosen: the dialogue does not end with the assistant's turn"),
         ({"chosen": []}, Reason.WRONG_TYPE, "chosen: the dialogue does not end with the assistant's turn"),
         ({"margin": -0.5}, Reason.WRONG_TYPE, "margin is -0.5"),
-        ({"margin": "1"}, Reason.WRONG_TYPE, "margin is '1'"),
+        ({"margin": "much"}, Reason.WRONG_TYPE, "margin is 'much'"),
+        ({"margin": "nan"}, Reason.WRONG_TYPE, "margin is 'nan'"),
         ({"margin": float("nan")}, Reason.WRONG_TYPE, "margin is nan"),
         ({"margin": True}, Reason.WRONG_TYPE, "margin is True"),
         ({"weight": 0}, Reason.WRONG_TYPE, "weight is 0"),
@@ -114,7 +121,7 @@ PAIR = {"prompt": "Hi", "chosen": "Hello!", "rejected": "What?"}
     ],
 )
 def test_what_is_refused_and_why(changes: dict[str, Any], reason: Reason, detail: str) -> None:
-    record, findings = convert(Row("f", 7, PAIR | changes), COMPARISONS, {})
+    record, findings = one(Row("f", 7, PAIR | changes), COMPARISONS)
     (finding,) = [finding for finding in findings if not finding.reason.is_warning]
     assert record is None
     assert (finding.reason, finding.file, finding.row) == (reason, "f", 7)
@@ -122,12 +129,12 @@ def test_what_is_refused_and_why(changes: dict[str, Any], reason: Reason, detail
 
 
 def test_a_missing_column_is_named_as_it_is_mapped() -> None:
-    _, (finding,) = convert(Row("f", 0, {"better": "x", "worse": "y"}), COMPARISONS, {"chosen": "best"})
+    _, (finding,) = one(Row("f", 0, {"better": "x", "worse": "y"}), COMPARISONS, {"chosen": "best"})
     assert finding.detail == "no chosen (column best); the row has better, worse"
 
 
 def test_a_row_that_could_not_be_read_keeps_its_problem() -> None:
-    record, findings = convert(Row("f", 3, None, Reason.NOT_JSON, "why"), PROMPTS, {})
+    record, findings = one(Row("f", 3, None, Reason.NOT_JSON, "why"), PROMPTS)
     assert (record, findings) == (None, [Finding(Reason.NOT_JSON, "f", 3, "why")])
 
 
@@ -148,24 +155,30 @@ def test_a_row_that_could_not_be_read_keeps_its_problem() -> None:
     ],
 )
 def test_warnings_leave_the_row_in_use(kind: Kind[Any], row: dict[str, Any], reasons: list[Reason]) -> None:
-    record, findings = convert(Row("f", 0, row), kind, {})
+    record, findings = one(Row("f", 0, row), kind)
     assert record is not None
     assert [finding.reason for finding in findings] == reasons
 
 
 def test_a_row_may_have_warnings_and_be_refused() -> None:
     row = {"chosen": [USER, HELLO, HELLO], "rejected": [USER, WHAT]}
-    record, findings = convert(Row("f", 0, row), COMPARISONS, {})
+    record, findings = one(Row("f", 0, row), COMPARISONS)
     assert record is None
     assert [finding.reason for finding in findings] == [Reason.REPEATED_ROLE, Reason.PROMPTS_DIFFER]
 
 
+def guessed(row: dict[str, Any], fields: dict[FieldName, str] | None = None) -> Kind[Any] | None:
+    return guess_kind(row, DataConfig(path="f", fields=dict(fields or {})))
+
+
 def test_the_kind_is_guessed_from_the_columns() -> None:
-    assert guess_kind({"prompt", "chosen", "rejected", "response"}, {}) is COMPARISONS
-    assert guess_kind({"prompt", "response"}, {}) is DEMONSTRATIONS
-    assert guess_kind({"prompt"}, {}) is PROMPTS
-    assert guess_kind({"question", "prompt"}, {"response": "question"}) is DEMONSTRATIONS
-    assert guess_kind({"text"}, {}) is None
+    assert guessed({"prompt": "Hi", "chosen": "Hello!", "rejected": "What?", "response": "Ho"}) is COMPARISONS
+    assert guessed({"prompt": "Hi", "response": "Hello!"}) is DEMONSTRATIONS
+    assert guessed({"prompt": "Hi"}) is PROMPTS
+    assert guessed({"question": "Hello!", "prompt": "Hi"}, {"response": "question"}) is DEMONSTRATIONS
+    assert guessed({"prompt": "Hi", "text": "Hi and more"}) is PROMPTS
+    assert guessed({"text": "Hi"}) is DEMONSTRATIONS
+    assert guessed({"body": "Hi"}) is None
 
 
 def test_a_collected_response_may_be_empty() -> None:
@@ -173,5 +186,5 @@ def test_a_collected_response_may_be_empty() -> None:
     row = {"prompt": "Hi", "chosen": "Hello!", "rejected": "", "chosen_ended": True, "rejected_ended": True}
     assert converted(COMPARISONS, row).rejected == ""
     del row["rejected_ended"]
-    record, findings = convert(Row("f", 0, row), COMPARISONS, {})
+    record, findings = one(Row("f", 0, row), COMPARISONS)
     assert (record, [finding.reason for finding in findings]) == (None, [Reason.EMPTY_RESPONSE])

@@ -5,11 +5,14 @@ from __future__ import annotations
 import json
 import re
 from pathlib import Path
+from typing import get_args
 
 import yaml
 
-from keel.config.data import DataConfig
-from keel.data.convert import COMPARISONS, DEMONSTRATIONS, PROMPTS, convert, guess_kind
+from keel.config.data import DataConfig, LayoutName
+from keel.config.reward import RewardConfig
+from keel.data.convert import COMPARISONS, DEMONSTRATIONS, LABELS, PROMPTS, RANKINGS, RATINGS, convert, guess_kind
+from keel.data.files import ENDINGS
 from keel.data.read import Row
 from keel.data.reasons import Reason
 
@@ -25,19 +28,28 @@ def test_the_example_rows_are_of_the_kinds_they_illustrate() -> None:
     kinds = []
     for line in lines:
         row = json.loads(line)
-        kind = guess_kind(row, {})
+        config = DataConfig(path="guide")
+        kind = guess_kind(row, config)
         assert kind is not None
         kinds.append(kind)
-        record, findings = convert(Row("guide", 0, row), kind, {})
-        assert record is not None
-        assert findings == []
-    assert kinds == [PROMPTS, DEMONSTRATIONS, COMPARISONS, DEMONSTRATIONS, COMPARISONS, COMPARISONS]
+        (found,) = convert(Row("guide", 0, row), kind, config)
+        assert found.record is not None
+        assert found.findings == ()
+    own_form = [PROMPTS, DEMONSTRATIONS, COMPARISONS, RANKINGS, RATINGS, LABELS]
+    assert kinds == [*own_form, DEMONSTRATIONS, COMPARISONS, COMPARISONS]
 
 
 def test_the_example_configurations_are_valid() -> None:
-    (block,) = re.findall(r"```yaml\n(.*?)```", GUIDE, re.S)
+    *stages, block = re.findall(r"```yaml\n(.*?)```", GUIDE, re.S)
+    for stage in stages:
+        RewardConfig.model_validate(yaml.safe_load(stage)["reward"])
     *strings, mapping = [yaml.safe_load("data:" + part)["data"] for part in block.split("data:")[1:]]
     assert [DataConfig.model_validate(string).name for string in strings] == strings
     config = DataConfig.model_validate(mapping)
     assert set(mapping) | {"function"} == set(DataConfig.model_fields)
     assert config.fields == {"chosen": "better", "rejected": "worse"}
+
+
+def test_every_layout_and_ending_is_named() -> None:
+    assert [name for name in get_args(LayoutName) if f"`{name}`" not in GUIDE and name != "auto"] == []
+    assert [ending for ending in ENDINGS if f"`{ending}`" not in GUIDE and ending not in (".gz", ".parquet")] == []

@@ -78,6 +78,13 @@ def test_the_split_keeps_every_record_once_in_order_and_prompts_together(write: 
     assert {record.prompt for record in other.validation} == set(held)
 
 
+def test_texts_without_a_prompt_are_held_out_one_by_one(tmp_path: Path) -> None:
+    (tmp_path / "texts.txt").write_text("\n\n".join(f"Text {n}" for n in range(200)))
+    loaded = load_demonstrations(DataConfig(path=str(tmp_path / "texts.txt"), validation=0.2))
+    assert 20 < len(loaded.validation) < 60
+    assert len(loaded.train) + len(loaded.validation) == 200
+
+
 def test_the_limit_counts_usable_rows_and_reads_no_further(write: Write) -> None:
     path = write(b"{", *demonstrations(3), b"{", b"{")
     loaded = load_demonstrations(DataConfig(path=path, limit=2, max_unusable=0.4, validation=0))

@@ -6,16 +6,16 @@ from keel.data.reasons import Check, Finding, Reason
 from keel.errors import UserError
 
 
-def check(total: int, **counts: int) -> Check:
+def check(total: int, file: str = "f", **counts: int) -> Check:
     """A check with so many findings of each reason, in rows 0, 1, 2, …; the rest of the rows are usable."""
     reasons = [Reason[name] for name, count in counts.items() for _ in range(count)]
-    findings = tuple(Finding(reason, "f", row, "a detail") for row, reason in enumerate(reasons))
+    findings = tuple(Finding(reason, file, row, "a detail") for row, reason in enumerate(reasons))
     return Check(total, total - sum(not reason.is_warning for reason in reasons), findings)
 
 
 def test_every_reason_has_a_sentence_of_its_own() -> None:
     sentences = [reason.sentence for reason in Reason]
-    assert len(set(sentences)) == len(Reason) == 10
+    assert len(set(sentences)) == len(Reason) == 15
     assert all(sentence.endswith(".") for sentence in sentences)
 
 
@@ -35,7 +35,7 @@ def test_exactly_the_allowed_share_passes() -> None:
 
 def test_the_refusal_names_the_commonest_reason_its_rows_and_the_mend() -> None:
     with pytest.raises(UserError) as caught:
-        check(100, NOT_JSON=2, EMPTY_RESPONSE=6).enforce(0.05, "demos.jsonl")
+        check(100, "demos.jsonl", NOT_JSON=2, EMPTY_RESPONSE=6).enforce(0.05, "demos.jsonl")
     assert str(caught.value) == (
         "demos.jsonl: 8 of 100 rows (8.0%) cannot be used, most often “empty response” "
         "(6: rows 2, 3, 4, 5, 6, …, such as a detail); that is more than max_unusable = 0.05. "
@@ -58,3 +58,22 @@ def test_nothing_usable_is_refused_whatever_is_allowed() -> None:
         check(0).enforce(1.0, "f")
     with pytest.raises(UserError, match=r"none of its 3 rows can be used, most often “not JSON” \(3: rows 0, 1, 2"):
         check(3, NOT_JSON=3).enforce(1.0, "f")
+
+
+def test_what_is_left_out_on_purpose_is_no_fault() -> None:
+    result = check(100, NOT_JSON=1, TIE=60, SKIPPED=20, NOT_ACCEPTED=10, ROLE_MARKER=5)
+    assert (result.usable, result.left_out, result.on_purpose, result.unusable) == (9, 91, 90, 1)
+    assert result.unusable_share == 0.01
+    result.enforce(0.01, "f")
+    with pytest.raises(UserError, match=r"1 of 100 rows \(1.0%\) cannot be used, most often “not JSON” \(1: rows 0"):
+        result.enforce(0.0, "f")
+    with pytest.raises(UserError, match="none of its 2 rows can be used, most often “tie”"):
+        check(2, TIE=2).enforce(1.0, "f")
+
+
+def test_the_place_of_a_finding_names_its_file_within_a_folder() -> None:
+    finding = Finding(Reason.BROKEN_ROW, "folder/a.csv", 3)
+    assert finding.place("folder/a.csv") == "3"
+    assert finding.place("folder") == "a.csv:3"
+    with pytest.raises(UserError, match=r"rows a.csv:3\)"):
+        Check(1, 0, (finding,)).enforce(1.0, "folder")

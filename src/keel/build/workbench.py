@@ -83,12 +83,12 @@ class Workbench:
 
     def report(self, data: DataConfig, check: Check) -> None:
         """Say which rows were left out, if any."""
-        if check.unusable:
+        if check.left_out:
             reasons = ", ".join(
                 f"{count} {reason.value}" for reason, count in check.counts.items() if not reason.is_warning
             )
             self.console.say(
-                f"{self.stage.name}: {data.name}: {check.unusable} of {check.total} rows left out ({reasons})."
+                f"{self.stage.name}: {data.name}: {check.left_out} of {check.total} rows left out ({reasons})."
             )
 
     def say_models(self) -> None:

@@ -1,22 +1,23 @@
-"""`keel data`: look at data before a model sees it."""
+"""`keel data`: look at data before a model sees it, and turn it into Keel's own form."""
 
 from __future__ import annotations
 
-import difflib
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from enum import StrEnum
-from typing import TYPE_CHECKING, Annotated, Any, get_args
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 # `keel --help` loads every command: what only a running one needs is imported there.
 if TYPE_CHECKING:
-    from rich.table import Table
+    from keel.config.data import DataConfig
+    from keel.data.convert import AnyRecord, Kind
+    from keel.data.reading import Reading
 
-    from keel.config.data import DataConfig, FieldName
-    from keel.data.convert import Kind
-    from keel.data.reasons import Check, Finding, Reason
+_GUESSED_FROM = 100  # rows
 
 data_app = typer.Typer(name="data", help="Look at data before a model sees it.", no_args_is_help=True)
 
@@ -30,19 +31,56 @@ class KindName(StrEnum):
     PROMPTS = "prompts"
     DEMONSTRATIONS = "demonstrations"
     COMPARISONS = "comparisons"
+    RANKINGS = "rankings"
+    RATINGS = "ratings"
+    LABELS = "labels"
+
+
+class Layout(StrEnum):
+    AUTO = "auto"
+    KEEL = "keel"
+    MESSAGES = "messages"
+    COMPLETION = "completion"
+    SHAREGPT = "sharegpt"
+    ALPACA = "alpaca"
+    HH = "hh"
+    PAIRS = "pairs"
+    TEXT = "text"
+
+
+Files = Annotated[
+    list[str], typer.Argument(metavar="FILE…", help="Files, folders, globs, hub names, or module:function.")
+]
+KindOption = Annotated[
+    KindName | None, typer.Option(help="What the rows are; guessed from the columns unless given.")
+]  # fmt: skip
+LayoutOption = Annotated[Layout, typer.Option(help="How they are laid out; seen from the columns unless given.")]
+FieldOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="OURS=THEIRS",
+        help="Read a field from another column; responses from several, with commas. Repeatable.",
+    ),
+]
+OutcomeOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="VALUE=OUTCOME", help="What a value of preferred stands for: first, second or tie. Repeatable."
+    ),
+]
+MapOption = Annotated[
+    str | None, typer.Option(metavar="MODULE:FUNCTION", help="Makes of each row another one, several, or None.")
+]
 
 
 @data_app.command(no_args_is_help=True)
 def check(
-    files: Annotated[
-        list[str], typer.Argument(metavar="FILE…", help="JSON lines (gzip too), hub names, or module:function.")
-    ],
-    kind: Annotated[
-        KindName | None, typer.Option(help="What the rows are; guessed from the columns unless given.")
-    ] = None,
-    field: Annotated[
-        list[str] | None, typer.Option(metavar="OURS=THEIRS", help="Read a field from another column. Repeatable.")
-    ] = None,
+    files: Files,
+    kind: KindOption = None,
+    layout: LayoutOption = Layout.AUTO,
+    field: FieldOption = None,
+    outcome: OutcomeOption = None,
+    map: MapOption = None,
     model: Annotated[
         str | None, typer.Option(help="With --max-tokens: the model whose tokenizer and template count.")
     ] = None,
@@ -56,26 +94,93 @@ def check(
 
     Example: keel data check comparisons.jsonl --field chosen=better --field rejected=worse
     """
-    from keel.config.data import DataConfig
+    from keel.cli.data_show import report, show
     from keel.data.load import read_records
 
-    mapping = _mapping(field or [])
     fits = _fits(model, max_tokens)
     reports = []
     healthy = True
-    for file in files:
-        config = DataConfig.model_validate(file).model_copy(update={"fields": mapping})
+    for config in _sources(files, layout, field, outcome, map):
         kind_here = _kind(config, kind)
         _, result = read_records(config, kind_here, fits)
         healthy = healthy and result.usable > 0 and result.unusable_share <= config.max_unusable
         if as_json:
-            reports.append(_report(file, kind_here, result))
+            reports.append(report(config.name, kind_here.name, result))
         else:
-            _show(file, kind_here, result, rows)
+            show(config.name, kind_here.name, result, rows)
     if as_json:
         typer.echo(json.dumps(reports, indent=2, ensure_ascii=False))
     if not healthy:
         raise typer.Exit(1)
+
+
+@data_app.command(no_args_is_help=True)
+def convert(
+    files: Files,
+    out: Annotated[Path, typer.Option(help="The .jsonl file to write.")],
+    kind: KindOption = None,
+    layout: LayoutOption = Layout.AUTO,
+    field: FieldOption = None,
+    outcome: OutcomeOption = None,
+    map: MapOption = None,
+    force: Annotated[bool, typer.Option("--force", help="Replace the file if it is there.")] = False,
+) -> None:
+    """Write what can be used of anything readable as Keel's own JSON lines, and say what was left out and why.
+
+    The file appears when it is whole, or not at all.
+
+    Example: keel data convert dialogues.json --out demos.jsonl --kind demonstrations
+    """
+    from keel.cli.data_show import show
+    from keel.data.reading import Reading
+    from keel.data.write import write_jsonl
+    from keel.errors import UserError
+
+    if out.suffix != ".jsonl":
+        raise UserError(f"--out {out}: what is written is JSON lines; end the name in .jsonl.")
+    if not out.parent.is_dir():
+        raise UserError(f"--out {out}: there is no folder {out.parent}; make it first.")
+    if out.exists() and not force:
+        raise UserError(f"--out {out} is there already; give --force to replace it.")
+    configs = _sources(files, layout, field, outcome, map)
+    kinds = [_kind(config, kind) for config in configs]
+    other = next((n for n, found in enumerate(kinds) if found is not kinds[0]), None)
+    if other is not None:
+        raise UserError(
+            f"{files[0]} holds {kinds[0].name} and {files[other]} {kinds[other].name}, and a file holds one kind; "
+            "convert them apart, or say what both are with --kind."
+        )
+    readings: list[Reading[Any]] = [Reading(config, kinds[0]) for config in configs]
+    write_jsonl(out, _usable(configs, readings))
+    for config, reading in zip(configs, readings, strict=True):
+        show(config.name, kinds[0].name, reading.check, 10)
+    typer.echo(f"{sum(reading.check.usable for reading in readings):,} {kinds[0].name} written to {out}")
+
+
+def _usable(configs: list[DataConfig], readings: list[Reading[Any]]) -> Iterator[AnyRecord]:
+    """All records; a source without any is an error, before anything is written under its final name."""
+    for config, reading in zip(configs, readings, strict=True):
+        yield from reading
+        reading.check.enforce(1.0, config.name)
+
+
+def _sources(
+    files: list[str], layout: Layout, field: list[str] | None, outcome: list[str] | None, map: str | None
+) -> list[DataConfig]:
+    from pydantic import ValidationError
+
+    from keel.cli.data_options import fields_of, outcomes_of
+    from keel.config.data import DataConfig
+
+    shared = {"layout": layout.value, "fields": fields_of(field or []), "outcomes": outcomes_of(outcome or [])}
+    bare = [DataConfig.model_validate(file) for file in files]
+    try:
+        return [
+            DataConfig.model_validate({"path": each.path, "function": each.function, "map": map} | shared)
+            for each in bare
+        ]
+    except ValidationError as error:
+        raise typer.BadParameter(error.errors()[0]["msg"].removeprefix("Value error, ")) from error
 
 
 def _fits(model: str | None, max_tokens: int | None) -> Callable[[Any], bool] | None:
@@ -90,91 +195,21 @@ def _fits(model: str | None, max_tokens: int | None) -> Callable[[Any], bool] | 
     return lambda record: renderer.length(record) <= max_tokens
 
 
-def _mapping(assignments: list[str]) -> dict[FieldName, str]:
-    """From `--field ours=theirs`."""
-    from keel.config.data import FieldName
-
-    known: tuple[FieldName, ...] = get_args(FieldName)
-    mapping: dict[FieldName, str] = {}
-    for assignment in assignments:
-        ours, _, theirs = assignment.partition("=")
-        if not theirs:
-            raise typer.BadParameter(f"{assignment!r} should look like chosen=better.", param_hint="--field")
-        field = next((name for name in known if name == ours), None)
-        if field is None:
-            close = difflib.get_close_matches(ours, known, n=1)
-            hint = f"did you mean {close[0]}?" if close else f"there are {', '.join(known)}."
-            raise typer.BadParameter(f"{ours!r} is no field; {hint}", param_hint="--field")
-        mapping[field] = theirs
-    return mapping
-
-
 def _kind(config: DataConfig, name: KindName | None) -> Kind[Any]:
-    """The kind asked for, else the one that fits the first row that can be read."""
-    from keel.data.convert import COMPARISONS, DEMONSTRATIONS, PROMPTS, guess_kind
+    """The kind asked for, else the one that fits the first row that fits any."""
+    from keel.data.convert import KINDS, PROMPTS, guess_kind
     from keel.data.read import read_rows
     from keel.errors import UserError
 
     if name is not None:
-        return {kind.name: kind for kind in (PROMPTS, DEMONSTRATIONS, COMPARISONS)}[name]
-    columns = next((row.value for row in read_rows(config) if row.value is not None), None)
-    if columns is None:
+        return next(kind for kind in KINDS if kind.name == name)
+    rows = [row.value for row in islice(read_rows(config), _GUESSED_FROM) if row.value is not None]
+    if not rows:
         return PROMPTS  # no row can be read, which is what the check will say of any kind
-    guess = guess_kind(columns, config.fields)
+    guess = next((kind for kind in (guess_kind(row, config) for row in rows) if kind is not None), None)
     if guess is None:
         raise UserError(
-            f"{config.name} has the columns {', '.join(columns) or '(none)'}, which fit no kind of record; "
+            f"{config.name} has the columns {', '.join(rows[0]) or '(none)'}, which fit no kind of record; "
             "say what they are, such as --field prompt=question --field response=answer."
         )
     return guess
-
-
-def _report(file: str, kind: Kind[Any], check: Check) -> dict[str, Any]:
-    def listed(warnings: bool) -> dict[str, Any]:
-        return {
-            reason.value: [{"row": finding.row, "detail": finding.detail} for finding in findings]
-            for reason, findings in check.table().items()
-            if reason.is_warning == warnings
-        }
-
-    return {
-        "file": file,
-        "kind": kind.name,
-        "total": check.total,
-        "usable": check.usable,
-        "unusable": listed(warnings=False),
-        "warnings": listed(warnings=True),
-    }
-
-
-def _show(file: str, kind: Kind[Any], check: Check, rows: int) -> None:
-    from rich.console import Console
-
-    console = Console()
-    share = f", {check.unusable_share:.2%}" if check.unusable else ""
-    console.print(
-        f"{file}: {check.total:,} rows read as {kind.name}, {check.unusable:,} unusable{share}",
-        style="bold",
-        markup=False,
-        highlight=False,
-    )
-    for title, warnings in (("Unusable", False), ("Warnings (no reason to leave a row out)", True)):
-        found = {reason: f for reason, f in check.table().items() if reason.is_warning == warnings}
-        if found:
-            console.print(_table(title, found, rows))
-
-
-def _table(title: str, found: dict[Reason, tuple[Finding, ...]], rows: int) -> Table:
-    from rich import box
-    from rich.table import Table
-    from rich.text import Text
-
-    table = Table("reason", "rows", "which", "meaning", title=title, title_justify="left", box=box.SIMPLE_HEAD)
-    table.columns[0].no_wrap = True
-    table.columns[1].justify = "right"
-    for reason, findings in found.items():
-        which = ", ".join(str(finding.row) for finding in findings[:rows])
-        more = ", …" if len(findings) > rows else ""
-        first = f" Row {findings[0].row}: {findings[0].detail}." if findings[0].detail else ""
-        table.add_row(reason.value, f"{len(findings):,}", which + more, Text(reason.sentence + first))
-    return table

@@ -5,27 +5,42 @@ from __future__ import annotations
 import re
 from typing import Any, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from keel.config.base import Config
 
-FieldName = Literal["prompt", "response", "chosen", "rejected", "margin", "annotator", "weight"]
+FieldName = Literal[
+    "prompt", "response", "text", "chosen", "rejected", "margin", "responses", "ranks", "preferred", "rating", "scale",
+    "accepted", "annotator", "weight",
+]  # fmt: skip
+LayoutName = Literal["auto", "keel", "messages", "completion", "sharegpt", "alpaca", "hh", "pairs", "text"]
+Outcome = Literal["first", "second", "tie"]
+"""Which of two responses was preferred."""
 
 _REFERENCE = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*:[^\W\d]\w*")
 
 
 class DataConfig(Config):
-    """One source of rows: a file or hub data set (`path`), or a Python function (`function`).
+    """One source of rows: files or a hub data set (`path`), or a Python function (`function`).
 
     In a recipe a bare string stands for either: `demos.jsonl` is a path, `my_rules:rows` a function.
     """
 
     path: str | None = Field(
-        default=None, description="a .jsonl or .jsonl.gz file, or the owner/name of a data set on the hub"
+        default=None, description="a file, a folder or a glob of them, or the owner/name of a data set on the hub"
     )
     function: str | None = Field(default=None, description="module:function that returns the rows as dicts")
     split: str = Field(default="train", description="which split of a data set on the hub")
-    fields: dict[FieldName, str] = Field(default_factory=dict, description="our field: the column it is read from")
+    fields: dict[FieldName, str | tuple[str, ...]] = Field(
+        default_factory=dict, description="our field: the column it is read from; of responses, one column or several"
+    )
+    layout: LayoutName = Field(default="auto", description="how the rows are laid out; seen from their columns")
+    outcomes: dict[str, Outcome] = Field(
+        default_factory=dict, description="what a value of preferred stands for: first, second or tie"
+    )
+    map: str | None = Field(
+        default=None, description="module:function that makes of a row another one, a list of them, or None"
+    )
     limit: int | None = Field(default=None, ge=1, description="read no further than this many usable rows")
     validation: float = Field(
         default=0.05, ge=0, lt=1, description="share of the prompts held out, chosen by their hash"
@@ -40,6 +55,20 @@ class DataConfig(Config):
         if not isinstance(value, str):
             return value
         return {"function" if _REFERENCE.fullmatch(value) else "path": value}
+
+    @field_validator("outcomes", mode="before")
+    @classmethod
+    def _values_as_text(cls, value: Any) -> Any:
+        return {str(key): outcome for key, outcome in value.items()} if isinstance(value, dict) else value
+
+    @model_validator(mode="after")
+    def _columns(self) -> Self:
+        for field, column in self.fields.items():
+            if field != "responses" and not isinstance(column, str):
+                raise ValueError(f"fields: {field} is read from one column; only responses may name several")
+        if self.outcomes and self.layout not in ("auto", "pairs"):
+            raise ValueError(f"outcomes has no effect with layout: {self.layout}; leave it out")
+        return self
 
     @model_validator(mode="after")
     def _one_source(self) -> Self:

@@ -11,6 +11,18 @@ from keel.data.reasons import Reason, Unusable
 from keel.schema import Dialogue, Message
 
 ROLES = ("system", "user", "assistant", "tool")
+_SPEAKERS = {
+    "system": "system",
+    "human": "user",
+    "user": "user",
+    "gpt": "assistant",
+    "assistant": "assistant",
+    "model": "assistant",
+    "function_call": "assistant",
+    "tool": "tool",
+    "function_response": "tool",
+    "observation": "tool",
+}  # sharegpt's names
 
 _TURN = re.compile(r"(?:\A\s*|\n\n)(Human|Assistant):")
 _MARKER = re.compile(r"\b(?:Human|Assistant):")
@@ -20,18 +32,25 @@ _TRANSCRIPT_ROLES = {"Human": "user", "Assistant": "assistant"}
 def parse_messages(value: Iterable[Any], field: str) -> tuple[Message, ...]:
     """Messages from their JSON form, [{"role": …, "content": …}, …]; other keys of a message are not read.
 
+    sharegpt's form, [{"from": "human", "value": …}, …], is read as well.
     Raises Unusable (wrong type) with the field's name and what is wrong.
     """
-    messages = []
-    for item in value:
-        if not isinstance(item, dict) or not isinstance(item.get("role"), str):
-            raise Unusable(Reason.WRONG_TYPE, f'{field}: a message is {{"role": …, "content": …}}')
-        if item["role"] not in ROLES:
-            raise Unusable(Reason.WRONG_TYPE, f"{field}: role “{item['role']}” is none of {', '.join(ROLES)}")
-        if not isinstance(item.get("content"), str):
-            raise Unusable(Reason.WRONG_TYPE, f"{field}: the content of a message is not text")
-        messages.append(Message(item["role"], item["content"]))
-    return tuple(messages)
+    return tuple(_parse_message(item, field) for item in value)
+
+
+def _parse_message(item: Any, field: str) -> Message:
+    if isinstance(item, dict) and isinstance(item.get("role"), str):
+        role, given, content = item["role"], item["role"], item.get("content")
+    elif isinstance(item, dict) and isinstance(item.get("from"), str):
+        role, given, content = _SPEAKERS.get(item["from"], ""), item["from"], item.get("value")
+    else:
+        raise Unusable(Reason.WRONG_TYPE, f'{field}: a message is {{"role": …, "content": …}}')
+    if role not in ROLES:
+        known = ", ".join(ROLES if "role" in item else _SPEAKERS)
+        raise Unusable(Reason.WRONG_TYPE, f"{field}: role “{given}” is none of {known}")
+    if not isinstance(content, str):
+        raise Unusable(Reason.WRONG_TYPE, f"{field}: the content of a message is not text")
+    return Message(role, content)
 
 
 def parse_transcript(text: str) -> tuple[Message, ...] | None:

@@ -7,12 +7,12 @@ from dataclasses import dataclass
 from typing import Generic, TypeVar
 
 from keel.config.data import DataConfig
-from keel.data.convert import COMPARISONS, DEMONSTRATIONS, PROMPTS, Kind, convert
-from keel.data.read import read_rows
-from keel.data.reasons import Check, Finding, Reason
+from keel.data.convert import COMPARISONS, DEMONSTRATIONS, PROMPTS, Kind
+from keel.data.reading import Reading
+from keel.data.reasons import Check
 from keel.data.split import in_validation
 from keel.errors import UserError
-from keel.schema import Comparison, Demonstration, Prompt
+from keel.schema import Comparison, Demonstration, Dialogue, Prompt
 
 R = TypeVar("R", bound=Prompt | Demonstration | Comparison)
 
@@ -53,30 +53,14 @@ def read_records(
 
     Raises UserError if the source cannot be read or a field is mapped that this kind of record has not.
     """
-    unknown = sorted(config.fields.keys() - set(kind.fields))
-    if unknown:
-        raise UserError(f"{config.name}: fields maps {unknown[0]}, but {kind.name} have {', '.join(kind.fields)}.")
-    records: list[R] = []
-    findings: list[Finding] = []
-    total = 0
-    for row in read_rows(config):
-        record, found = convert(row, kind, config.fields)
-        if record is not None and fits is not None and not fits(record):
-            record = None
-            found.append(Finding(Reason.TOO_LONG, row.file, row.number))
-        total += 1
-        findings.extend(found)
-        if record is not None:
-            records.append(record)
-            if len(records) == config.limit:
-                break
-    return tuple(records), Check(total, len(records), tuple(findings))
+    reading = Reading(config, kind, fits)
+    return tuple(reading), reading.check
 
 
 def _load(config: DataConfig, kind: Kind[R], fits: Callable[[R], bool] | None) -> Loaded[R]:
     records, check = read_records(config, kind, fits)
     check.enforce(config.max_unusable, config.name)
-    held_out = [in_validation(record.prompt, config.validation) for record in records]
+    held_out = [in_validation(_told_by(record), config.validation) for record in records]
     train = tuple(record for record, held in zip(records, held_out, strict=True) if not held)
     validation = tuple(record for record, held in zip(records, held_out, strict=True) if held)
     if not train:
@@ -85,3 +69,8 @@ def _load(config: DataConfig, kind: Kind[R], fits: Callable[[R], bool] | None) -
             "give more prompts, or set validation: 0."
         )
     return Loaded(train, validation, check)
+
+
+def _told_by(record: Prompt | Demonstration | Comparison) -> Dialogue:
+    """What decides a record's side: its prompt, and of plain text, which has none, the text."""
+    return record.response if isinstance(record, Demonstration) and not record.prompt else record.prompt

@@ -1,32 +1,34 @@
-"""Bytes to rows: JSON lines (gzip too), data sets on the hub, Python functions. A bad row never stops the reading."""
+"""Files, data sets on the hub and Python functions to rows. A bad row never stops the reading."""
 
 from __future__ import annotations
 
-import gzip
+import io
 import json
 import re
-import zlib
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from keel.config.data import DataConfig
+from keel.data.files import ENDINGS, Format, data_files, format_of, opened
 from keel.data.reasons import Reason, Unusable
-from keel.errors import UserError
+from keel.data.tables import table_rows, text_rows
+from keel.errors import UserError, first_line
 from keel.references import resolve
 
-_GZIP_MAGIC = b"\x1f\x8b"
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 _HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
-_FILE_ENDINGS = (".jsonl", ".json", ".gz")
+FILE_COLUMN = "file"
 
 
 @dataclass(frozen=True, slots=True)
 class Row:
     """One row of a source: either its value, or the problem that keeps it from having one.
 
-    `number` counts from 0; in a file it counts lines, blank ones included, so that line `number + 1` is the row's.
+    `number` counts from 0: in JSON lines it counts lines, blank ones included, so that line `number + 1` is the row's;
+    elsewhere it counts rows.
     """
 
     file: str
@@ -37,39 +39,103 @@ class Row:
 
 
 def read_rows(config: DataConfig) -> Iterator[Row]:
-    """The rows of a source, in order, read as they are asked for.
+    """The rows of a source, in order, read as they are asked for, and passed through `map` if there is one.
 
-    Raises UserError if the source itself cannot be read: no such file, a directory, damaged gzip, no such data set
-    on the hub, a function that is not found, fails, or returns nothing to iterate over.
+    The rows of a folder or glob have a column `file`, the name of the file without its endings, unless they bring one
+    themselves; those of a single file only where `fields` asks for it.
+    Raises UserError if the source itself cannot be read: no such file, a format that is unknown or damaged, no such
+    data set on the hub, a function that is not found, fails, or returns nothing to iterate over.
     """
+    rows = _rows_of_source(config)
+    return rows if config.map is None else _mapped(rows, config.map)
+
+
+def _rows_of_source(config: DataConfig) -> Iterator[Row]:
     if config.function is not None:
         return _rows_of_function(config.function)
-    path = Path(config.name).expanduser()
-    if path.exists():
+    files = data_files(config.name)
+    if files is not None:
         if config.split != "train":
             raise UserError(f"{config.name} is on disk, where split: {config.split} has no effect; leave it out.")
-        return _rows_of_file(config.name, path)
-    if _HUB_NAME.fullmatch(config.name) and not config.name.endswith(_FILE_ENDINGS):
+        single = files == [Path(config.name).expanduser()]
+        named = not single or FILE_COLUMN in config.fields.values()
+        return (row for file in files for row in _rows_of_file(config.name if single else str(file), file, named=named))
+    if _HUB_NAME.fullmatch(config.name) and not config.name.endswith(ENDINGS) and "*" not in config.name:
         return _rows_of_hub(config.name, config.split)
-    raise UserError(f"There is no file {config.name} (looked for it from {Path.cwd()}).")
+    what = "file that matches" if set(config.name) & set("*?[") else "file"
+    raise UserError(f"There is no {what} {config.name} (looked for it from {Path.cwd()}).")
 
 
-def _rows_of_file(name: str, path: Path) -> Iterator[Row]:
-    if path.is_dir():
-        raise UserError(f"{name} is a directory; name a .jsonl file in it.")
+def _rows_of_file(name: str, path: Path, *, named: bool) -> Iterator[Row]:
+    format = format_of(path)
+    if format in (Format.TABLE, Format.TEXT):
+        rows = _rows_of_text(name, path, format)
+    elif format is Format.PARQUET:
+        rows = _rows_of_parquet(name, path)
+    else:
+        rows = _rows_of_json(name, path, format)
+    return _with_file(rows, path) if named else rows
+
+
+def _with_file(rows: Iterable[Row], path: Path) -> Iterator[Row]:
+    stem = path.name.removesuffix(".gz").rpartition(".")[0] or path.name
+    for row in rows:
+        yield row if row.value is None else replace(row, value={FILE_COLUMN: stem} | row.value)
+
+
+def _rows_of_json(name: str, path: Path, format: Format) -> Iterator[Row]:
+    with opened(path) as file:
+        if format is Format.JSON_ARRAY:
+            yield from _rows_of_values(name, _array(name, file.read()))
+            return
+        for number, line in enumerate(file):
+            line = line.removeprefix(_BYTE_ORDER_MARK) if number == 0 else line
+            if line.strip():
+                yield _row(name, number, line)
+
+
+def _array(name: str, content: bytes) -> list[Any]:
     try:
-        with path.open("rb") as file:
-            compressed = file.peek(2)[:2] == _GZIP_MAGIC
-            lines: Iterable[bytes] = gzip.GzipFile(fileobj=file) if compressed else file
-            for number, line in enumerate(lines):
-                if number == 0:
-                    line = line.removeprefix(_BYTE_ORDER_MARK)
-                if line.strip():
-                    yield _row(name, number, line)
-    except (gzip.BadGzipFile, EOFError, zlib.error) as error:
-        raise UserError(f"{name} is damaged gzip ({error}); fetch or compress it again.") from error
-    except OSError as error:
-        raise UserError(f"{name} cannot be read: {error.strerror or error}.") from error
+        values = json.loads(content.decode("utf-8-sig"))
+    except UnicodeDecodeError as error:
+        raise UserError(f"{name} is not UTF-8 (at byte {error.start}); save it as UTF-8.") from error
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{name} is no whole JSON array ({error}); mend it there, or fetch it again.") from error
+    assert isinstance(values, list)
+    return values
+
+
+def _rows_of_text(name: str, path: Path, format: Format) -> Iterator[Row]:
+    def lines() -> Iterator[str]:
+        with opened(path) as file:
+            for number, line in enumerate(file):
+                line = line.removeprefix(_BYTE_ORDER_MARK) if number == 0 else line
+                yield line.decode("utf-8", errors="surrogateescape")
+
+    values = table_rows(lines, name) if format is Format.TABLE else text_rows(lines)
+    for number, value in enumerate(values):
+        if isinstance(value, Unusable):
+            yield Row(name, number, None, value.reason, value.detail)
+        else:
+            yield Row(name, number, value)
+
+
+def _rows_of_parquet(name: str, path: Path) -> Iterator[Row]:
+    import pyarrow
+    from pyarrow.parquet import ParquetFile  # only here: other files do without
+
+    with opened(path) as file, _damaged_parquet(name, pyarrow.ArrowException):
+        seekable: BinaryIO = file if isinstance(file, io.BufferedReader) else io.BytesIO(file.read())
+        batches = ParquetFile(seekable).iter_batches(batch_size=1024)
+        yield from _rows_of_values(name, (value for batch in batches for value in batch.to_pylist()))
+
+
+@contextmanager
+def _damaged_parquet(name: str, damage: type[Exception]) -> Iterator[None]:
+    try:
+        yield
+    except (damage, OSError) as error:
+        raise UserError(f"{name} is damaged Parquet ({first_line(error)}); fetch it again.") from error
 
 
 def _row(file: str, number: int, line: bytes) -> Row:
@@ -86,6 +152,8 @@ def _parse(line: bytes) -> dict[str, Any]:
         raise Unusable(Reason.NOT_JSON, f"not UTF-8 at byte {error.start}") from None
     if text.lstrip().startswith("["):
         raise Unusable(Reason.NOT_JSON, "a JSON array, where each line should be one object")
+    if text == "{":
+        raise Unusable(Reason.NOT_JSON, "an object over several lines, where each line should be one")
     try:
         value = json.loads(text)
     except json.JSONDecodeError as error:
@@ -132,11 +200,44 @@ def _rows_of_hub(name: str, split: str) -> Iterator[Row]:
 
 
 def _rows_of_values(source: str, values: Iterable[Any]) -> Iterator[Row]:
-    """Rows that come as Python objects. Each is taken as it would lie on disk: as JSON."""
-    for number, value in enumerate(values):
+    return (_row_of_value(source, number, value) for number, value in enumerate(values))
+
+
+def _row_of_value(source: str, number: int, value: Any) -> Row:
+    """A row that comes as a Python object is taken as it would lie on disk: as JSON, times in ISO 8601."""
+    try:
+        line = json.dumps(value, default=_time_as_text)
+    except (TypeError, ValueError) as error:
+        return Row(source, number, None, Reason.NOT_JSON, str(error))
+    return _row(source, number, line.encode())
+
+
+def _time_as_text(value: Any) -> str:
+    if hasattr(value, "isoformat"):
+        return str(value.isoformat())
+    raise TypeError(f"a value of type {type(value).__name__} is not JSON serializable")
+
+
+def _mapped(rows: Iterable[Row], reference: str) -> Iterator[Row]:
+    """The rows that the user's function makes of each."""
+    function = resolve(reference)
+    for row in rows:
+        if row.value is None:
+            yield row
+            continue
+        place = f"row {row.number} of {row.file}"
         try:
-            line = json.dumps(value)
-        except (TypeError, ValueError) as error:
-            yield Row(source, number, None, Reason.NOT_JSON, str(error))
-        else:
-            yield _row(source, number, line.encode())
+            result = function(row.value)
+        except Exception as error:
+            raise UserError(
+                f"the function {reference} raised {type(error).__name__}: {error} ({place}); mend the function"
+            ) from error
+        if result is None or result == []:
+            yield replace(row, value=None, problem=Reason.SKIPPED)
+            continue
+        values = result if isinstance(result, list) else [result]
+        wrong = next((value for value in values if not isinstance(value, dict)), None)
+        if wrong is not None:
+            found = f"a {type(wrong).__name__}"
+            raise UserError(f"the function {reference} returned {found} ({place}); return a dict, several, or None")
+        yield from (_row_of_value(row.file, row.number, value) for value in values)

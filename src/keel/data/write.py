@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from keel.runs.files import write_bytes
+from keel.runs.files import move, sync
 from keel.schema import Record
 
 
@@ -17,6 +17,13 @@ def write_jsonl(path: Path, records: Iterable[Record]) -> None:
 
 
 def write_rows(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
-    """The same for rows that are JSON-ready already."""
-    lines = [json.dumps(row, ensure_ascii=False) + "\n" for row in rows]
-    write_bytes(path, "".join(lines).encode("utf-8"))
+    """The same for rows that are JSON-ready already; they are written as they come."""
+    beside = path.with_name(f".{path.name}.tmp")
+    try:
+        with beside.open("wb") as file:
+            for row in rows:
+                file.write(json.dumps(row, ensure_ascii=False).encode("utf-8") + b"\n")
+        sync(beside)
+        move(beside, path)
+    finally:
+        beside.unlink(missing_ok=True)
