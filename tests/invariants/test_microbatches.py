@@ -105,7 +105,7 @@ def reward_case(family: str) -> Case:
     pairs = comparisons()
 
     def batches(budget: int, order: Sequence[int]) -> list[Pairs]:
-        return microbatches(by_prompt([pairs[number] for number in order]), budget)
+        return microbatches(by_prompt([pairs[number] for number in order], 64), budget)
 
     return Case(tiny_reward_model(family).double(), reward_loss(0.0, 0.0), batches, ROUNDED)
 

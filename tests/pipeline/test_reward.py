@@ -123,7 +123,8 @@ def test_without_known_noise_there_is_no_ceiling() -> None:
 
 def test_comparisons_are_grouped_by_prompt() -> None:
     one, two, three = pair((2, EOS), (4, EOS)), pair((2, EOS), (4, EOS), prompt=(5,)), pair((6, EOS), (2, EOS))
-    assert by_prompt([one, two, three]) == [[one, three], [two]]
+    assert by_prompt([one, two, three], 64) == [[one, three], [two]]
+    assert by_prompt([one, two, three, one], 2) == [[one, three], [one], [two]]
 
 
 def test_a_response_stands_in_its_batch_once() -> None:
@@ -200,7 +201,7 @@ def train(
         model,
         reward_loss(config.flip_probability, config.label_smoothing),
         config,
-        total_steps=total_steps(config, len(by_prompt(TRAIN))),
+        total_steps=total_steps(config, len(by_prompt(TRAIN, config.max_pairs))),
         head=tuple(model.head.parameters()),
         head_lr_scale=config.head_lr_scale,
     )

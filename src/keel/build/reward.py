@@ -34,7 +34,7 @@ def run_reward(bench: Workbench) -> dict[str, Any]:
         raise UserError(f"{data.name} has margins, which exclude flip_probability and label_smoothing; drop either")
     model = bench.models.new_reward_model(source)
     train = [_encode_pair(renderer, row) for row in loaded.train]
-    num_prompts = len(by_prompt(train))
+    num_prompts = len(by_prompt(train, config.max_pairs))
     learner = GradientLearner[Pairs](
         "reward",
         model,

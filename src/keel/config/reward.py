@@ -18,6 +18,9 @@ class RewardConfig(TrainingConfig):
     init: str | None = Field(None, description="model whose body it starts from; the supervised stage's unless given")
     flip_probability: float = Field(0.0, ge=0, lt=0.5, description="known share of labels that are flipped")
     label_smoothing: float = Field(0.0, ge=0, lt=0.5)
+    max_pairs: int = Field(
+        64, gt=0, description="comparisons of one prompt that are trained on in one step; more of them make more groups"
+    )
     head_lr_scale: float = Field(10.0, gt=0, description="the new head's learning rate over the body's")
     normalise_samples: int = Field(512, gt=1, description="reference samples on which the scores get mean 0 and sd 1")
     normalise_sampling: SamplingConfig = Field(SamplingConfig(), description="ppo's, else collect's, unless given")

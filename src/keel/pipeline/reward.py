@@ -67,9 +67,11 @@ def train_reward(
     """
 
     def validate() -> Tally:
-        return validation_tally("reward", engines.learner, microbatches(by_prompt(validation), config.token_budget))
+        return validation_tally(
+            "reward", engines.learner, microbatches(by_prompt(validation, config.max_pairs), config.token_budget)
+        )
 
-    groups = by_prompt(train)
+    groups = by_prompt(train, config.max_pairs)
     train_epochs(
         config,
         engines.learner,
@@ -96,8 +98,8 @@ def train_reward(
     }
 
 
-def by_prompt(pairs: Sequence[EncodedPair]) -> list[list[EncodedPair]]:
-    """The comparisons of each prompt together, in the order of its first one.
+def by_prompt(pairs: Sequence[EncodedPair], max_pairs: int) -> list[list[EncodedPair]]:
+    """The comparisons of each prompt together, in the order of its first one; at most `max_pairs` in a group.
 
     They are trained on in one step: a response that is compared with several others is computed once, and a prompt
     with many comparisons is not met again and again within an epoch (Ouyang et al., 2022, section 3.5).
@@ -105,7 +107,7 @@ def by_prompt(pairs: Sequence[EncodedPair]) -> list[list[EncodedPair]]:
     groups: dict[tuple[int, ...], list[EncodedPair]] = {}
     for pair in pairs:
         groups.setdefault(pair.chosen.tokens[: pair.chosen.prompt_length], []).append(pair)
-    return list(groups.values())
+    return [group[i : i + max_pairs] for group in groups.values() for i in range(0, len(group), max_pairs)]
 
 
 def microbatches(groups: Sequence[Sequence[EncodedPair]], token_budget: int) -> list[Pairs]:
