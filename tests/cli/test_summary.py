@@ -48,7 +48,7 @@ def test_an_unreliable_frontier_is_called_so(tmp_path: Path) -> None:
 
 def test_a_run_that_has_just_begun(tmp_path: Path) -> None:
     text = printed(make_run(tmp_path / "run", stages=("sft",), finished=()))
-    assert text.strip() == "polite: Not judged yet: sft is not finished: 80 steps so far."
+    assert text.strip() == "polite: Not judged yet. The sft stage is not finished: 80 steps so far."
 
 
 def test_a_response_cannot_steer_the_terminal(tmp_path: Path) -> None:

@@ -8,7 +8,9 @@ from rich.table import Table
 from rich.text import Text
 
 from keel.cli.console import TerminalConsole, one_line
-from keel.report import facts
+from keel.report import facts, samples
+from keel.report.concerns import peak_note
+from keel.report.verdict import verdict
 from keel.runs.read import RunView
 
 _SAMPLES = 3
@@ -25,13 +27,13 @@ def print_summary(console: TerminalConsole, runs: Sequence[RunView]) -> None:
     if rows:
         console.table("Results", header, rows)
     for name, run in zip(names, runs, strict=True):
-        sentences = (facts.verdict(run)[1], facts.reliability_note(run), facts.peak_note(run))
+        sentences = (verdict(run).text, facts.reliability_note(run), peak_note(run))
         console.rich.print(Text(f"{name}: {' '.join(filter(None, sentences))}"))
-    for sample in facts.samples(runs)[:_SAMPLES]:
+    for sample in samples.samples(runs)[:_SAMPLES]:
         _show(console, sample)
 
 
-def _show(console: TerminalConsole, sample: facts.Sample) -> None:
+def _show(console: TerminalConsole, sample: samples.Sample) -> None:
     console.rich.print(Text(f"\n{one_line(sample.prompt, _LONGEST)}", style="bold"))
     grid = Table.grid(padding=(0, 2, 0, 0))
     for answer in sample.answers:

@@ -50,6 +50,9 @@ class _Chart:
     names: tuple[str, str] = ("rollouts", "held-out")
     percent: bool = False
     smooth: bool = True
+    healthy: tuple[float, float] | None = None
+    from_start: bool = False  # whether the value at the start is drawn to compare with
+    minor: bool = False
 
 
 _TRAINING = ("training", "validation")
@@ -62,69 +65,103 @@ _SFT = (
         dashed="sft/validation/loss",
         names=_TRAINING,
     ),
-    _Chart("Gradient norm", "Before clipping. Healthy: settles within the first tenth.", "sft/grad_norm"),
-    _Chart("Learning rate", "Warm-up, then the schedule.", "sft/lr", smooth=False),
+    _Chart("Gradient norm", "Before clipping. Healthy: settles within the first tenth.", "sft/grad_norm", minor=True),
+    _Chart("Learning rate", "Warm-up, then the schedule.", "sft/lr", smooth=False, minor=True),
 )
 
 _ACCURACY = _Chart(
     "Accuracy",
-    "Share of pairs in which the chosen response scores higher. Healthy: near what the annotator's noise allows, well "
+    "Share of pairs in which the chosen response scores higher. Healthy: near what the annotator’s noise allows, well "
     "above always picking the longer response.",
     "reward/accuracy",
     dashed="reward/validation/accuracy",
     names=_TRAINING,
     percent=True,
 )
+_REWARD_LOSS = _Chart(
+    "Loss",
+    "Bradley–Terry. Healthy: falls from a coin’s log 2, validation close behind.",
+    "reward/loss",
+    dashed="reward/validation/loss",
+    names=_TRAINING,
+)
 _REWARD = (
     _Chart(
-        "Loss",
-        "Bradley–Terry; a coin's is log 2 = 0.693.",
-        "reward/loss",
-        dashed="reward/validation/loss",
-        names=_TRAINING,
-    ),
-    _Chart(
         "Margin",
-        "Score of the chosen minus that of the rejected response, before scaling.",
+        "Score of the chosen minus that of the rejected response, before scaling. Healthy: grows, then flattens.",
         "reward/margin",
         dashed="reward/validation/margin",
         names=_TRAINING,
+        minor=True,
     ),
-    _Chart("Gradient norm", "Before clipping. Healthy: no growth towards the end.", "reward/grad_norm"),
+    _Chart("Gradient norm", "Before clipping. Healthy: no growth towards the end.", "reward/grad_norm", minor=True),
 )
 
+_SCORE = _Chart(
+    "Score",
+    "The reward’s. Healthy: rises and flattens, held-out close to the rollouts.",
+    "objective/scores",
+    dashed="eval/scores",
+)
+_UTILITY = _Chart(
+    "True utility",
+    "On held-out prompts, by the known rule. Healthy: rises with the score; falling while it rises is "
+    "over-optimisation.",
+    "eval/utility",
+    smooth=False,
+)
 _KL = _Chart(
     "KL to the reference",
-    "Nats a response. Healthy: rises to its target, or flattens where β holds it.",
+    "Nats a response. Healthy: rises to its target, or flattens where β holds it; never below 0.",
     "objective/kl",
     dashed="eval/kl",
 )
 _PPO = (
     _Chart(
-        "Objective",
-        "Score minus β·KL on held-out prompts: what picks the best checkpoint.",
-        "eval/objective",
-        smooth=False,
-    ),
-    _Chart("KL coefficient β", "Fixed, or steered so that the KL meets its target.", "objective/kl_coef", smooth=False),
-    _Chart(
-        "Shaped return", "Sum of the token rewards: score minus the leash's price. Healthy: rises.", "objective/rewards"
-    ),
-    _Chart(
-        "Spread of the scores", "Standard deviation in a rollout. At 0 only the leash teaches.", "objective/scores_std"
+        "Length",
+        "Tokens a response. Healthy: stays near its start, unless length is what is preferred.",
+        "objective/length",
+        dashed="eval/length",
+        from_start=True,
     ),
     _Chart(
         "Entropy",
-        "Nats a token, over the whole vocabulary. Healthy: falls slowly; a collapse to 0 ends exploration.",
+        "Nats a token, over the whole vocabulary. Healthy: falls slowly; near 0 exploration is over.",
         "ppo/policy/entropy",
         dotted="objective/surprise",
-        names=("entropy", "−log π of what was drawn"),
+        names=("entropy", "−log π as drawn"),
     ),
     _Chart(
-        "Length",
-        "Tokens a response. Healthy: moves little, unless length is what is preferred.",
-        "objective/length",
-        dashed="eval/length",
+        "Explained variance",
+        "Share of the returns’ variance that the critic foresees. Healthy: above 0 soon, towards 1.",
+        "ppo/val/explained_variance",
+        healthy=(0.0, 1.0),
+    ),
+    _Chart(
+        "Objective",
+        "Score minus β·KL on held-out prompts: what picks the best checkpoint. Healthy: rises, then flattens.",
+        "eval/objective",
+        smooth=False,
+        minor=True,
+    ),
+    _Chart(
+        "KL coefficient β",
+        "Fixed, or steered so that the KL meets its target. Healthy: constant or settling.",
+        "objective/kl_coef",
+        smooth=False,
+        minor=True,
+    ),
+    _Chart(
+        "Shaped return",
+        "Sum of the token rewards: score minus the leash’s price. Healthy: rises.",
+        "objective/rewards",
+        minor=True,
+    ),
+    _Chart(
+        "Spread of the scores",
+        "Standard deviation in a rollout. Healthy: above 0; at 0 only the leash teaches.",
+        "objective/scores_std",
+        minor=True,
     ),
     _Chart(
         "Ended by itself",
@@ -132,6 +169,8 @@ _PPO = (
         "objective/ended",
         dashed="eval/ended",
         percent=True,
+        healthy=(0.9, 1.0),
+        minor=True,
     ),
     _Chart(
         "Variety",
@@ -140,43 +179,40 @@ _PPO = (
         dotted="text/repetition",
         names=("distinct-2", "repetition"),
         percent=True,
+        minor=True,
     ),
     _Chart(
         "Score–length correlation",
         "Healthy: moderate; near 1 the score has become a ruler.",
         "objective/score_length_correlation",
+        healthy=(-0.5, 0.5),
+        minor=True,
     ),
     _Chart(
         "Clip fraction",
         "Share of tokens whose ratio was clipped. Healthy: below about 20%.",
         "ppo/policy/clipfrac",
         percent=True,
+        healthy=(0.0, 0.2),
+        minor=True,
     ),
     _Chart(
-        "KL to the old policy", "Approximate, nats a token, within one update. Healthy: small.", "ppo/policy/approxkl"
+        "KL to the old policy",
+        "Approximate, nats a token, within one update. Healthy: small and steady.",
+        "ppo/policy/approxkl",
+        minor=True,
     ),
     _Chart(
-        "Ratio's largest gap from 1",
+        "Ratio’s largest gap from 1",
         "Over all minibatches. Healthy: bounded; jumps mean too large a step.",
         "ppo/policy/ratio_gap",
+        minor=True,
     ),
-    _Chart(
-        "Explained variance",
-        "Of the returns, by the critic. Healthy: above 0, towards 1.",
-        "ppo/val/explained_variance",
-    ),
-    _Chart("Policy loss", "Clipped. Its level means little, its drift does.", "ppo/loss/policy"),
-    _Chart("Value loss", "Healthy: falls, then follows the spread of the returns.", "ppo/loss/value"),
-    _Chart("Gradient norm", "Before clipping.", "ppo/grad_norm"),
-    _Chart("Speed", "Tokens of responses a second, rollout and update together.", "time/tokens_per_second"),
+    _Chart("Policy loss", "Clipped. Its level means little, its drift does.", "ppo/loss/policy", minor=True),
+    _Chart("Value loss", "Healthy: falls, then follows the spread of the returns.", "ppo/loss/value", minor=True),
+    _Chart("Gradient norm", "Before clipping. Healthy: steady.", "ppo/grad_norm", minor=True),
+    _Chart("Speed", "Tokens of responses a second, rollout and update together.", "time/tokens_per_second", minor=True),
 )
-_SCORE = _Chart(
-    "Score",
-    "The reward's. Healthy: rises and flattens, held-out close to the rollouts.",
-    "objective/scores",
-    dashed="eval/scores",
-)
-_UTILITY = _Chart("True utility", "On held-out prompts, by the known rule.", "eval/utility", smooth=False)
 
 
 def _panel(found: Sequence[Source], chart: _Chart, x_label: str, levels: Sequence[Level] = ()) -> Panel:
@@ -189,8 +225,17 @@ def _panel(found: Sequence[Source], chart: _Chart, x_label: str, levels: Sequenc
             values = series(source.stage, metric)
             smooth = chart.smooth and style != "dashed"
             curves.append(Curve(values.xs, values.ys, source.colour, style, label=name, smooth=smooth))
+    drawn = [curve for curve in curves if curve.xs]
+    start = min(drawn, key=lambda curve: curve.xs[0], default=None) if chart.from_start else None
     return Panel(
-        chart.title, chart.note, [curve for curve in curves if curve.xs], levels, x_label=x_label, percent=chart.percent
+        chart.title,
+        chart.note,
+        drawn,
+        [*levels, *([Level(start.ys[0], "at the start")] if start else [])],
+        x_label=x_label,
+        percent=chart.percent,
+        healthy=chart.healthy,
+        minor=chart.minor,
     )
 
 
@@ -206,6 +251,7 @@ def reward_panels(runs: Sequence[RunView]) -> list[Panel]:
     return [
         _panel(found, _ACCURACY, "step", _accuracy_levels(found)),
         _reliability(found),
+        _panel(found, _REWARD_LOSS, "step", [Level(math.log(2), "a coin’s")]),
         *(_panel(found, chart, "step") for chart in _REWARD),
     ]
 
@@ -217,7 +263,7 @@ def ppo_panels(runs: Sequence[RunView]) -> list[Panel]:
         _panel(found, _SCORE, "iteration"),
         _panel(found, _UTILITY, "iteration"),
         _panel(found, _KL, "iteration", _kl_levels(found)),
-        *(_panel(found, chart, "iteration") for chart in (*_PPO, *_reward_parts(found))),
+        *(_panel(found, chart, "iteration") for chart in (*_reward_parts(found), *_PPO)),
     ]
 
 
@@ -272,4 +318,6 @@ def _reward_parts(found: Sequence[Source]) -> Iterator[_Chart]:
     names = {name: None for name in names if not name.endswith("/missing")}
     if len(names) > 1:
         for name in names:
-            yield _Chart(f"Reward “{name}”", "Its own mean in a rollout, unweighted.", f"reward/{name}")
+            yield _Chart(
+                f"Reward “{name}”", "Its own mean, unweighted. Healthy: those with weight rise.", f"reward/{name}"
+            )

@@ -60,6 +60,17 @@ def number(value: Any, digits: int = 2) -> str:
     return zero if text == f"-{zero}" else text.replace("-", "−")
 
 
+def count(value: Any) -> str:
+    """5712 → 5,712; a dash where there is no number."""
+    return number(value, 0)
+
+
+def size(parameters: int) -> str:
+    """949376 → 0.95 million; 1543714304 → 1.54 billion."""
+    scale, name = (1e9, "billion") if parameters >= 999_500_000 else (1e6, "million")
+    return f"{parameters / scale:.3g} {name}" if parameters >= 1e5 else f"{parameters:,}"
+
+
 def percent(value: Any, digits: int = 0) -> str:
     """0.873 → 87%; a dash where there is no number."""
     value = known(value)

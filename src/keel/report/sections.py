@@ -1,0 +1,194 @@
+"""The stages in reading order: for each, the few figures that matter, what is worth saying, and its curves."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from keel.report import against_kl, curves, facts
+from keel.report.about import source, standing
+from keel.report.facts import Row, of_runs, summary
+from keel.report.figures import Panel
+from keel.report.numbers import ABSENT, count, dig, known, number, percent, series
+from keel.report.samples import Sample, first_comparisons
+from keel.runs.read import RunView
+
+Part = tuple[str, Callable[[Any], str]]
+
+
+@dataclass(frozen=True)
+class Stage:
+    """`lead` says what the stage is for; `notes` what is missing or worth saying; `rows` are its figures."""
+
+    anchor: str
+    title: str
+    lead: str
+    notes: list[str]
+    rows: list[Row]
+    panels: list[Panel]
+    samples: list[Sample] = field(default_factory=list)
+
+    @property
+    def coloured(self) -> bool:
+        """Whether a colour stands for a run: not where all share what is drawn."""
+        return any(curve.colour.startswith("run") for panel in self.panels for curve in panel.curves)
+
+
+def stages(runs: Sequence[RunView]) -> list[Stage]:
+    """The stages that any of the runs has, or means to have."""
+    made = [_sft, _collect, _reward, _ppo, _evaluate]
+    return [stage for stage in (make(runs) for make in made) if any(standing(run, stage.anchor) for run in runs)]
+
+
+def each(runs: Sequence[RunView], find: Callable[[RunView], str | None]) -> list[str]:
+    """What is found of each run, said with its name where there are several."""
+    names = facts.labels(runs)
+    said = [(name, found) for name, run in zip(names, runs, strict=True) if (found := find(run))]
+    return [f"{name}: {found}" if len(runs) > 1 else found for name, found in said]
+
+
+def _sft(runs: Sequence[RunView]) -> Stage:
+    parts: list[Part] = [
+        ("data", lambda run: source(dig(run.recipe, "sft", "data")) or ABSENT),
+        ("demonstrations", _count("sft", "rows")),
+        ("held out", _count("sft", "validation_rows")),
+        ("response tokens", _count("sft", "response_tokens")),
+        ("optimiser steps", _count("sft", "steps")),
+        ("validation loss (nats a token)", _change("sft", "sft/validation/loss", 3)),
+    ]
+    lead = "The model learns to answer as the demonstrations do. What comes out is the reference for all that follows."
+    notes = _missing(runs, "sft") + _shared(runs, "sft")
+    return Stage("sft", "Supervised fine-tuning", lead, notes, of_runs(parts, runs), curves.sft_panels(runs))
+
+
+def _collect(runs: Sequence[RunView]) -> Stage:
+    parts: list[Part] = [
+        ("annotator", _annotator),
+        ("prompts", _count("collect", "prompts")),
+        ("comparisons", _count("collect", "comparisons")),
+        ("pairs of equal responses, left out", _count("collect", "identical_pairs")),
+        ("the most that its noise allows", lambda run: percent(summary(run, "collect").get("noise_ceiling"), 1)),
+    ]
+    lead = "Responses of the model before alignment are compared two at a time; what is preferred is written down."
+    notes = _missing(runs, "collect") + _shared(runs, "collect")
+    return Stage("collect", "Feedback", lead, notes, of_runs(parts, runs), [], first_comparisons(runs))
+
+
+def _reward(runs: Sequence[RunView]) -> Stage:
+    parts: list[Part] = [
+        ("data", lambda run: source(dig(run.recipe, "reward", "data")) or ABSENT),
+        ("pairs trained on", _count("reward", "pairs")),
+        ("pairs held out", _count("reward", "validation_pairs")),
+    ]
+    lead = (
+        "A model learns to give the preferred response the higher score. Right means: it does so for a held-out pair."
+    )
+    rows = [*of_runs(parts, runs), *facts.reward_model(runs), *of_runs([("share of what is allowed", _share)], runs)]
+    notes = _missing(runs, "reward") + _shared(runs, "reward")
+    return Stage("reward", "Reward model", lead, notes, rows, curves.reward_panels(runs))
+
+
+def _ppo(runs: Sequence[RunView]) -> Stage:
+    parts: list[Part] = [
+        ("rewards", _rewards),
+        ("iterations", _iterations),
+        ("responses an iteration", lambda run: count(dig(run.recipe, "ppo", "rollout_batch"))),
+        ("held-out score", _change("ppo", "eval/scores")),
+        ("held-out true utility", _change("ppo", "eval/utility")),
+        ("held-out KL (nats a response)", _change("ppo", "eval/kl")),
+        ("KL coefficient β", _change("ppo", "objective/kl_coef", 3)),
+        ("best held-out objective", _best),
+        ("weights handed on", _handed_on),
+    ]
+    lead = (
+        "The policy is trained towards higher scores, held to the reference by the price β on every nat of KL. "
+        "Arrows lead from the start to the end of training."
+    )
+    notes = _missing(runs, "ppo") + _shared(runs, "ppo")
+    panels = [*curves.ppo_panels(runs), *against_kl.truth_panels(runs)]
+    return Stage("ppo", "PPO", lead, notes, of_runs(parts, runs), panels)
+
+
+def _evaluate(runs: Sequence[RunView]) -> Stage:
+    lead = (
+        "Policy and reference answer the same held-out prompts. Intervals are 95%: a paired bootstrap over prompts "
+        "(a tie counts one half)."
+    )
+    several = (
+        ["Where the reference has several values, each run’s own reward model or utility judged it, in order."]
+        if len(runs) > 1
+        else []
+    )
+    notes = _missing(runs, "evaluate") + each(runs, facts.reliability_note) + each(runs, _unknown_truth) + several
+    return Stage("evaluate", "Evaluation", lead, notes, facts.evaluation(runs), against_kl.frontier_panels(runs))
+
+
+def _count(stage: str, key: str) -> Callable[[RunView], str]:
+    return lambda run: count(summary(run, stage).get(key))
+
+
+def _change(stage: str, metric: str, digits: int = 2) -> Callable[[RunView], str]:
+    """The metric's first and last value, or the one there is."""
+
+    def form(run: RunView) -> str:
+        values = [number(value, digits) for value in series(run.stages.get(stage), metric).ys]
+        if len(set(values)) < 2:
+            return values[0] if values else ABSENT
+        return f"{values[0]} → {values[-1]}"
+
+    return form
+
+
+def _annotator(run: RunView) -> str:
+    name = summary(run, "collect").get("annotator")
+    return f"{name}{' (scripted)' if dig(run.recipe, 'collect', 'annotator', 'script') else ''}" if name else ABSENT
+
+
+def _share(run: RunView) -> str:
+    right, allowed = (known(summary(run, "reward").get(key)) for key in ("accuracy", "noise_ceiling"))
+    return percent(right / allowed) if right is not None and allowed else ABSENT
+
+
+def _rewards(run: RunView) -> str:
+    parts = []
+    for reward in dig(run.recipe, "ppo", "reward") or []:
+        name = source(reward.get("function") or reward.get("model") or "") or "a reward"
+        weight = known(reward.get("weight"))
+        parts.append(name if weight in (None, 1.0) else f"{weight:g} × {name}")
+    return " + ".join(parts) or ABSENT
+
+
+def _iterations(run: RunView) -> str:
+    planned = known(dig(run.recipe, "ppo", "iterations"))
+    done = known(summary(run, "ppo").get("iterations"))
+    if done is None or planned is None or done == planned:
+        return count(done)
+    return f"{count(done)} of {count(planned)}"
+
+
+def _best(run: RunView) -> str:
+    found = summary(run, "ppo")
+    best = number(found.get("best_objective"))
+    return best if best == ABSENT else f"{best} at iteration {count(found.get('best_iteration'))}"
+
+
+def _handed_on(run: RunView) -> str:
+    taken = known(summary(run, "ppo").get("model_of_iteration"))
+    return ABSENT if taken is None else f"iteration {count(taken)}"
+
+
+def _missing(runs: Sequence[RunView], stage: str) -> list[str]:
+    return each(runs, lambda run: facts.sentence(found) if (found := facts.state(run, stage)) else None)
+
+
+def _shared(runs: Sequence[RunView], stage: str) -> list[str]:
+    names = facts.labels(runs)
+    groups = [found.runs for found in curves.sources(runs, stage) if len(found.runs) > 1]
+    return [f"Shared by {' and '.join(names[index] for index in group)}." for group in groups]
+
+
+def _unknown_truth(run: RunView) -> str | None:
+    if series(run.stages.get("ppo"), "eval/utility") or dig(summary(run, "evaluate"), "utility"):
+        return None
+    return "The true utility is not known; where it is, name it in the recipe as ppo.evaluate.utility."
