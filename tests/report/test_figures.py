@@ -57,7 +57,7 @@ def test_few_equal_or_extreme_points_can_be_drawn(ys: list[float]) -> None:
     for panel in (
         Panel("", "", curves, sqrt_x=True),
         Panel("", "", curves, diagonal=True, percent=True),
-        Panel("", "", curves, size="large"),
+        Panel("", "", curves, healthy=(0.0, 1.0)),
     ):
         assert draw(panel, 0).startswith("<svg")
 

@@ -25,26 +25,23 @@ def frontier_panels(runs: Sequence[RunView]) -> list[Panel]:
         true.append(Curve(path.xs, path.ys, colour, marker=".", label="while training"))
         proxy += _point(dig(found, "frontier", "kl"), dig(found, "frontier", "score"), colour)
         true += _point(dig(found, "kl"), dig(found, "policy", "utility"), colour)
-    across = "KL to the reference, nats a response (square-root scale)"
+    across = "KL to the reference, nats (square-root scale)"
     return [
         Panel(
             "Score against KL",
-            "The frontier is the most that a KL can buy on the evaluation's prompts; beyond log n (dashed) n samples a "
-            "prompt can no longer tell. Best-of-n is the yardstick: simple, costly, close to it. The path while "
-            "training is on PPO's held-out prompts.",
+            "Healthy: the evaluated policy lies close below the frontier, the most that a KL can buy (dashed: beyond "
+            "what the samples can tell). Best-of-n is the yardstick.",
             [curve for curve in proxy if len(curve.xs)],
             x_label=across,
             sqrt_x=True,
-            size="large",
         ),
         Panel(
             "True utility against KL",
-            "What the reward model stands for, judged by the known rule. Where it bends down while the score rises, "
-            "the policy exploits the reward model: over-optimisation.",
+            "What the score stands for, by the known rule. Healthy: it rises with the KL; bending down while the score "
+            "rises is over-optimisation.",
             [curve for curve in true if len(curve.xs)],
             x_label=across,
             sqrt_x=True,
-            size="large",
         ),
     ]
 
@@ -97,14 +94,12 @@ def truth_panels(runs: Sequence[RunView]) -> list[Panel]:
             "Change since the start, each as a share of its own largest. Healthy: they rise together.",
             gains,
             percent=True,
-            size="large",
         ),
         Panel(
             "Truth against proxy",
             "Every evaluation, from the start to the large point. Healthy: up and to the right to the end.",
             paths,
             x_label="score (proxy)",
-            size="large",
         ),
     ]
 

@@ -99,7 +99,7 @@ _REWARD = (
 
 _SCORE = _Chart(
     "Score",
-    "The reward’s. Healthy: rises and flattens, held-out close to the rollouts.",
+    "The rewards’ weighted sum. Healthy: rises and flattens, held-out close to the rollouts.",
     "objective/scores",
     dashed="eval/scores",
 )

@@ -30,7 +30,7 @@ _STAND_INS = {"ink": "#010203", "muted": "#040506", "line": "#070809", "good": "
 _DASHES = {"solid": "-", "dashed": (0, (4, 2.2)), "dotted": (0, (1, 1.8))}
 _SMOOTH_FROM = 60  # points, from which a running mean is drawn over the raw curve
 _MOST_POINTS = 240  # a curve is drawn with; a figure is some 300 units wide
-_SIZES = {"small": (4.2, 2.6), "large": (5.6, 3.7)}  # inches of 72 units: near 1:1 in the page and on a phone
+_SIZE = (4.2, 2.6)  # inches of 72 units: near 1:1 in the page and on a phone
 _KL_TICKS = (0, 0.1, 0.25, 0.5, 1, 2, 3, 5, 7.5, 10, 15, 20, 30, 50, 75, 100, 150, 250, 500, 1000)
 
 
@@ -76,7 +76,6 @@ class Panel:
     diagonal: bool = False
     healthy: tuple[float, float] | None = None
     minor: bool = False
-    size: str = "small"
 
     @property
     def empty(self) -> bool:
@@ -91,7 +90,7 @@ def run_colour(index: int) -> str:
 def draw(panel: Panel, number: int) -> str:
     """The panel as an <svg> element whose ids are told apart from other figures' by `number`."""
     with mpl.rc_context(_style()):
-        figure = Figure(figsize=_SIZES[panel.size], layout="constrained")
+        figure = Figure(figsize=_SIZE, layout="constrained")
         FigureCanvasSVG(figure)
         axes = figure.add_subplot()
         for curve in panel.curves:
@@ -273,7 +272,6 @@ def _inline(svg: str, panel: Panel, number: int) -> str:
     root = ElementTree.fromstring(f"{opening}>{rest}".replace("xlink:href", "href"))
     referred = set(re.findall(r'(?:url\(#|href="#)([^)"]+)', svg))
     _tidy(root, referred)
-    root.set("class", panel.size)
     root.set("role", "img")
     svg = ElementTree.tostring(root, encoding="unicode")
     svg = re.sub(r'(\sid="|url\(#|href="#)', rf"\g<1>f{number}-", svg)

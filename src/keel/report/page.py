@@ -32,7 +32,6 @@ class _Figure:
     title: str
     note: str
     svg: Markup  # drawn from numbers and fixed words, its title escaped
-    size: str
     minor: bool
 
 
@@ -96,7 +95,7 @@ def _drawn() -> Callable[[Sequence[Panel]], list[_Figure]]:
 
     def figures(panels: Sequence[Panel]) -> list[_Figure]:
         return [
-            _Figure(panel.title, panel.note, Markup(draw(panel, next(ids))), panel.size, panel.minor)
+            _Figure(panel.title, panel.note, Markup(draw(panel, next(ids))), panel.minor)
             for panel in panels
             if not panel.empty
         ]
