@@ -240,11 +240,11 @@ def test_a_hub_model_with_rewards_as_functions(tmp_path: Path, undrawn: None) ->
     about = json.loads((run / "recipe.json").read_text(encoding="utf-8"))
     for stage in set(STAGES) - set(kept):
         del about[stage]
-    about["model"] = {"base": "owner/model-0.5B", "tune": "lora"}
+    about["model"] = {"base": "owner/model-0.5B", "tune": "lora", "lora": {"rank": 16}}
     about["ppo"]["reward"] = [{"function": "rules:kind"}, {"function": "rules:short", "weight": 0.5}]
     write_json(run / "recipe.json", about)
     text = Parsed(render([read_run(run)])).text
-    assert "owner/model-0.5B · trained by LoRA · seed 7" in text
+    assert "owner/model-0.5B · LoRA of rank 16 · seed 7" in text
     assert "by the reward function that it was trained on (the true utility is not known)" in text
     assert "Score, before → after 0.00 → 1.68" in text
     assert "rewards rules:kind + 0.5 × rules:short" in text

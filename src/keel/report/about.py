@@ -36,10 +36,15 @@ def model(run: RunView) -> str:
     if scratch:
         name = f"A model from nothing, {scratch.get('layers')} layers, {scratch.get('hidden')} wide"
     found = parameters(run)
-    tune = {"full": "all weights trained", "lora": "trained by LoRA", None: ""}
-    how = dig(run.recipe, "model", "tune")
-    parts = [name, f"{size(found)} parameters" if found else "", tune.get(how, str(how))]
+    parts = [name, f"{size(found)} parameters" if found else "", _tuned(run)]
     return " · ".join(part for part in parts if part)
+
+
+def _tuned(run: RunView) -> str:
+    how, rank = dig(run.recipe, "model", "tune"), known(dig(run.recipe, "model", "lora", "rank"))
+    if how == "lora":
+        return "LoRA" if rank is None else f"LoRA of rank {count(rank)}"
+    return "all weights trained" if how == "full" else ""
 
 
 def parameters(run: RunView) -> int | None:
