@@ -65,6 +65,14 @@ def test_sources_are_named_without_their_folders() -> None:
     assert about.source(None) == ""
 
 
+def test_an_annotator_is_called_scripted_where_a_script_compares(tmp_path: Path) -> None:
+    run = read_run(make_run(tmp_path / "run"))
+    assert about.annotator(run) == "polite"
+    run.recipe["collect"]["annotator"] = {"script": "keel.demo:polite"}
+    assert about.annotator(run) == "polite (scripted)"
+    assert about.annotator(read_run(make_run(tmp_path / "begun", stages=()))) == ""
+
+
 def test_every_stage_of_the_recipe_is_a_step(tmp_path: Path) -> None:
     first = make_run(tmp_path / "first")
     run = make_run(tmp_path / "run", stages=STAGES[:4], finished=STAGES[:3])

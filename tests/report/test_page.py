@@ -20,7 +20,7 @@ from keel.errors import UserError
 from keel.report import page
 from keel.report.page import render, write_report
 from keel.runs.read import read_run
-from tests.report.support import HOSTILE, STAGES, SUMMARIES, evaluation, make_run, write_json, write_lines
+from tests.report.support import HOSTILE, STAGES, SUMMARIES, evaluation, make_run, utility_at, write_json, write_lines
 
 SECTIONS = {
     "samples": "Before and after",
@@ -125,6 +125,7 @@ def test_the_numbers_are_those_of_the_files(tmp_path: Path, undrawn: None) -> No
         f"{evaluated['reference']['utility']:.2f} → {evaluated['policy']['utility']:.2f}",
         f"{evaluated['kl']:.2f} ± {evaluated['kl_standard_error']:.2f}",
         f"held-out score {scores[0]:.2f} → {scores[-1]:.2f}",
+        f"held-out true utility {utility_at(0):.2f} → {utility_at(70):.2f}",
         f"comparisons {found['collect']['comparisons']}",
         f"longer wins {100 * found['reward']['longer_wins']:.1f}%",
         f"share of what is allowed {100 * found['reward']['accuracy'] / found['reward']['noise_ceiling']:.0f}%",

@@ -25,6 +25,13 @@ def test_samples_show_a_prompt_once_for_all_runs(tmp_path: Path) -> None:
     assert first.answers[1].note == "score 1.50, utility 2.00, KL 2.25"
 
 
+def test_responses_before_stand_before_those_after(tmp_path: Path) -> None:
+    first, second = make_run(tmp_path / "a", "polite"), make_run(tmp_path / "b", "terse")
+    write_lines(second / "evaluate" / "samples.jsonl", [{"prompt": "question 0", "policy": "x", "reference": "other"}])
+    answers = samples.samples([read_run(first), read_run(second)])[0].answers
+    assert [answer.text for answer in answers] == ["plain 0", "other", "you are welcome .", "x"]
+
+
 def test_samples_keep_the_order_of_the_data(tmp_path: Path) -> None:
     run = read_run(make_run(tmp_path / "run"))
     assert [sample.prompt for sample in samples.samples([run])] == [f"question {p}" for p in range(6)]

@@ -34,10 +34,14 @@ def model(run: RunView) -> str:
     scratch, base = dig(run.recipe, "model", "scratch"), dig(run.recipe, "model", "base")
     name = source(base) if base else "A model"
     if scratch:
-        name = f"A model from nothing, {scratch.get('layers')} layers, {scratch.get('hidden')} wide"
+        name = f"A model from nothing, {_layers(scratch.get('layers'))}, {scratch.get('hidden')} wide"
     found = parameters(run)
     parts = [name, f"{size(found)} parameters" if found else "", _tuned(run)]
     return " · ".join(part for part in parts if part)
+
+
+def _layers(found: Any) -> str:
+    return f"{found} layer" if found == 1 else f"{found} layers"
 
 
 def _tuned(run: RunView) -> str:
@@ -117,9 +121,7 @@ def _sft(run: RunView, found: dict[str, Any]) -> tuple[str, str]:
 
 
 def _collect(run: RunView, found: dict[str, Any]) -> tuple[str, str]:
-    name = found.get("annotator")
-    scripted = ", scripted" if dig(run.recipe, "collect", "annotator", "script") else ""
-    return _counted(found, "comparisons", "comparisons"), f"by {name}{scripted}" if name else ""
+    return _counted(found, "comparisons", "comparisons"), f"by {name}" if (name := annotator(run)) else ""
 
 
 def _reward(run: RunView, found: dict[str, Any]) -> tuple[str, str]:
@@ -128,6 +130,13 @@ def _reward(run: RunView, found: dict[str, Any]) -> tuple[str, str]:
         return pairs, source(dig(run.recipe, "reward", "data"))
     ceiling = known(found.get("noise_ceiling"))
     return f"{percent(right)} right", pairs if ceiling is None else f"of {percent(ceiling)} that noise allows"
+
+
+def annotator(run: RunView) -> str:
+    """Who compared, called scripted where a script did; empty where it is not known."""
+    name = str(summary(run, "collect").get("annotator") or "")
+    scripted = bool(dig(run.recipe, "collect", "annotator", "script"))
+    return f"{name} (scripted)" if name and scripted and name != "scripted" else name
 
 
 def _ppo(run: RunView, found: dict[str, Any]) -> tuple[str, str]:

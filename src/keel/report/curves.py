@@ -208,6 +208,13 @@ _PPO = (
         "ppo/policy/ratio_gap",
         minor=True,
     ),
+    _Chart(
+        "Gap to the sampler",
+        "Mean |π_old/π_sampler − 1| a token, where they compute in other precisions. Healthy: below 0.02.",
+        "ppo/policy/sampler_gap",
+        healthy=(0.0, 0.02),
+        minor=True,
+    ),
     _Chart("Policy loss", "Clipped. Its level means little, its drift does.", "ppo/loss/policy", minor=True),
     _Chart("Value loss", "Healthy: falls, then follows the spread of the returns.", "ppo/loss/value", minor=True),
     _Chart("Gradient norm", "Before clipping. Healthy: steady.", "ppo/grad_norm", minor=True),

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from keel.report import against_kl, curves, facts
-from keel.report.about import source, standing
+from keel.report.about import annotator, source, standing
 from keel.report.facts import Row, of_runs, summary
 from keel.report.figures import Panel
 from keel.report.numbers import ABSENT, count, dig, known, number, percent, series
@@ -64,7 +64,7 @@ def _sft(runs: Sequence[RunView]) -> Stage:
 
 def _collect(runs: Sequence[RunView]) -> Stage:
     parts: list[Part] = [
-        ("annotator", _annotator),
+        ("annotator", lambda run: annotator(run) or ABSENT),
         ("prompts", _count("collect", "prompts")),
         ("comparisons", _count("collect", "comparisons")),
         ("pairs of equal responses, left out", _count("collect", "identical_pairs")),
@@ -138,11 +138,6 @@ def _change(stage: str, metric: str, digits: int = 2) -> Callable[[RunView], str
         return f"{values[0]} → {values[-1]}"
 
     return form
-
-
-def _annotator(run: RunView) -> str:
-    name = summary(run, "collect").get("annotator")
-    return f"{name}{' (scripted)' if dig(run.recipe, 'collect', 'annotator', 'script') else ''}" if name else ABSENT
 
 
 def _share(run: RunView) -> str:
