@@ -12,6 +12,7 @@ from keel.cli.export import export
 from keel.cli.generate import generate
 from keel.cli.report import report
 from keel.cli.run import add_stage_commands, run
+from keel.cli.schema import schema
 from keel.errors import UserError
 
 app = typer.Typer(
@@ -28,6 +29,7 @@ add_stage_commands(app)
 app.command()(report)
 app.command()(generate)
 app.command()(export)
+app.command()(schema)
 app.add_typer(data_app, name="data")
 
 USER_ERROR = 2
