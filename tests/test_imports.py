@@ -17,6 +17,8 @@ WITHOUT_TORCH = (
     "keel.errors",
     "keel.runs.read",
     "keel.schema",
+    "keel.starters.plan",
+    "keel.starters.write",
     "keel.user_functions",
 )
 

@@ -10,6 +10,7 @@ from keel.cli.data import data_app
 from keel.cli.demo import demo
 from keel.cli.export import export
 from keel.cli.generate import generate
+from keel.cli.init import init
 from keel.cli.report import report
 from keel.cli.run import add_stage_commands, run
 from keel.cli.schema import schema
@@ -24,6 +25,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 app.command()(demo)
+app.command()(init)
 app.command()(run)
 add_stage_commands(app)
 app.command()(report)

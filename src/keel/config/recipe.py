@@ -19,13 +19,15 @@ from keel.config.reward import RewardConfig
 from keel.config.sft import SFTConfig
 from keel.errors import UserError
 
+NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._-]*$"
+
 _INTERNAL = ("function-", "literal[", "[key]")  # what pydantic adds to a fault's path
 
 
 class Recipe(Config):
     """One run. Stages that are not named are not run."""
 
-    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
+    name: str = Field(pattern=NAME_PATTERN)
     seed: int = Field(0, ge=0)
     device: str = Field("auto", description="auto (CUDA, MPS, CPU) or a torch device")
     model: ModelConfig

@@ -60,7 +60,7 @@ def read_records(
 def _load(config: DataConfig, kind: Kind[R], fits: Callable[[R], bool] | None) -> Loaded[R]:
     records, check = read_records(config, kind, fits)
     check.enforce(config.max_unusable, config.name)
-    held_out = [in_validation(_told_by(record), config.validation) for record in records]
+    held_out = [in_validation(told_by(record), config.validation) for record in records]
     train = tuple(record for record, held in zip(records, held_out, strict=True) if not held)
     validation = tuple(record for record, held in zip(records, held_out, strict=True) if held)
     if not train:
@@ -71,6 +71,6 @@ def _load(config: DataConfig, kind: Kind[R], fits: Callable[[R], bool] | None) -
     return Loaded(train, validation, check)
 
 
-def _told_by(record: Prompt | Demonstration | Comparison) -> Dialogue:
+def told_by(record: Prompt | Demonstration | Comparison) -> Dialogue:
     """What decides a record's side: its prompt, and of plain text, which has none, the text."""
     return record.response if isinstance(record, Demonstration) and not record.prompt else record.prompt

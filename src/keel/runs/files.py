@@ -55,9 +55,13 @@ def sweep(folder: Path) -> None:
 def write_bytes(path: Path, content: bytes) -> None:
     """Replace a file by `content` in one step. One writer at a time."""
     beside = path.with_name(f".{path.name}.tmp")
-    beside.write_bytes(content)
-    sync(beside)
-    move(beside, path)
+    try:
+        beside.write_bytes(content)
+        sync(beside)
+        move(beside, path)
+    except BaseException:  # Ctrl-C too: nothing half-written is left where no run sweeps
+        beside.unlink(missing_ok=True)
+        raise
 
 
 def write_json(path: Path, value: Mapping[str, Any]) -> None:
