@@ -14,6 +14,8 @@ WITHOUT_TORCH = (
     "keel.config",
     "keel.data",
     "keel.demo",
+    "keel.doctor.hub",
+    "keel.doctor.machine",
     "keel.errors",
     "keel.runs.read",
     "keel.schema",

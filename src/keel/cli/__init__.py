@@ -8,6 +8,7 @@ import typer
 
 from keel.cli.data import data_app
 from keel.cli.demo import demo
+from keel.cli.doctor import doctor
 from keel.cli.export import export
 from keel.cli.generate import generate
 from keel.cli.init import init
@@ -26,6 +27,7 @@ app = typer.Typer(
 )
 app.command()(demo)
 app.command()(init)
+app.command()(doctor)
 app.command()(run)
 add_stage_commands(app)
 app.command()(report)
