@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from itertools import combinations
 from typing import Any
 
@@ -12,7 +13,7 @@ from torch import Tensor
 from keel import batching
 from keel.config.sampling import SamplingConfig
 from keel.engines.base import DrawKey
-from keel.engines.sampler import choose_tokens
+from keel.engines.sampler import CachedSampler, choose_tokens
 from keel.models.policy import Policy
 from keel.records import PromptItem, Samples
 from keel.seeds import Draws
@@ -264,3 +265,22 @@ def test_no_uniform_ever_draws_an_impossible_token() -> None:
 def test_temperature_zero_is_the_argmax() -> None:
     logits = torch.stack([logits_row(), logits_row().flip(0)])
     assert choose_tokens(logits, SamplingConfig(temperature=0.0), torch.tensor([0.99, 0.99])).tolist() == [4, 5]
+
+
+def test_a_watcher_hears_every_token_of_every_response_as_it_is_drawn() -> None:
+    policy, prompts = tiny_policy(), items(LENGTHS)
+    heard: dict[int, list[int]] = {row: [] for row in range(len(prompts))}
+    steps = 0
+
+    def watch(rows: Sequence[int], tokens: Sequence[int]) -> None:
+        nonlocal steps
+        steps += 1
+        for row, token in zip(rows, tokens, strict=True):
+            heard[row].append(token)
+
+    sampler = sampler_of(policy, MANY_ENDS)
+    samples = CachedSampler(policy, sampler.renderer, watch).sample(prompts, SamplingConfig(max_new_tokens=12), KEY)
+    drawn = responses(samples)
+    assert len({len(row) for row in drawn}) >= 3  # so that some leave the batch early
+    assert list(heard.values()) == drawn
+    assert steps == max(map(len, drawn))

@@ -6,16 +6,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from keel.build.conversation import Responder
 from keel.build.stages import RUNNERS
 from keel.build.workbench import Workbench, load_renderer
 from keel.config.recipe import Recipe
 from keel.config.sampling import SamplingConfig
 from keel.engines.base import DrawKey
-from keel.engines.sampler import CachedSampler
 from keel.errors import UserError
 from keel.inputs import Inputs, stage_identity, stage_inputs
-from keel.models.load import context_length, load_causal_lm, resolve_device
-from keel.models.policy import Policy
 from keel.runs.console import Console
 from keel.runs.layout import STAGES
 from keel.runs.run import Run
@@ -74,16 +72,15 @@ def generate_responses(
     source: str, prompts: Sequence[Prompt], sampling: SamplingConfig, *, samples: int, seed: int, device: str
 ) -> list[dict[str, Any]]:
     """`samples` responses of a model to each prompt, one {"prompt", "response", "ended"} each."""
-    renderer = load_renderer(source)
-    items = [renderer.item(prompt) for prompt in prompts for _ in range(samples)]
-    context, longest = context_length(source), max(len(item.tokens) for item in items)
+    responder = Responder(source, device)
+    items = [responder.renderer.item(prompt) for prompt in prompts for _ in range(samples)]
+    context, longest = responder.context, max(len(item.tokens) for item in items)
     if context is not None and longest + sampling.max_new_tokens > context:
         raise UserError(
             f"a prompt of {longest} tokens and {sampling.max_new_tokens} new ones pass the model's context of "
             f"{context}; lower --max-new-tokens to {max(0, context - longest)}"
         )
-    policy = Policy(load_causal_lm(source)).to(resolve_device(device)).eval()
-    drawn = CachedSampler(policy, renderer).sample(items, sampling, DrawKey(Draws(seed, "generate"), "response", 0))
+    drawn = responder.respond(items, sampling, DrawKey(Draws(seed, "generate"), "response", 0))
     return [
         {"prompt": item.text, "response": text, "ended": ended}
         for item, text, ended in zip(items, drawn.texts, drawn.ended.tolist(), strict=True)

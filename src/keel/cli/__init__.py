@@ -6,6 +6,7 @@ import sys
 
 import typer
 
+from keel.cli.chat import chat
 from keel.cli.data import data_app
 from keel.cli.demo import demo
 from keel.cli.doctor import doctor
@@ -32,6 +33,7 @@ app.command()(run)
 add_stage_commands(app)
 app.command()(report)
 app.command()(generate)
+app.command()(chat)
 app.command()(export)
 app.command()(schema)
 app.add_typer(data_app, name="data")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
@@ -27,9 +27,13 @@ class CachedSampler:
     so a response depends on its own draws, not on its batch (but for the rounding of a larger matrix product).
     """
 
-    def __init__(self, policy: Policy, renderer: Renderer) -> None:
+    def __init__(
+        self, policy: Policy, renderer: Renderer, watch: Callable[[Sequence[int], Sequence[int]], None] | None = None
+    ) -> None:
+        """`watch` hears after each step which responses of the batch got a token, and the tokens."""
         self.policy = policy
         self.renderer = renderer
+        self._watch = watch
         self._eos = torch.tensor(sorted(renderer.eos_ids), device=policy.device)
 
     @torch.no_grad()
@@ -84,6 +88,8 @@ class CachedSampler:
             running = alive[~finished]
             out_tokens[running, step] = chosen[~finished]
             out_logprobs[running, step] = token_logprobs(logits, chosen, temperature=temperature)[~finished]
+            if self._watch is not None:
+                self._watch(running.tolist(), chosen[~finished].tolist())
             finished = finished | torch.isin(chosen, self._eos)
             left = int((~finished).sum())
             if left == 0:

@@ -1,0 +1,104 @@
+"""A model that answers: loaded once, asked many times, alone or in a conversation."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+from keel.build.workbench import load_renderer
+from keel.config.sampling import SamplingConfig
+from keel.engines.base import DrawKey
+from keel.engines.sampler import CachedSampler
+from keel.errors import UserError
+from keel.models.load import context_length, load_causal_lm, resolve_device
+from keel.models.policy import Policy
+from keel.models.quiet import quiet_transformers
+from keel.records import PromptItem, Samples
+from keel.schema import Message, Prompt
+from keel.seeds import Draws
+
+Hear = Callable[[str], object]
+
+
+class Responder:
+    """A model's directory or hub name; its weights are read with the first response."""
+
+    def __init__(self, source: str, device: str) -> None:
+        self.source = source
+        self.renderer = load_renderer(source)
+        self.context = context_length(source)
+        self._device = device
+
+    @cached_property
+    def _policy(self) -> Policy:
+        return Policy(load_causal_lm(self.source)).to(resolve_device(self._device)).eval()
+
+    def respond(
+        self, items: Sequence[PromptItem], sampling: SamplingConfig, key: DrawKey, hear: Hear | None = None
+    ) -> Samples:
+        """One response an item; `hear` is given the text so far of the first one, as it grows."""
+        tokens: list[int] = []
+
+        def watch(rows: Sequence[int], chosen: Sequence[int]) -> None:
+            if hear is not None and 0 in rows:
+                tokens.append(chosen[rows.index(0)])
+                hear(self.renderer.response_text(items[0], tokens))
+
+        return CachedSampler(self._policy, self.renderer, watch).sample(items, sampling, key)
+
+
+@dataclass(frozen=True)
+class Reply:
+    """What a model said, and what happened to the conversation."""
+
+    text: str
+    ended: bool  # False: cut at the length limit
+    forgotten: int  # oldest exchanges that were dropped, for the context was full
+
+
+class Conversation:
+    """Exchanges with one model through its chat template; when the context is full the oldest ones go."""
+
+    def __init__(self, responder: Responder, system: str = "") -> None:
+        self.system = system
+        self._responder = responder
+        self._exchanges: list[tuple[str, str]] = []
+
+    def reset(self) -> None:
+        """Forget every exchange; the system message stays."""
+        self._exchanges.clear()
+
+    def ask(self, question: str, sampling: SamplingConfig, *, seed: int, turn: int, hear: Hear | None = None) -> Reply:
+        """The model's answer; the same seed and turn draw the same random numbers, whatever the model.
+
+        Raises UserError where the question alone passes the context, or the chat template refuses the dialogue.
+        The conversation is then what it was.
+        """
+        with quiet_transformers():  # its warning of texts beyond the context: those are shortened here
+            item, kept = self._fit(question, sampling.max_new_tokens)
+        key = DrawKey(Draws(seed, "chat"), "response", turn)
+        samples = self._responder.respond([item], sampling, key, hear)
+        forgotten = len(self._exchanges) - len(kept)
+        self._exchanges = [*kept, (question, samples.texts[0])]
+        return Reply(samples.texts[0], bool(samples.ended[0]), forgotten)
+
+    def _fit(self, question: str, new_tokens: int) -> tuple[PromptItem, list[tuple[str, str]]]:
+        """The prompt with as many of the latest exchanges as leave room for an answer, and those exchanges."""
+        context = self._responder.context
+        for first in range(len(self._exchanges) + 1):
+            kept = self._exchanges[first:]
+            item = self._responder.renderer.item(Prompt(self._messages(kept, question)))
+            if context is None or len(item.tokens) + new_tokens <= context:
+                return item, kept
+        raise UserError(
+            f"this message takes {len(item.tokens)} tokens, and with {new_tokens} for the answer it passes the context "
+            f"of {context}; shorten it, or lower --max-new-tokens"
+        )
+
+    def _messages(self, exchanges: Sequence[tuple[str, str]], question: str) -> tuple[Message, ...]:
+        system = (Message("system", self.system),) if self.system else ()
+        past = (
+            Message(role, text) for pair in exchanges for role, text in zip(("user", "assistant"), pair, strict=True)
+        )
+        return (*system, *past, Message("user", question))
