@@ -98,6 +98,13 @@ def test_prompt_and_response_fit_the_context() -> None:
     assert recipe.ppo.max_prompt_tokens == 99  # what the prompts need; the answers get the rest
 
 
+def test_scores_are_centred_on_samples_that_leave_room_for_their_prompts() -> None:
+    """Dialogues give ppo no prompts, but the reward stage samples after them: 99 tokens of 256 are theirs."""
+    reward = planned(replace(PAIRS, gives_prompts=False), model=replace(MODEL, context=256)).reward
+    assert reward is not None
+    assert reward.normalise_sampling.max_new_tokens == 256 - 99
+
+
 def test_rows_that_a_limit_leaves_out_are_allowed_and_said() -> None:
     """Of 102, 104, …, 300 tokens 22 rows in a hundred pass 256."""
     plan = plan_recipe("mine", replace(MODEL, context=256), [DEMOS])

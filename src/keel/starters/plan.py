@@ -98,7 +98,8 @@ class _Fit:
         self.preset: Preset = preset_for(model.parameters)
         self.lora = model.parameters >= LORA_FROM
         self.notes: list[str] = []
-        longest = percentile(asking.prompt_lengths, _MEASURED) if asking else 0
+        prompts = asking or answered
+        longest = percentile(prompts.prompt_lengths, _MEASURED) if prompts else 0
         wanted = up_to_16(percentile(answered.response_lengths, _MEASURED)) if answered else _UNKNOWN_RESPONSE
         self.answered = answered
         room = wanted if model.context is None else model.context - min(longest, model.context // 2)
