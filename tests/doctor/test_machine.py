@@ -56,7 +56,6 @@ def test_what_is_optional_never_stops_a_run(monkeypatch: pytest.MonkeyPatch) -> 
     assert {finding.what: finding.mark for finding in check_optional()} == {
         "tensorboard": Mark.NOTE,
         "wandb": Mark.GOOD,
-        "bitsandbytes": Mark.NOTE,
     }
 
 

@@ -18,7 +18,7 @@ from keel.doctor.finding import Finding, bad, good, note
 from keel.runs.files import read_json, write_json
 
 _PACKAGE = "keel-rlhf"
-_OPTIONAL = {"tensorboard": "metrics in TensorBoard", "wandb": "metrics in W&B", "bitsandbytes": "4-bit bases"}
+_OPTIONAL = {"tensorboard": "metrics in TensorBoard", "wandb": "metrics in W&B"}
 _LEAST_DISK = 1.0  # GiB: a run of a small model with its checkpoints
 _GIB = 2**30
 
