@@ -17,6 +17,7 @@ from keel.batching import pad_rows
 from keel.engines.scorers import PolicyScorer
 from keel.models.policy import Policy
 from keel.records import EncodedRow, PromptItem, Samples, Scores
+from keel.runs.callbacks import Callback, StageInfo
 from keel.runs.identity import Identity
 from keel.runs.run import StageRun
 from keel.text.render import Renderer
@@ -29,6 +30,16 @@ WORDS = ("<eos>", "<unk>", "a", "b", "c", "d", "e", "f")
 PROMPT = PromptItem(tokens=(2, 3), text="a b", row={}, source="a b")
 
 Response = tuple[int, ...]
+
+
+class StopAt(Callback):
+    """Asks for the end once a step is logged."""
+
+    def __init__(self, step: int) -> None:
+        self.step = step
+
+    def on_log(self, stage: StageInfo, step: int, metrics: Mapping[str, float]) -> bool:
+        return step == self.step
 
 
 class Heard:
@@ -49,10 +60,10 @@ class Heard:
         self.shown += rows
 
 
-def begin_stage(folder: Path, name: str, said: list[str] | None = None) -> StageRun:
+def begin_stage(folder: Path, name: str, said: list[str] | None = None, callbacks: Sequence[Callback] = ()) -> StageRun:
     """A stage's directory outside any run; called again it goes on, as a new process would."""
     folder.mkdir(exist_ok=True)
-    stage = StageRun(folder / name, Identity({}, {}), (said if said is not None else []).append)
+    stage = StageRun(folder / name, Identity({}, {}), (said if said is not None else []).append, callbacks=callbacks)
     stage.begin()
     return stage
 

@@ -13,10 +13,11 @@ from torch import Tensor
 
 from keel.config.training import TrainingConfig
 from keel.pipeline.epochs import total_steps, train_epochs
+from keel.runs.callbacks import Callback
 from keel.runs.metrics import read_lines
 from keel.seeds import Draws
 from keel.tally import Tally
-from tests.pipeline.support import Heard, begin_stage
+from tests.pipeline.support import Heard, StopAt, begin_stage
 
 
 @dataclass(frozen=True)
@@ -62,7 +63,13 @@ class SummingLearner:
 CONFIG = TrainingConfig(epochs=3, batch=4, validate_every=2, checkpoint_every=3)
 
 
-def walk(learner: SummingLearner, folder: Path, console: Heard | None = None, config: TrainingConfig = CONFIG) -> None:
+def walk(
+    learner: SummingLearner,
+    folder: Path,
+    console: Heard | None = None,
+    config: TrainingConfig = CONFIG,
+    callbacks: Sequence[Callback] = (),
+) -> None:
     def validate() -> Tally:
         tally = Tally()
         tally.add("toy/validation/loss", learner.total / 2)
@@ -74,7 +81,7 @@ def walk(learner: SummingLearner, folder: Path, console: Heard | None = None, co
         num_rows=10,
         batches=lambda rows: [Rows(tuple(rows[:2])), Rows(tuple(rows[2:]))],
         validate=validate,
-        stage=begin_stage(folder, "sft"),
+        stage=begin_stage(folder, "sft", callbacks=callbacks),
         draws=Draws(0, "sft"),
         console=console or Heard(),
         shown=("toy/loss", "toy/validation/loss"),
@@ -105,8 +112,9 @@ def test_validation_and_checkpoints_come_when_due_and_at_the_end(tmp_path: Path)
     assert [line["iteration"] for line in lines] == list(range(1, 9))
     assert [line["iteration"] for line in lines if "toy/validation/loss" in line] == [2, 4, 6, 8]
     assert all(line["time/step_seconds"] >= 0 for line in lines)
+    assert [line["iteration"] for line in lines if "time/validation_seconds" in line] == [2, 4, 6, 8]
     kept = sorted(path.name for path in (tmp_path / "sft" / "checkpoints").iterdir())
-    assert kept == ["step-00000006", "step-00000008"]
+    assert kept == ["step-00000007", "step-00000008"]  # 7: the last that a longer walk has in common with this one
     assert console.progressed == [("sft", done, 8) for done in range(1, 9)]
 
 
@@ -119,7 +127,8 @@ def test_an_interrupted_walk_ends_as_one_left_alone(dies_at: int, tmp_path: Path
     walk(again, tmp_path / "cut")
     assert again.total == alone.total
     assert again.steps == alone.steps == 8
-    assert again.seen == alone.seen[dies_at - dies_at % 3 :]  # from the last checkpoint on, no earlier
+    start = 7 if dies_at == 7 else dies_at - dies_at % 3
+    assert again.seen == alone.seen[start:]  # from the last checkpoint on, no earlier
     assert log(tmp_path / "cut") == log(tmp_path / "alone")
 
 
@@ -128,6 +137,29 @@ def test_a_finished_walk_does_no_step_again(tmp_path: Path) -> None:
     again = SummingLearner(dies_at=8)
     walk(again, tmp_path)
     assert (again.steps, again.seen) == (8, [])
+
+
+@pytest.mark.parametrize(("batch", "redone"), [(4, 1), (5, 0), (64, 1)])
+def test_more_epochs_go_on_as_if_there_had_always_been_as_many(batch: int, redone: int, tmp_path: Path) -> None:
+    """10 rows, 3 epochs: in batches of 4 or 64 the last step is short of rows, and must be done again in full."""
+    short, more = (TrainingConfig(epochs=epochs, batch=batch, checkpoint_every=100) for epochs in (3, 5))
+    first, longer, alone = SummingLearner(), SummingLearner(), SummingLearner()
+    walk(first, tmp_path / "extended", config=short)
+    walk(longer, tmp_path / "extended", config=more)
+    walk(alone, tmp_path / "alone", config=more)
+    assert longer.total == alone.total
+    assert longer.seen == alone.seen[first.steps - redone :]
+    lines = [[line["toy/loss"] for line in log(tmp_path / name)] for name in ("extended", "alone")]
+    assert lines[0] == lines[1]
+
+
+def test_a_callback_ends_the_walk_for_good(tmp_path: Path) -> None:
+    console, learner, again = Heard(), SummingLearner(), SummingLearner()
+    walk(learner, tmp_path, console, callbacks=[StopAt(2)])
+    assert learner.steps == 2
+    assert console.said == ["sft: ended after 2 of 8 steps: a callback asked for it."]
+    walk(again, tmp_path)  # killed before the stage was finished, and started without the callback
+    assert (again.steps, again.total, again.seen) == (2, learner.total, [])
 
 
 def log(folder: Path) -> list[dict[str, Any]]:

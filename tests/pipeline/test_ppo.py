@@ -16,7 +16,15 @@ from keel.errors import UserError
 from keel.functional.closed_form import objective, optimal_policy
 from keel.pipeline.ppo import PPOState
 from keel.runs.metrics import read_lines
-from tests.pipeline.support import all_responses, begin_stage, exact_distribution, samples_of, toy_policy
+from tests.pipeline.support import (
+    Heard,
+    StopAt,
+    all_responses,
+    begin_stage,
+    exact_distribution,
+    samples_of,
+    toy_policy,
+)
 from tests.pipeline.toy_ppo import Toy, toy, toy_config, toy_scores
 
 LEARNING: dict[str, Any] = {
@@ -88,7 +96,7 @@ def test_at_the_optimum_of_the_temperature_nothing_is_left(tmp_path: Path) -> No
 def test_before_any_update_ratio_is_one_and_kl_zero(tmp_path: Path) -> None:
     toy(toy_config()).train(begin_stage(tmp_path, "ppo"))
     zero, first, *later = read_lines(tmp_path / "ppo" / "metrics.jsonl")
-    assert set(zero) == {"iteration"} | {name for name in zero if name.startswith("eval/")}
+    assert all(name.startswith("eval/") for name in set(zero) - {"iteration", "time/evaluation_seconds"})
     assert zero["eval/kl"] == pytest.approx(0.0, abs=1e-6)
     assert first["ppo/policy/first_ratio_gap"] < 1e-5
     assert first["objective/kl"] == pytest.approx(0.0, abs=1e-6)
@@ -211,6 +219,59 @@ def test_an_interrupted_run_ends_as_one_left_alone(tmp_path: Path) -> None:
     assert same(one, other)
     logs = [read_lines(tmp_path / name / "ppo" / "metrics.jsonl") for name in ("alone", "cut")]
     assert timeless(logs[0]) == timeless(logs[1])
+
+
+def timeless_without_evaluations(folder: Path) -> list[dict[str, Any]]:
+    lines = timeless(read_lines(folder / "ppo" / "metrics.jsonl"))
+    return [{key: value for key, value in line.items() if not key.startswith("eval/")} for line in lines]
+
+
+@pytest.mark.parametrize(("stopped_at_first", "last", "best"), [(3, 0.2, 6), (3, 0.05, 2), (4, 0.05, 2)])
+def test_more_iterations_go_on_as_if_there_had_always_been_as_many(
+    stopped_at_first: int, last: float, best: int, tmp_path: Path
+) -> None:
+    """Evaluations come every second iteration; the third is evaluated only because the short run ends with it."""
+    same_in_both: dict[str, Any] = {
+        "final": "best",
+        "evaluate": {"every": 2, "patience": 3},
+        "kl": {"kind": "adaptive", "coef": 0.2, "target": 0.5, "horizon": 64},
+    }
+    objectives = [0.0, 0.0, 0.1, 0.9, 0.05, 0.0, last]  # the third, which counts in the short run alone, looks best
+    short = toy(toy_config(iterations=stopped_at_first, **same_in_both), objectives=objectives)
+    summary = short.train(begin_stage(tmp_path / "extended", "ppo"))
+    assert summary["best_iteration"] == {3: 3, 4: 2}[stopped_at_first]
+    (tmp_path / "extended" / "ppo" / "model").rename(tmp_path / "short")
+    summaries = {
+        name: toy(toy_config(iterations=6, **same_in_both), objectives=objectives).train(
+            begin_stage(tmp_path / name, "ppo")
+        )
+        for name in ("extended", "alone")
+    }
+    assert summaries["extended"] == summaries["alone"]
+    assert summaries["alone"]["model_of_iteration"] == best
+    one, other = (weights(tmp_path / name / "ppo" / "model" / "model.safetensors") for name in summaries)
+    assert same(one, other)
+    assert same(one, weights(tmp_path / "short" / "model.safetensors")) == (stopped_at_first == 4)
+    logs = [timeless_without_evaluations(tmp_path / name) for name in summaries]
+    assert logs[0] == logs[1]
+
+
+def test_a_run_that_was_ended_by_patience_is_not_extended(tmp_path: Path) -> None:
+    settings: dict[str, Any] = {"evaluate": {"every": 1, "patience": 2}}
+    for iterations in (4, 6):
+        run = toy(toy_config(iterations=iterations, **settings), objectives=[0.0] * 7)
+        assert run.train(begin_stage(tmp_path, "ppo"))["iterations"] == 2
+
+
+@pytest.mark.parametrize("step", [0, 2])
+def test_a_callback_ends_the_run_for_good(step: int, tmp_path: Path) -> None:
+    console = Heard()
+    config = toy_config(checkpoint_every=100)
+    stage = begin_stage(tmp_path, "ppo", callbacks=[StopAt(step)])
+    summary = toy(config).train(stage, console)
+    assert (summary["iterations"], summary["stopped"]) == (step, "a callback asked for it")
+    assert f"ppo: ended after {step} iterations: a callback asked for it." in console.said
+    assert toy(config).train(begin_stage(tmp_path, "ppo")) == summary
 
 
 def _interrupt_after(run: Toy, updates: int) -> None:

@@ -8,6 +8,7 @@ from typing import TypeVar
 
 from keel.config.training import TrainingConfig
 from keel.engines.base import Learner, Weighted
+from keel.runs.checkpoint import Snapshot
 from keel.runs.console import Console
 from keel.runs.run import StageRun
 from keel.seeds import Draws
@@ -41,17 +42,19 @@ def train_epochs(
     console: Console,
     shown: Sequence[str],
 ) -> None:
-    """Train from the last checkpoint (or the start) to the end; logs the learner's metrics and `time/step_seconds`.
+    """Train from the last checkpoint (or the start) to the end; logs the learner's metrics, `time/step_seconds` and
+    `time/validation_seconds`. A callback may end it early.
 
     `batches(rows)` gives the micro-batches of the given row numbers; `shown` names the metrics of the progress line.
     """
-    snapshot = stage.restore()
-    if snapshot is not None:
-        learner.load(snapshot.tensors, snapshot.step)
     total = total_steps(config, num_rows)
     rows_in_all = num_rows * config.epochs
+    snapshot = _restore(stage, rows_in_all)
+    if snapshot is not None:
+        learner.load(snapshot.tensors, snapshot.step)
+    stopped = snapshot is not None and snapshot.state["stopped"]
     latest: dict[str, float] = {}
-    for step in range(learner.steps, total):
+    for step in range(learner.steps, learner.steps if stopped else total):
         started = time.perf_counter()
         start = step * config.batch
         rows = draws.batch_indices("order", num_rows, batch=min(config.batch, rows_in_all - start), start=start)
@@ -59,9 +62,24 @@ def train_epochs(
         done = step + 1
         metrics["time/step_seconds"] = time.perf_counter() - started
         if done % config.validate_every == 0 or done == total:
-            metrics |= validate().means()
+            validating = time.perf_counter()
+            metrics |= validate().means() | {"time/validation_seconds": time.perf_counter() - validating}
         stage.log(done, metrics)
-        if done % config.checkpoint_every == 0 or done == total:
-            stage.checkpoint(done, learner.tensors(), {})
+        # A last step that is short of rows is not on the way of a longer run: that one goes on from before it.
+        if done % config.checkpoint_every == 0 or done in (total, rows_in_all // config.batch) or stage.stopping:
+            short = rows_in_all if done * config.batch > rows_in_all else None
+            stage.checkpoint(done, learner.tensors(), {"rows_if_short": short, "stopped": stage.stopping})
         latest |= metrics
         console.progress(stage.name, done, total, {name: latest[name] for name in shown if name in latest})
+        if stage.stopping:
+            break
+    if learner.steps < total:
+        console.say(f"{stage.name}: ended after {learner.steps} of {total} steps: a callback asked for it.")
+
+
+def _restore(stage: StageRun, rows_in_all: int) -> Snapshot | None:
+    """The newest checkpoint on the way to `rows_in_all` rows."""
+    snapshot = stage.restore()
+    if snapshot is not None and snapshot.state["rows_if_short"] not in (None, rows_in_all):
+        return stage.restore(before=snapshot.step)
+    return snapshot

@@ -13,6 +13,7 @@ from torch import Tensor
 from keel.batching import cut_by_tokens, take, take_tokens
 from keel.config.ppo import AdvantageConfig, KLConfig, PPOConfig, UpdateConfig
 from keel.engines.base import DrawKey, Learner
+from keel.errors import UserError
 from keel.functional.advantages import gae, monte_carlo
 from keel.functional.kl import adaptive_kl_coef, k1
 from keel.functional.masked import whiten
@@ -78,6 +79,17 @@ class PPOState:
             return replace(state, stopped=f"the held-out objective has not improved for {patience} evaluations")
         return state
 
+    def heeding(self, stage: StageRun) -> PPOState:
+        """The state after a line was logged: a callback may have asked for the end."""
+        return replace(self, stopped="a callback asked for it") if stage.stopping else self
+
+    def under(self, config: PPOConfig, changed: set[str]) -> PPOState:
+        """The state with which a fork begins: what was measured under other settings no longer counts."""
+        if changed <= {"ppo.iterations"}:
+            return self
+        coef = config.kl.coef if changed & {"ppo.kl.coef", "ppo.kl.kind"} else self.kl_coef
+        return PPOState(iteration=self.iteration, kl_coef=coef)
+
 
 def train_ppo(
     config: PPOConfig,
@@ -90,7 +102,7 @@ def train_ppo(
     console: Console,
 ) -> dict[str, Any]:
     """Maximise E[score] - kl_coef x KL to the reference; publish `model/`. Returns the stage's summary."""
-    state = _restore(stage, engines.learner) or _begin(config, held_out, engines, stage, console)
+    state = _restore(config, stage, engines.learner) or _begin(config, held_out, engines, stage, console)
     while state.iteration < config.iterations and not state.stopped:
         started = time.perf_counter()
         batch, key = _next_prompts(prompts, config.rollout_batch, state.iteration, draws)
@@ -108,13 +120,15 @@ def train_ppo(
         metrics |= _times(started, sampled, rollout)
         streak = watch_kl_sign(metrics, state.negative_kl_streak, console.say)
         watch_variation(rollout.scores.total, state.iteration, console.say)
-        state = state.next(metrics, config.kl, config.rollout_batch, streak)
+        state = scheduled = state.next(metrics, config.kl, config.rollout_batch, streak)
         if state.iteration % config.evaluate.every == 0 or state.iteration == config.iterations:
-            metrics |= held_out.evaluate(state.iteration, stage, console)
+            metrics |= _evaluate(held_out, state.iteration, stage, console)
             state = state.judged(metrics["eval/objective"], config, metrics["eval/kl"])
+            scheduled = state if state.iteration % config.evaluate.every == 0 else scheduled
         stage.log(state.iteration, metrics)
         console.progress(stage.name, state.iteration, config.iterations, _shown(metrics))
-        _checkpoint_if_due(config, stage, engines.learner, state)
+        state, scheduled = state.heeding(stage), scheduled.heeding(stage)
+        _checkpoint_if_due(config, stage, engines.learner, state, scheduled)
     if state.stopped:
         console.say(f"ppo: ended after {state.iteration} iterations: {state.stopped}.")
     return _publish(config, engines, state, stage)
@@ -208,26 +222,46 @@ def policy_batches(
 
 def _begin(config: PPOConfig, held_out: HeldOut, engines: PPOEngines, stage: StageRun, console: Console) -> PPOState:
     """The state before the first iteration; the start's evaluation is line 0 of the metrics, and may stay the best."""
-    metrics = held_out.evaluate(0, stage, console)
+    metrics = _evaluate(held_out, 0, stage, console)
     stage.log(0, metrics)
     state = PPOState(iteration=0, kl_coef=config.kl.coef).judged(metrics["eval/objective"], config, metrics["eval/kl"])
-    _checkpoint_if_due(config, stage, engines.learner, state)
+    state = state.heeding(stage)
+    _checkpoint_if_due(config, stage, engines.learner, state, state)
     return state
 
 
-def _restore(stage: StageRun, learner: Learner[PolicyBatch]) -> PPOState | None:
+def _evaluate(held_out: HeldOut, iteration: int, stage: StageRun, console: Console) -> dict[str, float]:
+    started = time.perf_counter()
+    metrics = held_out.evaluate(iteration, stage, console)
+    return metrics | {"time/evaluation_seconds": time.perf_counter() - started}
+
+
+def _restore(config: PPOConfig, stage: StageRun, learner: Learner[PolicyBatch]) -> PPOState | None:
+    """The state of the last checkpoint; where the run goes on beyond it, as a run that long from the start had it."""
     snapshot = stage.restore()
     if snapshot is None:
         return None
+    if snapshot.step > config.iterations:
+        raise UserError(
+            f"ppo: step {snapshot.step} is past ppo.iterations {config.iterations}; raise it, or fork earlier"
+        )
     learner.load(snapshot.tensors, snapshot.state["optimiser_steps"])
-    return PPOState(**snapshot.state["ppo"])
+    state = PPOState(**snapshot.state["ppo" if snapshot.step == config.iterations else "scheduled"])
+    if stage.fork is not None and stage.fork.step == snapshot.step:
+        state = state.under(config, stage.fork.changed_keys)
+    if state.best_iteration is not None and not stage.keeps(state.best_iteration):  # it was not there to be forked
+        state = replace(state, best_iteration=None, best_objective=None)
+    return state
 
 
-def _checkpoint_if_due(config: PPOConfig, stage: StageRun, learner: Learner[PolicyBatch], state: PPOState) -> None:
+def _checkpoint_if_due(
+    config: PPOConfig, stage: StageRun, learner: Learner[PolicyBatch], state: PPOState, scheduled: PPOState
+) -> None:
+    """`scheduled` is the state without an evaluation that only the end of the run asked for."""
     ends = state.iteration == config.iterations or bool(state.stopped)
     if ends or state.best_iteration == state.iteration or state.iteration % config.checkpoint_every == 0:
-        content = {"ppo": asdict(state), "optimiser_steps": learner.steps}
-        stage.checkpoint(state.iteration, learner.tensors(), content, best=state.best_iteration)
+        content = {"ppo": asdict(state), "scheduled": asdict(scheduled), "optimiser_steps": learner.steps}
+        stage.checkpoint(state.iteration, learner.tensors(), content, best=scheduled.best_iteration)
 
 
 def _publish(config: PPOConfig, engines: PPOEngines, state: PPOState, stage: StageRun) -> dict[str, Any]:

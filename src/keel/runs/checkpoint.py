@@ -72,11 +72,13 @@ def save(folder: Path, step: int, tensors: Mapping[str, Mapping[str, Tensor]], s
     return final
 
 
-def latest(folder: Path, warn: Callable[[str], None]) -> Path | None:
-    """The newest whole checkpoint, or None; every newer one that is not whole gets one sentence."""
+def latest(folder: Path, warn: Callable[[str], None], before: int | None = None) -> Path | None:
+    """The newest whole checkpoint (of a step below `before`), or None; newer ones that are not whole get a sentence."""
     damaged: list[tuple[Path, str]] = []
     found = None
     for path in _newest_first(folder):
+        if before is not None and _step(path) >= before:
+            continue
         problem = verify(path)
         if problem is None:
             found = path
@@ -127,6 +129,11 @@ def prune(folder: Path, *, keep_last: int, keep: Collection[int] = ()) -> None:
     for path in _newest_first(folder)[keep_last:]:
         if _step(path) not in keep:
             files.discard(path)
+
+
+def steps(folder: Path) -> list[int]:
+    """The steps of the checkpoints in `folder`, in order."""
+    return sorted({_step(path) for path in _newest_first(folder)})
 
 
 def step_path(folder: Path, step: int) -> Path:

@@ -12,6 +12,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from keel.errors import UserError
+from keel.runs import files
+from keel.runs.layout import IDENTITY
+
 ABSENT = "(absent)"
 _SETTLED = 2_000_000_000  # nanoseconds after which a second write must show in the time of change
 
@@ -35,6 +39,16 @@ class Identity:
     @classmethod
     def from_dict(cls, content: Mapping[str, Any]) -> Identity:
         return cls(config=content["config"], inputs=content["inputs"])
+
+    @classmethod
+    def read(cls, stage: Path) -> Identity:
+        """What the stage in that directory was made with. Raises UserError if nothing says so."""
+        content = files.read_json(stage / IDENTITY)
+        if content is None:
+            raise UserError(
+                f"{stage} is finished but has no {IDENTITY}; it was not made by keel, or was changed since."
+            )
+        return cls.from_dict(content)
 
 
 def flatten(nested: Mapping[str, Any]) -> dict[str, Any]:

@@ -1,0 +1,121 @@
+"""Starting a stage from the checkpoint of another run's, with other settings; that run stays as it is."""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+from keel.errors import UserError
+from keel.runs import files
+from keel.runs.identity import Identity, differences, hash_file
+from keel.runs.layout import CHECKPOINTS, FORKED, IDENTITY, METRICS, SAMPLES, STAGES
+from keel.runs.metrics import JsonLines
+
+_INPUT = "fork"  # the checkpoint among the inputs of a forked stage's identity
+_TOKENIZER = "tokenizer"  # trained before the first step; the weights are for its ids
+
+
+@dataclass(frozen=True)
+class ForkPoint:
+    """A stage of an earlier run, and the step of one of its checkpoints (None: the newest)."""
+
+    run: Path
+    stage: str
+    step: int | None
+
+    @classmethod
+    def parse(cls, text: str) -> ForkPoint:
+        """Read `OLD/STAGE` or `OLD/STAGE@STEP`. Raises UserError if it is neither."""
+        place, _, step = text.partition("@")
+        path = Path(place)
+        if path.name not in STAGES or path.parent == Path() or ("@" in text and not step.isdecimal()):
+            raise UserError(
+                f"--fork {text} should look like runs/old/ppo@40, or runs/old/ppo for the newest checkpoint."
+            )
+        return cls(path.parent, path.name, int(step) if step else None)
+
+    @property
+    def path(self) -> Path:
+        return self.run / self.stage
+
+    def checkpoint(self) -> Path:
+        """The checkpoint's directory. Raises UserError, naming the steps that are kept, if there is none."""
+        from keel.runs import checkpoint
+
+        kept = checkpoint.steps(self.path / CHECKPOINTS)
+        if not kept:
+            raise UserError(f"--fork: {self.path} has no checkpoint; name a stage sft, reward or ppo that was begun.")
+        if self.step is not None and self.step not in kept:
+            listed = ", ".join(map(str, kept))
+            raise UserError(f"--fork: {self.path} keeps no checkpoint of step {self.step}; it has {listed}.")
+        return checkpoint.step_path(self.path / CHECKPOINTS, kept[-1] if self.step is None else self.step)
+
+
+@dataclass(frozen=True)
+class Fork:
+    """Where a forked stage comes from; `changed` says how its settings and inputs differ, a sentence each."""
+
+    source: str
+    step: int
+    sha256: str  # of the checkpoint's manifest, which has those of its files
+    changed: tuple[str, ...]
+
+    @classmethod
+    def read(cls, stage: Path) -> Fork | None:
+        """The provenance of the stage in that directory, if it is forked."""
+        known = files.read_json(stage / FORKED)
+        return None if known is None else cls(known["source"], known["step"], known["sha256"], tuple(known["changed"]))
+
+    @property
+    def changed_keys(self) -> set[str]:
+        return {sentence.partition(":")[0] for sentence in self.changed}
+
+    def mark(self, identity: Identity) -> Identity:
+        """The identity with the checkpoint as one more input."""
+        return Identity(identity.config, {**identity.inputs, _INPUT: self.sha256})
+
+    def comes_from(self, point: ForkPoint) -> bool:
+        """Whether `point` names this origin."""
+        return Path(self.source) == point.path.resolve() and point.step in (None, self.step)
+
+
+def start(point: ForkPoint, path: Path, identity: Identity) -> Fork:
+    """Make the stage in `path` as it was at `point`: checkpoint, the logs up to it, its tokenizer. All or nothing.
+
+    The best checkpoint so far comes along if it is still kept. Raises UserError if a checkpoint is not whole.
+    """
+    from keel.runs import checkpoint
+
+    source = point.checkpoint()
+    beside = path.with_name(f".{path.name}.fork")
+    shutil.rmtree(beside, ignore_errors=True)
+    copies = beside / CHECKPOINTS
+    shutil.copytree(source, copies / source.name)
+    problem = checkpoint.verify(copies / source.name)
+    if problem is not None:
+        raise UserError(f"--fork: checkpoint {source} is not whole ({problem}); take another step.")
+    snapshot = checkpoint.load(copies / source.name)
+    best = snapshot.state["best"]
+    if best is not None and best != snapshot.step and best in checkpoint.steps(source.parent):
+        name = checkpoint.step_path(source.parent, best).name
+        shutil.copytree(source.parent / name, copies / name)
+    for name in (METRICS, SAMPLES):
+        if (point.path / name).exists():
+            shutil.copyfile(point.path / name, beside / name)
+            JsonLines(beside / name).truncate_after(snapshot.step)
+    if (point.path / _TOKENIZER).exists():
+        shutil.copytree(point.path / _TOKENIZER, beside / _TOKENIZER)
+    was = _unmarked(Identity.read(point.path))
+    digest = hash_file(copies / source.name / checkpoint.MANIFEST)
+    fork = Fork(str(point.path.resolve()), snapshot.step, digest, tuple(differences(was, identity)))
+    files.write_json(beside / FORKED, vars(fork))
+    files.write_json(beside / IDENTITY, fork.mark(identity).to_dict())
+    files.sync_tree(beside)
+    files.move(beside, path)
+    return fork
+
+
+def _unmarked(identity: Identity) -> Identity:
+    """Without the mark of an earlier fork, which is no setting."""
+    return Identity(identity.config, {name: value for name, value in identity.inputs.items() if name != _INPUT})
