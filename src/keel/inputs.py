@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import inspect
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -100,7 +101,7 @@ def _collect(recipe: Recipe, run: Path) -> Inputs:
     return Inputs(
         data={"collect.prompts": recipe.collect.prompts},
         models={"policy": _model(recipe, run, recipe.collect.policy, start_model(recipe, run))},
-        functions={"annotator": recipe.collect.annotator.script},
+        functions={"annotator": str(recipe.collect.annotator.script or recipe.collect.annotator.factory)},
     )
 
 
@@ -177,12 +178,18 @@ def _hash_path(data: DataConfig) -> str:
 
 
 def _hash_function(reference: str) -> str:
-    """The source file of the function's module; Keel's own change with its version."""
-    module = resolve(reference).__module__
+    """The source file of the function's module, or in a notebook its own source; Keel's change with its version."""
+    function = resolve(reference)
+    module = function.__module__
     if module.split(".")[0] == "keel":
         return f"keel {keel.__version__}"
     file = getattr(sys.modules.get(module), "__file__", None)
-    return hash_file(Path(file)) if file else f"module {module}"
+    if file:
+        return hash_file(Path(file))
+    try:
+        return hashlib.sha256(inspect.getsource(function).encode()).hexdigest()
+    except (OSError, TypeError):
+        return f"module {module}"
 
 
 def hash_model(source: str) -> str:

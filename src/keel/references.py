@@ -35,6 +35,17 @@ def resolve(reference: str) -> Callable[..., Any]:
     return resolved
 
 
+def reference_to(function: Callable[..., Any]) -> str:
+    """The `module:function` that names a Python function, also one of the script that is running (`__main__`).
+
+    Raises ValueError if it has no name at the top of a module, because then no later process could find it.
+    """
+    module, name = getattr(function, "__module__", None), getattr(function, "__qualname__", "")
+    if not module or getattr(sys.modules.get(module), name, None) is not function:
+        raise ValueError(f"{function!r} has no name at the top of a module; define it there with `def`, and give that")
+    return f"{module}:{name}"
+
+
 def _module(name: str, reference: str) -> ModuleType:
     with _current_directory_importable():
         try:

@@ -98,6 +98,6 @@ def test_noise_ceiling_is_what_the_true_utility_attains() -> None:
     rng = np.random.default_rng(1)
     pairs = [pair("a" * int(i), "a" * int(j)) for i, j in rng.integers(1, 8, size=(20_000, 2))]
     judgements = annotator(temperature=2.0).compare(pairs, rng.random(len(pairs)).tolist())
-    decided = [j for j in judgements if j.margin != 0]
-    accuracy = sum(j.first_wins == (j.margin > 0) for j in decided) / len(decided)
-    assert abs(accuracy - noise_ceiling([j.probability for j in decided])) < 4 * math.sqrt(0.25 / len(decided))
+    decided = [(j.first_wins, j.margin, j.probability) for j in judgements if j.margin and j.probability is not None]
+    accuracy = sum(first_wins == (margin > 0) for first_wins, margin, _ in decided) / len(decided)
+    assert abs(accuracy - noise_ceiling([probability for *_, probability in decided])) < 4 * math.sqrt(0.25 / len(decided))

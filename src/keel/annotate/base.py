@@ -23,10 +23,10 @@ class Judgement:
     """An annotator's answer to one pair."""
 
     first_wins: bool
-    margin: float
-    """Utility of the first response minus that of the second, in the annotator's units."""
-    probability: float
-    """That the annotator prefers the first."""
+    margin: float | None = None
+    """Utility of the first response minus that of the second, in the annotator's units, where it is known."""
+    probability: float | None = None
+    """That the annotator prefers the first, where it is known."""
 
 
 class Annotator(Protocol):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +14,12 @@ from keel.config.sampling import SamplingConfig
 from keel.engines.base import DrawKey
 from keel.errors import UserError
 from keel.inputs import Inputs, stage_identity, stage_inputs
+from keel.references import resolve
+from keel.runs.callbacks import Callback, Guarded
 from keel.runs.console import Console
+from keel.runs.fork import ForkPoint
 from keel.runs.layout import STAGES
+from keel.runs.loggers import make_loggers
 from keel.runs.run import Run
 from keel.schema import Prompt
 from keel.seeds import Draws
@@ -31,13 +35,23 @@ def run_recipe(
     only: str | None = None,
     reuse: Path | None = None,
     fresh_from: str | None = None,
+    fork: str | None = None,
+    extend: bool = False,
+    callbacks: Sequence[Callback] = (),
 ) -> None:
     """Walk the recipe's stages in `out`: finished ones are skipped, an interrupted one goes on where it was.
 
-    `only` runs that one stage (what it needs must be there). Raises UserError for whatever the user can mend.
+    `only` runs that one stage (what it needs must be there). For `reuse`, `fresh_from`, `fork` ("OLD/ppo@40") and
+    `extend` see `Run.open`. `callbacks` hear beside those of the recipe. Raises UserError for whatever the user can
+    mend.
     """
     content = recipe.model_dump(mode="json")
-    with Run.open(out, recipe.name, reuse=reuse, fresh_from=fresh_from, console=console.say) as run:
+    point = ForkPoint.parse(fork) if fork is not None else None
+    if point is not None and getattr(recipe, point.stage) is None:
+        raise UserError(f"--fork {fork}: the recipe has no {point.stage} stage to start from there")
+    options: dict[str, Any] = {"reuse": reuse, "fresh_from": fresh_from, "fork": point, "extend": extend}
+    told = [*callbacks, *recipe_callbacks(recipe, console.say)]
+    with Run.open(out, recipe.name, **options, callbacks=told, console=console.say) as run:
         for name in STAGES:
             if getattr(recipe, name) is None or (only is not None and STAGES.index(name) > STAGES.index(only)):
                 continue
@@ -55,6 +69,17 @@ def run_recipe(
             summary = RUNNERS[name](Workbench(recipe, inputs, stage, console))
             stage.finish(summary)
         run.write_recipe(content)
+
+
+def recipe_callbacks(recipe: Recipe, warn: Callable[[str], None]) -> list[Callback]:
+    """Those a recipe names: a mistake in a callback of the user's ends the run, one in a logger does not."""
+    own: list[Callback] = []
+    for reference in recipe.callbacks:
+        made = resolve(reference)()
+        if not isinstance(made, Callback):
+            raise UserError(f"callbacks: {reference} returned a {type(made).__name__}, which is no keel.Callback")
+        own.append(Guarded(reference, made, fatal=True, warn=warn))
+    return own + make_loggers(recipe.loggers, warn)
 
 
 def _require_there(recipe: Recipe, out: Path, stage: str, inputs: Inputs) -> None:

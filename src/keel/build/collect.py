@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, cast
 
+from keel.annotate.base import Annotator
 from keel.annotate.scripted import ScriptedAnnotator
 from keel.build.workbench import Workbench
+from keel.config.collect import AnnotatorConfig
 from keel.engines.sampler import CachedSampler
+from keel.errors import UserError
 from keel.pipeline.collect import collect_comparisons
 from keel.references import resolve
 
@@ -19,14 +22,26 @@ def run_collect(bench: Workbench) -> dict[str, Any]:
     renderer = bench.renderer(source)
     room = bench.room([source], config.max_prompt_tokens, config.sampling)
     prompts = bench.prompts("collect.prompts", renderer, room)
-    script = config.annotator.script
-    annotator = ScriptedAnnotator(resolve(script), temperature=config.annotator.temperature, name=script)
     return collect_comparisons(
         config,
         CachedSampler(bench.models.frozen_policy(source, "policy"), renderer),
-        annotator,
+        make_annotator(config.annotator),
         [renderer.item(prompt) for prompt in (*prompts.train, *prompts.validation)],
         stage=bench.stage,
         draws=bench.draws,
         console=bench.console,
     )
+
+
+def make_annotator(config: AnnotatorConfig) -> Annotator:
+    """The scripted annotator, or what the user's factory returns. Raises UserError if that cannot compare."""
+    if config.factory is None:
+        script = str(config.script)
+        return ScriptedAnnotator(resolve(script), temperature=config.temperature, name=script)
+    annotator = resolve(config.factory)()
+    if not callable(getattr(annotator, "compare", None)):
+        raise UserError(
+            f"collect.annotator.factory {config.factory} returned a {type(annotator).__name__}, which has no method "
+            "compare(pairs, uniforms)"
+        )
+    return cast(Annotator, annotator)

@@ -13,6 +13,16 @@ Set = Annotated[
     list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override a key of the recipe; may be repeated.")
 ]
 Reuse = Annotated[Path | None, typer.Option(help="Link every finished stage of this run that is unchanged.")]
+Fork = Annotated[
+    str | None,
+    typer.Option(
+        metavar="OLD/STAGE[@STEP]",
+        help="Start this stage from a checkpoint of another run, with this recipe's settings.",
+    ),
+]
+Extend = Annotated[
+    bool, typer.Option("--extend", help="Go on with a stage whose iterations or epochs alone were raised.")
+]
 FreshFrom = Annotated[
     str | None, typer.Option(metavar="STAGE", help="Set this stage and all later ones aside and make them anew.")
 ]

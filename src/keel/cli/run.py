@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import typer
 
-from keel.cli.options import FreshFrom, Out, RecipePath, Reuse, Set
+from keel.cli.options import Extend, Fork, FreshFrom, Out, RecipePath, Reuse, Set
 
 _STAGES = {
     "sft": "Supervised fine-tuning: learn to answer as the demonstrations do.",
@@ -19,7 +20,13 @@ _STAGES = {
 
 
 def run(
-    recipe: RecipePath, out: Out = None, set_: Set = None, reuse: Reuse = None, fresh_from: FreshFrom = None
+    recipe: RecipePath,
+    out: Out = None,
+    set_: Set = None,
+    reuse: Reuse = None,
+    fresh_from: FreshFrom = None,
+    fork: Fork = None,
+    extend: Extend = False,
 ) -> None:
     """Walk a recipe from its first stage to the report.
 
@@ -27,7 +34,7 @@ def run(
 
     **Example:** `keel run recipes/tinystories.yaml --set ppo.kl.coef=0.1 --out runs/shorter-leash`
     """
-    _walk(recipe, out, set_, reuse=reuse, fresh_from=fresh_from)
+    _walk(recipe, out, set_, reuse=reuse, fresh_from=fresh_from, fork=fork, extend=extend)
 
 
 def add_stage_commands(app: typer.Typer) -> None:
@@ -37,8 +44,10 @@ def add_stage_commands(app: typer.Typer) -> None:
 
 
 def _stage_command(name: str, purpose: str) -> Callable[..., None]:
-    def command(recipe: RecipePath, out: Out = None, set_: Set = None, fresh_from: FreshFrom = None) -> None:
-        _walk(recipe, out, set_, only=name, fresh_from=fresh_from)
+    def command(
+        recipe: RecipePath, out: Out = None, set_: Set = None, fresh_from: FreshFrom = None, extend: Extend = False
+    ) -> None:
+        _walk(recipe, out, set_, only=name, fresh_from=fresh_from, extend=extend)
 
     command.__doc__ = f"{purpose}\n\n**Example:** `keel {name} recipes/tinystories.yaml --out runs/tinystories`"
     return command
@@ -50,8 +59,7 @@ def _walk(
     overrides: list[str] | None,
     *,
     only: str | None = None,
-    reuse: Path | None = None,
-    fresh_from: str | None = None,
+    **options: Any,
 ) -> None:
     from keel.config.recipe import load_recipe
     from keel.errors import UserError
@@ -68,7 +76,7 @@ def _walk(
 
     folder = out or Path("runs") / recipe.name
     with TerminalConsole() as console:
-        run_recipe(recipe, folder, console=console, only=only, reuse=reuse, fresh_from=fresh_from)
+        run_recipe(recipe, folder, console=console, only=only, **options)
     page = write_report([folder], folder / "report.html")
     print_summary(console, [read_run(folder)])
     console.say(f"Report: {page}")

@@ -2,7 +2,14 @@
 
 from __future__ import annotations
 
-from pydantic import BaseModel, ConfigDict
+from typing import Annotated
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict
+
+from keel.references import reference_to
+
+# module:function. From Python the function itself will do; it is kept by its name, so that a run can be gone on with.
+Function = Annotated[str, BeforeValidator(lambda value: reference_to(value) if callable(value) else value)]
 
 
 class Config(BaseModel):

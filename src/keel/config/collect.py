@@ -2,19 +2,30 @@
 
 from __future__ import annotations
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
-from keel.config.base import Config
+from keel.config.base import Config, Function, refuse_without_effect
 from keel.config.data import DataConfig
 from keel.config.sampling import SamplingConfig
 
 
 class AnnotatorConfig(Config):
-    """A scripted annotator: a utility function, compared with Bradley-Terry noise."""
+    """Who compares: a utility function with Bradley-Terry noise (`script`), or an annotator of your own (`factory`)."""
 
-    script: str = Field(description="module:function giving each response's utility")
+    script: Function | None = Field(None, description="module:function giving each response's utility")
+    factory: Function | None = Field(None, description="module:function returning a keel.Annotator")
     temperature: float = Field(0.0, ge=0, description="noise: P(first wins) = sigmoid(utility gap / temperature)")
     name: str = "scripted"
+
+    @model_validator(mode="after")
+    def _one_judge(self) -> AnnotatorConfig:
+        if (self.script is None) == (self.factory is None):
+            raise ValueError("an annotator is either `script:` (a utility) or `factory:` (one of your own)")
+        if self.factory is not None:
+            refuse_without_effect(self, "temperature", because="with a factory, whose annotator has its own noise")
+            if self.name == "scripted":
+                raise ValueError("an annotator of your own needs a `name:`, which each comparison carries")
+        return self
 
 
 class CollectConfig(Config):

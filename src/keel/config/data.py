@@ -7,7 +7,7 @@ from typing import Any, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
-from keel.config.base import Config
+from keel.config.base import Config, Function
 
 FieldName = Literal[
     "prompt", "response", "text", "chosen", "rejected", "margin", "responses", "ranks", "preferred", "rating", "scale",
@@ -29,7 +29,7 @@ class DataConfig(Config):
     path: str | None = Field(
         default=None, description="a file, a folder or a glob of them, or the owner/name of a data set on the hub"
     )
-    function: str | None = Field(default=None, description="module:function that returns the rows as dicts")
+    function: Function | None = Field(default=None, description="module:function that returns the rows as dicts")
     split: str = Field(default="train", description="which split of a data set on the hub")
     fields: dict[FieldName, str | tuple[str, ...]] = Field(
         default_factory=dict, description="our field: the column it is read from; of responses, one column or several"
@@ -38,7 +38,7 @@ class DataConfig(Config):
     outcomes: dict[str, Outcome] = Field(
         default_factory=dict, description="what a value of preferred stands for: first, second or tie"
     )
-    map: str | None = Field(
+    map: Function | None = Field(
         default=None, description="module:function that makes of a row another one, a list of them, or None"
     )
     limit: int | None = Field(default=None, ge=1, description="read no further than this many usable rows")
@@ -52,6 +52,8 @@ class DataConfig(Config):
     @model_validator(mode="before")
     @classmethod
     def _from_string(cls, value: Any) -> Any:
+        if callable(value):
+            return {"function": value}
         if not isinstance(value, str):
             return value
         return {"function" if _REFERENCE.fullmatch(value) else "path": value}

@@ -6,7 +6,7 @@ from typing import Annotated
 
 from pydantic import Field
 
-from keel.config.base import Config
+from keel.config.base import Config, Function
 from keel.config.data import DataConfig
 from keel.config.ppo import RewardSource
 from keel.config.sampling import RLSamplingConfig
@@ -21,8 +21,8 @@ class EvaluateConfig(Config):
     reward: Annotated[tuple[RewardSource, ...], Field(min_length=1)] | None = Field(
         default=None, description="the judge; ppo's rewards unless given"
     )
-    utility: str | None = Field(None, description="module:function of the true utility, where it is known")
-    measures: dict[str, str] = Field({}, description="further module:function measures, reported as means")
+    utility: Function | None = Field(None, description="module:function of the true utility, where it is known")
+    measures: dict[str, Function] = Field({}, description="further module:function measures, reported as means")
     demonstrations: DataConfig | None = Field(None, description="held-out answers whose likelihood is compared")
     max_prompt_tokens: int = Field(512, gt=0, description="longer prompts are left out")
     sampling: RLSamplingConfig = Field(RLSamplingConfig(), description="ppo's unless given")

@@ -6,7 +6,7 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 
-from keel.config.base import Config, refuse_without_effect
+from keel.config.base import Config, Function, refuse_without_effect
 from keel.config.data import DataConfig
 from keel.config.sampling import RLSamplingConfig
 from keel.config.training import OptimConfig
@@ -16,7 +16,9 @@ class RewardSource(Config):
     """One term of the score: a reward model (`reward`, a path or a hub name) or a Python function."""
 
     model: str | None = None
-    function: str | None = Field(None, description="module:function(prompts, responses, rows) -> list of float or None")
+    function: Function | None = Field(
+        None, description="module:function(prompts, responses, rows) -> list of float or None"
+    )
     weight: float = 1.0
 
     @model_validator(mode="after")
@@ -102,7 +104,7 @@ class HeldOutConfig(Config):
     prompts: DataConfig | None = Field(None, description="unless given: the share of ppo.prompts held out")
     every: int = Field(10, gt=0, description="iterations between two evaluations")
     count: int = Field(64, gt=0, description="prompts")
-    utility: str | None = Field(None, description="module:function of the true utility, where it is known")
+    utility: Function | None = Field(None, description="module:function of the true utility, where it is known")
     patience: int | None = Field(
         None, gt=0, description="end the run after so many evaluations without a better objective"
     )

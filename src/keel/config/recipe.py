@@ -5,12 +5,12 @@ from __future__ import annotations
 import difflib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, Literal, get_args
 
 import yaml
 from pydantic import BaseModel, Field, ValidationError, model_validator
 
-from keel.config.base import Config
+from keel.config.base import Config, Function
 from keel.config.collect import CollectConfig
 from keel.config.evaluate import EvaluateConfig
 from keel.config.model import ModelConfig
@@ -30,6 +30,8 @@ class Recipe(Config):
     name: str = Field(pattern=NAME_PATTERN)
     seed: int = Field(0, ge=0)
     device: str = Field("auto", description="auto (CUDA, MPS, CPU) or a torch device")
+    loggers: tuple[Literal["tensorboard", "wandb"], ...] = Field((), description="besides metrics.jsonl")
+    callbacks: tuple[Function, ...] = Field((), description="module:function each, returning a keel.Callback")
     model: ModelConfig
     sft: SFTConfig | None = None
     collect: CollectConfig | None = None

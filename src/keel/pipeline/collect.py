@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from itertools import combinations
 from typing import Any
 
-from keel.annotate.base import Annotator, Pair, noise_ceiling
+from keel.annotate.base import Annotator, Judgement, Pair, noise_ceiling
 from keel.config.collect import CollectConfig
 from keel.data.write import write_rows
 from keel.engines.base import DrawKey, Sampler
@@ -62,10 +62,9 @@ def collect_comparisons(
         samples = sampler.sample(part, config.sampling, key)
         shown = _pairs(samples, config.per_prompt, draws, first_prompt=start)
         uniforms = draws.uniforms("label", iteration=0, samples=[one.number for one in shown], length=1)[:, 0]
-        judgements = annotator.compare([one.pair for one in shown], uniforms.tolist())
         rows = [
-            _comparison(one, samples, judgement.first_wins, judgement.margin, judgement.probability, config)
-            for one, judgement in zip(shown, judgements, strict=True)
+            _comparison(one, samples, judgement, config)
+            for one, judgement in zip(shown, _judge(annotator, shown, uniforms.tolist(), config), strict=True)
         ]
         pairs_a_prompt = config.per_prompt * (config.per_prompt - 1) // 2
         identical += len(part) // config.per_prompt * pairs_a_prompt - len(shown)
@@ -85,7 +84,7 @@ def collect_comparisons(
         "identical_pairs": identical,
         "prompts": len(prompts),
         "annotator": config.annotator.name,
-        "noise_ceiling": noise_ceiling([row[FIRST_PROBABILITY] for row in comparisons]),
+        "noise_ceiling": _noise_ceiling(comparisons),
     }
 
 
@@ -106,9 +105,27 @@ def _pairs(samples: Samples, per_prompt: int, draws: Draws, *, first_prompt: int
     return shown
 
 
-def _comparison(
-    shown: _Shown, samples: Samples, first_wins: bool, gap: float, probability: float, config: CollectConfig
-) -> Comparison:
+def _judge(
+    annotator: Annotator, shown: Sequence[_Shown], uniforms: Sequence[float], config: CollectConfig
+) -> list[Judgement]:
+    """One judgement a pair. Raises UserError where the annotator gives another number of them."""
+    judgements = list(annotator.compare([one.pair for one in shown], uniforms))
+    if len(judgements) != len(shown):
+        raise UserError(
+            f"collect: the annotator {config.annotator.name} gave {len(judgements)} judgements on {len(shown)} pairs; "
+            "it must give one a pair, in order"
+        )
+    return judgements
+
+
+def _noise_ceiling(comparisons: Sequence[Mapping[str, Any]]) -> float | None:
+    """Known where the annotator gives the probability of every judgement."""
+    known = [row[FIRST_PROBABILITY] for row in comparisons if FIRST_PROBABILITY in row]
+    return noise_ceiling(known) if len(known) == len(comparisons) else None
+
+
+def _comparison(shown: _Shown, samples: Samples, judgement: Judgement, config: CollectConfig) -> Comparison:
+    first_wins, gap, probability = judgement.first_wins, judgement.margin, judgement.probability
     chosen, rejected = (shown.first, shown.second) if first_wins else (shown.second, shown.first)
     ended = samples.ended.tolist()
     return Comparison(
@@ -120,8 +137,8 @@ def _comparison(
             **{name: value for name, value in shown.pair.row.items() if name not in _NOT_CARRIED},
             CHOSEN_ENDED: ended[chosen],
             REJECTED_ENDED: ended[rejected],
-            "utility_gap": gap if first_wins else -gap,
-            FIRST_PROBABILITY: probability,
+            **({} if gap is None else {"utility_gap": gap if first_wins else -gap}),
+            **({} if probability is None else {FIRST_PROBABILITY: probability}),
         },
     )
 
