@@ -100,4 +100,6 @@ def test_noise_ceiling_is_what_the_true_utility_attains() -> None:
     judgements = annotator(temperature=2.0).compare(pairs, rng.random(len(pairs)).tolist())
     decided = [(j.first_wins, j.margin, j.probability) for j in judgements if j.margin and j.probability is not None]
     accuracy = sum(first_wins == (margin > 0) for first_wins, margin, _ in decided) / len(decided)
-    assert abs(accuracy - noise_ceiling([probability for *_, probability in decided])) < 4 * math.sqrt(0.25 / len(decided))
+    assert abs(accuracy - noise_ceiling([probability for *_, probability in decided])) < 4 * math.sqrt(
+        0.25 / len(decided)
+    )

@@ -31,12 +31,12 @@ from tests.end_to_end.tiny import tiny_recipe
 
 
 def run_in_child(
-    recipe: Recipe, out: Path, *, kill_after: float | None = None, kill_at_sync: int | None = None
+    recipe: Recipe, out: Path, *, kill_after: float | None = None, kill_at_sync: int | None = None, **options: Any
 ) -> bool:
     """Run the recipe in a forked process that may be killed; True if it ended by itself."""
     child = os.fork()
     if child == 0:
-        _child(recipe, out, kill_at_sync)
+        _child(recipe, out, kill_at_sync, options)
     timer = threading.Timer(kill_after, os.kill, (child, signal.SIGKILL)) if kill_after is not None else None
     if timer:
         timer.start()
@@ -50,12 +50,12 @@ def run_in_child(
     return True
 
 
-def _child(recipe: Recipe, out: Path, kill_at_sync: int | None) -> None:
+def _child(recipe: Recipe, out: Path, kill_at_sync: int | None, options: dict[str, Any]) -> None:
     try:
         torch.set_num_threads(1)
         if kill_at_sync is not None:
             _die_at_sync(kill_at_sync)
-        run_recipe(recipe, out, console=SilentConsole())
+        run_recipe(recipe, out, console=SilentConsole(), **options)
     except BaseException:
         traceback.print_exc()
         sys.stderr.flush()
@@ -76,20 +76,46 @@ def _die_at_sync(number: int) -> None:
     os.fsync = fsync  # type: ignore[assignment]  # only ever called with a descriptor here
 
 
-def kill_until_done(recipe: Recipe, out: Path, kills: int, seed: int, seconds: float) -> int:
+def kill_until_done(recipe: Recipe, out: Path, kills: int, seed: int, seconds: float, **options: Any) -> int:
     """Start the run until it ends by itself, killing its first `kills` lives; returns how many kills met it alive."""
     dice = random.Random(seed)
     met = 0
     for life in range(kills):
         if life % 2:
-            ended = run_in_child(recipe, out, kill_at_sync=dice.randint(1, 60))
+            ended = run_in_child(recipe, out, kill_at_sync=dice.randint(1, 60), **options)
         else:
-            ended = run_in_child(recipe, out, kill_after=dice.uniform(0.05, seconds / max(4, kills) * 2))
+            ended = run_in_child(recipe, out, kill_after=dice.uniform(0.05, seconds / max(4, kills) * 2), **options)
         met += not ended
         if ended:
             return met
-    assert run_in_child(recipe, out)
+    assert run_in_child(recipe, out, **options)
     return met
+
+
+def kill_an_extension_and_a_fork(folder: Path) -> None:
+    """Both die at their first syncs, at later ones, and go on: they end as what they go on from, left alone, does."""
+    recipe, longer = (two_stages(iterations) for iterations in (4, 8))
+    assert run_in_child(longer, folder / "alone")
+    assert run_in_child(recipe, folder / "extended")
+    for number in (2, 5, 9, 14, 30):
+        assert not run_in_child(longer, folder / "extended", kill_at_sync=number, extend=True)
+    assert run_in_child(longer, folder / "extended", extend=True)
+    point = f"{folder / 'alone'}/ppo@7"
+    for number in (3, 12, 20, 30):
+        assert not run_in_child(longer, folder / "forked", kill_at_sync=number, fork=point)
+    assert run_in_child(longer, folder / "forked", fork=point)
+    for name in ("extended", "forked"):
+        wrong = differences(folder / "alone" / "ppo" / "model", folder / name / "ppo" / "model")
+        wrong += differences(folder / "alone" / "ppo" / "checkpoints", folder / name / "ppo" / "checkpoints")
+        assert not wrong, (name, wrong)
+    print("an extension and a fork, killed again and again, ended bitwise as the run left alone")
+
+
+def two_stages(iterations: int, *overrides: str) -> Recipe:
+    """sft and ppo; the rate is constant, so that a longer run begins as a shorter one does."""
+    constant = ["ppo.update.schedule=constant", "ppo.update.warmup=0", f"ppo.iterations={iterations}"]
+    without = [f"{stage}=null" for stage in ("collect", "reward", "evaluate")]
+    return tiny_recipe([*without, "ppo.reward=[{function: 'keel.demo:polite'}]", *constant, *overrides])
 
 
 def differences(one: Path, other: Path) -> list[str]:
@@ -145,6 +171,8 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
     recipe = tiny_recipe()
+    with tempfile.TemporaryDirectory() as folder:
+        kill_an_extension_and_a_fork(Path(folder))
     met = lives = 0
     with tempfile.TemporaryDirectory() as folder:
         started = time.monotonic()

@@ -1,0 +1,147 @@
+"""A fork begins where another run's checkpoint was, knows where it comes from, and leaves that run alone."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from pathlib import Path
+
+import pytest
+
+from keel.errors import UserError
+from keel.runs.checkpoint import step_path
+from keel.runs.fork import Fork, ForkPoint
+from keel.runs.metrics import read_lines
+from tests.runs.support import PPO, SFT, complete, opened, other, tensors
+
+CHANGED = other(PPO, ppo__lr=2e-5)
+
+
+@pytest.fixture
+def old(tmp_path: Path) -> Path:
+    """Checkpoints of steps 1 (the best), 3 and 4; steps 1 to 5 are logged."""
+    with opened(tmp_path / "old") as run:
+        complete(run.stage("sft", SFT))
+        stage = run.stage("ppo", PPO)
+        stage.begin()
+        for step in range(1, 6):
+            stage.log(step, {"loss": step / 7})
+            stage.log_samples(step, [{"text": str(step)}])
+            if step < 5:
+                stage.checkpoint(step, tensors(step), {"beta": step}, best=1)
+    return tmp_path / "old"
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {str(path): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+@pytest.mark.parametrize(
+    ("text", "point"),
+    [
+        ("runs/old/ppo@40", ForkPoint(Path("runs/old"), "ppo", 40)),
+        ("old/sft/", ForkPoint(Path("old"), "sft", None)),
+    ],
+)
+def test_a_fork_is_named_by_run_stage_and_step(text: str, point: ForkPoint) -> None:
+    assert ForkPoint.parse(text) == point
+
+
+@pytest.mark.parametrize("text", ["runs/old", "ppo@40", "runs/old/ppo@", "runs/old/ppo@last", ""])
+def test_other_names_are_refused(text: str) -> None:
+    with pytest.raises(UserError, match=re.escape(f"--fork {text} should look like runs/old/ppo@40")):
+        ForkPoint.parse(text)
+
+
+def test_a_fork_starts_from_the_checkpoint_with_the_lines_that_led_to_it(old: Path, tmp_path: Path) -> None:
+    before, said = contents(old), list[str]()
+    with opened(tmp_path / "new", said, fork=ForkPoint(old, "ppo", 3)) as run:
+        assert run.stage("sft", SFT).finished  # linked
+        stage = run.stage("ppo", CHANGED)
+        assert stage.fork is not None
+        stage.begin()
+        snapshot = stage.restore()
+    assert snapshot is not None
+    assert (snapshot.step, snapshot.state) == (3, {"beta": 3})
+    assert snapshot.tensors["policy"]["weight"].tolist() == [3.0] * 3
+    assert said[1] == f"ppo: forked from step 3 of {old}/ppo, with ppo.lr: 1e-05 → 2e-05."
+    assert [line["iteration"] for line in read_lines(tmp_path / "new" / "ppo" / "metrics.jsonl")] == [1, 2, 3]
+    assert [line["text"] for line in read_lines(tmp_path / "new" / "ppo" / "samples.jsonl")] == ["1", "2", "3"]
+    assert sorted(os.listdir(tmp_path / "new" / "ppo" / "checkpoints")) == ["step-00000001", "step-00000003"]
+    assert contents(old) == before
+
+
+def test_where_it_comes_from_is_part_of_what_it_is(old: Path, tmp_path: Path) -> None:
+    point = ForkPoint(old, "ppo", 3)
+    for start in (point, point, None, ForkPoint(old, "ppo", None)):  # again, and without the option
+        with opened(tmp_path / "new", fork=start) as run:
+            stage = run.stage("ppo", CHANGED)
+            stage.begin()
+    fork = Fork.read(tmp_path / "new" / "ppo")
+    assert fork is not None
+    assert (fork.source, fork.step, fork.changed) == (f"{old}/ppo", 3, ("ppo.lr: 1e-05 → 2e-05",))
+    assert fork.changed_keys == {"ppo.lr"}
+    identity = json.loads((tmp_path / "new" / "ppo" / "identity.json").read_text())
+    assert identity["inputs"] == {**PPO.inputs, "fork": fork.sha256}
+    with opened(tmp_path / "new") as run, pytest.raises(UserError, match=r"ppo.lr: 2e-05 → 3e-05"):
+        run.stage("ppo", other(PPO, ppo__lr=3e-5))
+    with opened(tmp_path / "plain", reuse=tmp_path / "new") as run:
+        assert not run.stage("ppo", CHANGED).finished  # a run of the recipe alone is another thing
+
+
+def test_a_fork_of_a_fork_is_compared_by_its_settings(old: Path, tmp_path: Path) -> None:
+    with opened(tmp_path / "new", fork=ForkPoint(old, "ppo", None)) as run:
+        run.stage("ppo", CHANGED)
+    with opened(tmp_path / "third", fork=ForkPoint(tmp_path / "new", "ppo", 4)) as run:
+        stage = run.stage("ppo", CHANGED)
+    assert stage.fork is not None
+    assert stage.fork.changed == ()
+    assert stage.fork.step == 4
+
+
+def test_steps_that_are_kept_are_listed_before_anything_is_made(old: Path, tmp_path: Path) -> None:
+    missing = opened(tmp_path / "new", fork=ForkPoint(old, "ppo", 2))
+    sentence = f"--fork: {old}/ppo keeps no checkpoint of step 2; it has 1, 3, 4."
+    with pytest.raises(UserError, match=re.escape(sentence)), missing:
+        pass
+    with (
+        pytest.raises(UserError, match="sft has no checkpoint"),
+        opened(tmp_path / "new", fork=ForkPoint(old, "sft", 2)),
+    ):
+        pass
+    with pytest.raises(UserError, match="is the run itself"), opened(old, fork=ForkPoint(old, "ppo", 3)):
+        pass
+    with (
+        pytest.raises(UserError, match="leave --reuse out"),
+        opened(tmp_path / "new", fork=ForkPoint(old, "ppo", 3), reuse=old),
+    ):
+        pass
+    assert not (tmp_path / "new").exists()
+
+
+def test_a_damaged_checkpoint_is_not_forked(old: Path, tmp_path: Path) -> None:
+    (step_path(old / "ppo" / "checkpoints", 3) / "state.json").write_text("{}")
+    with (
+        opened(tmp_path / "new", fork=ForkPoint(old, "ppo", 3)) as run,
+        pytest.raises(UserError, match=r"is not whole \(state\.json has 2 bytes .*take another step"),
+    ):
+        run.stage("ppo", CHANGED)
+    assert not (tmp_path / "new" / "ppo").exists()
+
+
+def test_a_stage_that_is_there_is_not_replaced_by_a_fork(old: Path, tmp_path: Path) -> None:
+    with opened(tmp_path / "new") as run:
+        run.stage("ppo", PPO).begin()
+    with (
+        opened(tmp_path / "new", fork=ForkPoint(old, "ppo", 3)) as run,
+        pytest.raises(UserError, match="is there already and was not forked; give the fork another --out"),
+    ):
+        run.stage("ppo", PPO)
+    with opened(tmp_path / "other", fork=ForkPoint(old, "ppo", 3)) as run:
+        run.stage("ppo", PPO)
+    with (
+        opened(tmp_path / "other", fork=ForkPoint(old, "ppo", 4)) as run,
+        pytest.raises(UserError, match="was forked from step 3 of"),
+    ):
+        run.stage("ppo", PPO)
