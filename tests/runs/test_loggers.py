@@ -139,10 +139,8 @@ def test_a_missing_package_is_named_with_its_extra(name: str, module: str, monke
 
 
 def test_real_event_files(tmp_path: Path) -> None:
-    pytest.importorskip("tensorboard")
-    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-
+    reader = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
     interrupted_stage(tmp_path, TensorBoardLogger)
-    events: Any = EventAccumulator(str(tmp_path / "ppo" / "tensorboard"))
+    events = reader.EventAccumulator(str(tmp_path / "ppo" / "tensorboard"))
     events.Reload()
     assert [(event.step, round(event.value, 3)) for event in events.Scalars("loss")] == [(1, 0.5), (2, 0.4)]
