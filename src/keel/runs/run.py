@@ -228,9 +228,9 @@ class Run:
         self._move_aside(STAGES[STAGES.index(path.name) + 1 :])
         (path / DONE).unlink(missing_ok=True)
         files.sync(path)
-        model = path / "model"
-        if model.exists():
-            files.move(model, path / f"model.{growth.key.rpartition('.')[2]}-{growth.before}")
+        for made in ("model", "adapter"):
+            if (path / made).exists():
+                files.move(path / made, path / f"{made}.{growth.key.rpartition('.')[2]}-{growth.before}")
 
 
 @contextmanager
