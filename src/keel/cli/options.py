@@ -20,6 +20,10 @@ Fork = Annotated[
         help="Start this stage from a checkpoint of another run, with this recipe's settings.",
     ),
 ]
+Smoke = Annotated[
+    bool,
+    typer.Option("--smoke", help="Two steps of every stage, then peak memory and the time to expect; nothing is kept."),
+]
 Extend = Annotated[
     bool, typer.Option("--extend", help="Go on with a stage whose iterations or epochs alone were raised.")
 ]

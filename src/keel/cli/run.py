@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import typer
 
-from keel.cli.options import Extend, Fork, FreshFrom, Out, RecipePath, Reuse, Set
+from keel.cli.options import Extend, Fork, FreshFrom, Out, RecipePath, Reuse, Set, Smoke
 
 _STAGES = {
     "sft": "Supervised fine-tuning: learn to answer as the demonstrations do.",
@@ -27,6 +27,7 @@ def run(
     fresh_from: FreshFrom = None,
     fork: Fork = None,
     extend: Extend = False,
+    smoke: Smoke = False,
 ) -> None:
     """Walk a recipe from its first stage to the report.
 
@@ -34,7 +35,10 @@ def run(
 
     **Example:** `keel run recipes/tinystories.yaml --set ppo.kl.coef=0.1 --out runs/shorter-leash`
     """
-    _walk(recipe, out, set_, reuse=reuse, fresh_from=fresh_from, fork=fork, extend=extend)
+    if smoke:
+        _smoke(recipe, set_, {"--out": out, "--reuse": reuse, "--fresh-from": fresh_from, "--fork": fork})
+    else:
+        _walk(recipe, out, set_, reuse=reuse, fresh_from=fresh_from, fork=fork, extend=extend)
 
 
 def add_stage_commands(app: typer.Typer) -> None:
@@ -51,6 +55,37 @@ def _stage_command(name: str, purpose: str) -> Callable[..., None]:
 
     command.__doc__ = f"{purpose}\n\n**Example:** `keel {name} recipes/tinystories.yaml --out runs/tinystories`"
     return command
+
+
+def _smoke(recipe_path: Path, overrides: list[str] | None, without_effect: Mapping[str, object]) -> None:
+    from keel.config.recipe import load_recipe
+    from keel.errors import UserError
+
+    given = [option for option, value in without_effect.items() if value is not None]
+    if given:
+        raise UserError(f"{given[0]} has no effect with --smoke, which keeps nothing; leave it out")
+    recipe = load_recipe(recipe_path, overrides or ())
+
+    from keel.build.forecast import clock, total
+    from keel.build.smoke import smoke
+    from keel.cli.console import TerminalConsole
+
+    with TerminalConsole() as console:
+        forecasts = smoke(recipe, console)
+    rows = [
+        [
+            one.stage,
+            f"{one.peak_bytes / 2**30:.2f} GiB",
+            f"{clock(one.seconds_a_step)} a{'n' if one.unit[0] in 'aeiou' else ''} {one.unit}",
+            str(one.steps),
+            clock(one.seconds),
+        ]
+        for one in forecasts
+    ]
+    console.table("What to expect", ["stage", "peak memory", "time", "of them", "whole stage"], rows)
+    console.say(
+        f"In all about {clock(total(forecasts))}, if the machine stays as busy as it was and no row is too long."
+    )
 
 
 def _walk(

@@ -54,6 +54,7 @@ def collect_comparisons(
     snapshot = stage.restore()
     identical: int = snapshot.state["identical"] if snapshot else 0
     rounds = range(0, len(prompts), _PROMPTS_A_ROUND)
+    console.progress(stage.name, snapshot.step if snapshot else 0, len(rounds), {})
     for number, start in enumerate(rounds, start=1):
         if snapshot is not None and number <= snapshot.step:
             continue

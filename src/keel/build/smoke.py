@@ -1,0 +1,274 @@
+"""`keel run --smoke`: two steps of every stage on the real models and data, to see memory and time before the wait.
+
+Batches, lengths and models are those of the recipe; only the rows are few, so that it ends in time. Everything is
+written into a temporary directory and gone afterwards.
+"""
+
+from __future__ import annotations
+
+import math
+import resource
+import sys
+import tempfile
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from keel.build import load_renderer, run_recipe
+from keel.build.forecast import (
+    Forecast,
+    Measured,
+    collect_forecast,
+    epochs_forecast,
+    evaluate_forecast,
+    ppo_forecast,
+    shrinkage,
+)
+from keel.config.collect import CollectConfig
+from keel.config.data import DataConfig
+from keel.config.evaluate import EvaluateConfig
+from keel.config.recipe import Recipe
+from keel.config.reward import RewardConfig
+from keel.config.sampling import SamplingConfig
+from keel.config.training import TrainingConfig
+from keel.data.load import load_comparisons, load_demonstrations, load_prompts
+from keel.models.load import resolve_device
+from keel.runs.callbacks import Callback, StageInfo
+from keel.runs.console import Console
+
+_STEPS = 2
+_ROWS = 2000  # of a data set, more where two batches need more
+_SLOW = 15.0  # seconds of a stage after which one step must do
+
+
+def smoke(recipe: Recipe, console: Console) -> list[Forecast]:
+    """Run two steps of each stage and say what the whole will take, a stage each.
+
+    Raises UserError for whatever would stop the recipe itself that early.
+    """
+    watch = Watch(console, torch.device(resolve_device(recipe.device)))
+    small = shrunk(recipe)
+    with tempfile.TemporaryDirectory(prefix="keel-smoke-") as folder:
+        run_recipe(small, Path(folder) / "run", console=watch, callbacks=[watch])
+        prompt, expected, sampled = _lengths(recipe, small, watch.measured, Path(folder) / "run")
+    shrink = shrinkage(prompt, expected, sampled)
+    if shrink < 1:
+        console.say(
+            f"Taken to be: responses of {expected:.0f} tokens, as in the demonstrations; after two steps the model "
+            f"still wrote {sampled:.0f}."
+        )
+    return _forecasts(recipe, small, watch.measured, shrink)
+
+
+class Watch(Callback):
+    """Takes the time and the peak of memory, passes on what is said, and ends each stage early."""
+
+    def __init__(self, console: Console, device: torch.device) -> None:
+        self.measured: dict[str, Measured] = {}
+        self._console = console
+        self._device = device
+        self._begun = 0.0
+
+    def on_begin(self, stage: StageInfo) -> None:
+        self.measured[stage.name] = Measured()
+        self._begun = time.perf_counter()
+        reset_peak(self._device)
+
+    def on_log(self, stage: StageInfo, step: int, metrics: Mapping[str, float]) -> bool:
+        self.measured[stage.name].lines.append(dict(metrics))
+        slow = time.perf_counter() - self._begun > _SLOW
+        if slow and step == 1:
+            self._console.say(f"{stage.name}: slow, so one step must do.")
+        return step >= _STEPS or (slow and step >= 1)
+
+    def on_end(self, stage: StageInfo, summary: Mapping[str, Any]) -> None:
+        measured = self.measured[stage.name]
+        measured.seconds = time.perf_counter() - self._begun
+        measured.peak_bytes = peak(self._device)
+        measured.summary = summary
+
+    def say(self, text: str) -> None:
+        if "a callback asked for it" not in text:  # it was this one
+            self._console.say(text)
+
+    def progress(self, stage: str, done: int, total: int, numbers: Mapping[str, float]) -> None:
+        self.measured[stage].marks[done] = time.perf_counter()
+        self._console.progress(stage, done, total, numbers)
+
+    def samples(self, stage: str, rows: list[dict[str, Any]]) -> None:
+        """Nothing: a model of two steps has nothing to say."""
+
+
+def reset_peak(device: torch.device) -> None:
+    """Start to look for the peak anew; where the system cannot, the peak is that since the process began."""
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+        return
+    try:
+        Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
+    except OSError:
+        return
+
+
+def peak(device: torch.device) -> int:
+    """Bytes at the peak: allocated on a CUDA device, else the process's resident memory."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    try:
+        for line in Path("/proc/self/status").read_text(encoding="ascii").splitlines():
+            if line.startswith("VmHWM:"):
+                return int(line.split()[1]) * 1024
+    except OSError:
+        pass
+    high = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return high if sys.platform == "darwin" else high * 1024
+
+
+def shrunk(recipe: Recipe) -> Recipe:
+    """The recipe with few rows, few samples beyond the steps, and nothing that would stop or report it."""
+    changes: dict[str, Any] = {"loggers": (), "callbacks": ()}
+    if recipe.sft:
+        changes["sft"] = _few_rows(recipe.sft, "data").model_copy(update={"validate_every": 1})
+    if recipe.collect:
+        count = _prompts_of_two_batches(recipe.collect.sampling, recipe.collect.per_prompt)
+        prompts = recipe.collect.prompts.model_copy(update={"limit": _at_most(recipe.collect.prompts, count)})
+        changes["collect"] = recipe.collect.model_copy(update={"prompts": prompts})
+    if recipe.reward:
+        config = recipe.reward if recipe.reward.data == "collect" else _few_rows(recipe.reward, "data")
+        samples = min(config.normalise_samples, config.normalise_sampling.batch)
+        # epochs enough for two steps, however few the comparisons are
+        more = {"validate_every": 1, "normalise_samples": samples, "epochs": max(config.epochs, _STEPS * config.batch)}
+        changes["reward"] = config.model_copy(update=more)
+    if recipe.ppo:
+        limit = _at_most(recipe.ppo.prompts, max(_ROWS, 4 * recipe.ppo.rollout_batch))
+        changes["ppo"] = recipe.ppo.model_copy(
+            update={
+                "prompts": recipe.ppo.prompts.model_copy(update={"limit": limit}),
+                "max_truncated": 1.0,  # a model of two steps may not know yet how to end
+                "final": "last",
+            }
+        )
+    if recipe.evaluate:
+        changes["evaluate"] = _small_evaluation(recipe.evaluate)
+    return recipe.model_copy(update=changes)
+
+
+def _few_rows(config: TrainingConfig, key: str) -> Any:
+    data = getattr(config, key)
+    limit = _at_most(data, max(_ROWS, 4 * config.batch))
+    return config.model_copy(update={key: data.model_copy(update={"limit": limit})})
+
+
+def _at_most(data: DataConfig, rows: int) -> int:
+    return rows if data.limit is None else min(rows, data.limit)
+
+
+def _prompts_of_two_batches(sampling: SamplingConfig, per_prompt: int) -> int:
+    return max(2, math.ceil(2 * sampling.batch / per_prompt))
+
+
+def _small_evaluation(config: EvaluateConfig) -> EvaluateConfig:
+    count = min(config.count, math.ceil(config.sampling.batch / config.per_prompt))
+    samples = min(config.frontier_samples, 2 * config.sampling.batch)
+    prompts = min(config.frontier_prompts, count, max(1, 2 * config.sampling.batch // samples))
+    return config.model_copy(
+        update={"count": count, "frontier_samples": samples, "frontier_prompts": prompts, "bootstrap": 10}
+    )
+
+
+def _lengths(
+    recipe: Recipe, small: Recipe, measured: Mapping[str, Measured], run: Path
+) -> tuple[float, float | None, float | None]:
+    """Mean tokens of a prompt, of a demonstration's response, and of the responses that were sampled."""
+    stage = small.ppo or small.collect
+    if recipe.sft is None or stage is None:
+        return 0.0, None, None
+    renderer = load_renderer(str(run / "sft" / "model"), chat_template=recipe.model.chat_template)
+    prompts = load_prompts(stage.prompts).train[:200]
+    prompt = sum(renderer.length(row) for row in prompts) / len(prompts)
+    summary = measured["sft"].summary
+    expected = min(summary["response_tokens"] / summary["rows"], stage.sampling.max_new_tokens)
+    if "ppo" in measured:
+        return prompt, expected, measured["ppo"].lines[0]["eval/length"]
+    if "evaluate" in measured:
+        return prompt, expected, measured["evaluate"].summary["reference"]["length"]
+    return prompt, expected, None
+
+
+def _forecasts(recipe: Recipe, small: Recipe, measured: Mapping[str, Measured], shrink: float) -> list[Forecast]:
+    """One a stage, in order; the rows of the whole data are counted here."""
+    found: list[Forecast] = []
+    if recipe.sft:
+        loaded = load_demonstrations(recipe.sft.data)
+        found.append(
+            epochs_forecast(
+                "sft",
+                measured["sft"],
+                steps=math.ceil(len(loaded.train) * recipe.sft.epochs / recipe.sft.batch),
+                validate_every=recipe.sft.validate_every,
+                validation_scale=len(loaded.validation) / max(1, measured["sft"].summary["validation_rows"]),
+            )
+        )
+    if recipe.collect:
+        assert small.collect is not None
+        prompts = _count_prompts(recipe.collect.prompts)
+        few = measured["collect"].summary["prompts"]
+        found.append(collect_forecast(measured["collect"], measured_prompts=few, prompts=prompts, shrink=shrink))
+    if recipe.reward:
+        assert small.reward is not None
+        found.append(_reward_forecast(recipe, small.reward, measured, shrink))
+    if recipe.ppo:
+        found.append(ppo_forecast(recipe.ppo, measured["ppo"], shrink))
+    if recipe.evaluate:
+        assert small.evaluate is not None
+        prompts = _count_prompts(recipe.evaluate.prompts)
+        found.append(
+            evaluate_forecast(recipe.evaluate, small.evaluate, measured["evaluate"], prompts=prompts, shrink=shrink)
+        )
+    return found
+
+
+def _reward_forecast(recipe: Recipe, small: RewardConfig, measured: Mapping[str, Measured], shrink: float) -> Forecast:
+    config = recipe.reward
+    assert config is not None
+    sampled = config.data == "collect"
+    if isinstance(config.data, DataConfig):
+        loaded = load_comparisons(config.data)
+        groups, held_out = len({str(row.prompt) for row in loaded.train}), len(loaded.validation)
+    else:
+        groups, held_out = _collected(recipe.collect)
+    left_out = config.normalise_samples - small.normalise_samples
+    return epochs_forecast(
+        "reward",
+        measured["reward"],
+        steps=math.ceil(groups * config.epochs / config.batch),
+        validate_every=config.validate_every,
+        validation_scale=held_out / max(1, measured["reward"].summary["validation_pairs"]),
+        shrink=shrink if sampled else 1.0,
+        more_seconds=left_out * _seconds_a_response(recipe, measured) * shrink,
+    )
+
+
+def _collected(config: CollectConfig | None) -> tuple[int, int]:
+    """Prompts to train on and held-out pairs that the collect stage will give."""
+    assert config is not None
+    prompts, share = _count_prompts(config.prompts), DataConfig.model_fields["validation"].default
+    return round(prompts * (1 - share)), round(prompts * share * math.comb(config.per_prompt, 2))
+
+
+def _seconds_a_response(recipe: Recipe, measured: Mapping[str, Measured]) -> float:
+    """Sampling and scoring, by whichever stage does it."""
+    if recipe.collect:
+        marks, prompts = measured["collect"].marks, int(measured["collect"].summary["prompts"])
+        return (marks[max(marks)] - marks[0]) / (prompts * recipe.collect.per_prompt)
+    if recipe.ppo:
+        return measured["ppo"].lines[-1]["time/rollout_seconds"] / recipe.ppo.rollout_batch
+    return 0.0
+
+
+def _count_prompts(data: DataConfig) -> int:
+    loaded = load_prompts(data)
+    return len(loaded.train) + len(loaded.validation)

@@ -1,0 +1,86 @@
+"""Two steps of every stage: what they tell, and that nothing is left of them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from keel.build import smoke as module
+from keel.build.smoke import peak, reset_peak, shrunk, smoke
+from keel.config.recipe import parse_recipe
+from keel.data.load import load_demonstrations
+from keel.runs.layout import STAGES
+from tests.end_to_end.tiny import tiny_recipe
+from tests.pipeline.support import Heard
+
+MIB = 2**20
+
+
+def test_every_stage_is_forecast_and_nothing_is_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    recipe = tiny_recipe(["ppo.iterations=1000", "sft.epochs=40", "reward.epochs=9", "ppo.sampling.max_new_tokens=80"])
+    console = Heard()
+    found = {one.stage: one for one in smoke(recipe, console)}
+    assert list(found) == list(STAGES)
+    assert list(tmp_path.iterdir()) == []
+    assert recipe.sft is not None
+    rows = len(load_demonstrations(recipe.sft.data).train)
+    assert found["sft"].steps == -(-rows * 40 // 16)
+    assert found["collect"].steps == 200
+    assert found["reward"].steps == -(-190 * 9 // 32)  # of 200 prompts, 5 % are held out
+    assert found["ppo"].steps == 1000
+    assert found["evaluate"].steps == 8
+    for stage, done, _ in console.progressed:
+        assert done <= (3 if stage == "evaluate" else 2)  # its parts, not its steps
+    for one in found.values():
+        assert one.seconds >= one.seconds_a_step * one.steps > 0
+        assert 50 * MIB < one.peak_bytes < 64 * 1024 * MIB
+    assert console.said[-1].startswith("Taken to be: responses of ")
+    assert "as in the demonstrations; after two steps the model still wrote" in console.said[-1]
+    assert not any("callback" in said for said in console.said)
+
+
+def test_a_slow_stage_is_content_with_one_step(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "_SLOW", 0.0)
+    recipe = tiny_recipe(["collect=null", "reward=null", "ppo=null", "evaluate=null"])
+    console = Heard()
+    (only,) = smoke(recipe, console)
+    assert console.said[-1] == "sft: slow, so one step must do."
+    assert console.progressed[-1][1] == 1
+    assert only.seconds > 0
+
+
+def test_batches_and_lengths_stay_and_rows_are_few() -> None:
+    recipe = tiny_recipe(["sft.data.limit=null", "ppo.prompts.limit=90000", "loggers=[wandb]", "ppo.max_truncated=0.5"])
+    small = shrunk(recipe)
+    assert recipe.sft is not None
+    assert recipe.ppo is not None
+    assert small.sft is not None
+    assert small.ppo is not None
+    assert (small.sft.data.limit, small.ppo.prompts.limit) == (2000, 2000)
+    assert (small.sft.batch, small.sft.token_budget, small.sft.epochs) == (16, 8192, recipe.sft.epochs)
+    assert (small.ppo.rollout_batch, small.ppo.sampling, small.ppo.update) == (
+        recipe.ppo.rollout_batch,
+        recipe.ppo.sampling,
+        recipe.ppo.update,
+    )
+    assert small.ppo.iterations == recipe.ppo.iterations  # the schedule is the real one's
+    assert small.loggers == ()
+    parse_recipe(small.model_dump(mode="json"), "still a recipe")
+
+
+@pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="only Linux forgets a peak")
+def test_the_peak_is_that_since_it_was_reset() -> None:
+    device = torch.device("cpu")
+    reset_peak(device)
+    before = peak(device)
+    held = np.ones(256 * MIB, dtype=np.uint8)
+    assert peak(device) - before == pytest.approx(256 * MIB, rel=0.2)
+    del held
+    assert peak(device) - before > 200 * MIB  # high water
+    reset_peak(device)
+    assert peak(device) - before < 100 * MIB
