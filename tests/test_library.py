@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import functools
 import inspect
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -36,6 +37,19 @@ def test_every_name_is_there_and_typed() -> None:
     assert typed == {f"{module}.{name}" for module, names in vars(keel)["_HOMES"].items() for name in names}
     with pytest.raises(AttributeError, match=r"module 'keel' has no attribute 'sftt'"):
         getattr(keel, "sftt")  # noqa: B009  # as a caller's mistake would
+
+
+def test_the_guide_names_what_exists() -> None:
+    root = Path(__file__).parents[1]
+    text = (root / "docs" / "guides" / "library.md").read_text(encoding="utf-8")
+    named = set(re.findall(r"keel\.(\w+)", text)) - {"yaml"}
+    assert len(named) > 12
+    assert sorted(named - set(vars(keel)["__all__"])) == []
+    linked = re.findall(r"\]\((\S+)\)", text)
+    assert len(linked) == 3
+    assert all((root / "docs" / "guides" / target).exists() for target in linked)
+    for snippet in re.findall(r"```python\n(.*?)```", text, re.S):
+        ast.parse(snippet)
 
 
 def test_configs_and_callbacks_need_no_torch() -> None:

@@ -11,6 +11,7 @@ import resource
 import sys
 import tempfile
 import time
+from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -237,9 +238,10 @@ def _reward_forecast(recipe: Recipe, small: RewardConfig, measured: Mapping[str,
     sampled = config.data == "collect"
     if isinstance(config.data, DataConfig):
         loaded = load_comparisons(config.data)
-        groups, held_out = len({str(row.prompt) for row in loaded.train}), len(loaded.validation)
+        of_a_prompt, held_out = Counter(repr(row.prompt) for row in loaded.train), len(loaded.validation)
+        groups = sum(math.ceil(count / config.max_pairs) for count in of_a_prompt.values())
     else:
-        groups, held_out = _collected(recipe.collect)
+        groups, held_out = _collected(recipe.collect, config.max_pairs)
     left_out = config.normalise_samples - small.normalise_samples
     return epochs_forecast(
         "reward",
@@ -252,11 +254,12 @@ def _reward_forecast(recipe: Recipe, small: RewardConfig, measured: Mapping[str,
     )
 
 
-def _collected(config: CollectConfig | None) -> tuple[int, int]:
-    """Prompts to train on and held-out pairs that the collect stage will give."""
+def _collected(config: CollectConfig | None, max_pairs: int) -> tuple[int, int]:
+    """Groups of comparisons to train on and held-out pairs that the collect stage will give."""
     assert config is not None
     prompts, share = _count_prompts(config.prompts), DataConfig.model_fields["validation"].default
-    return round(prompts * (1 - share)), round(prompts * share * math.comb(config.per_prompt, 2))
+    pairs = math.comb(config.per_prompt, 2)
+    return round(prompts * (1 - share)) * math.ceil(pairs / max_pairs), round(prompts * share * pairs)
 
 
 def _seconds_a_response(recipe: Recipe, measured: Mapping[str, Measured]) -> float:
