@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+import linecache
 import sys
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pytest
@@ -226,3 +228,19 @@ def test_a_chat_template_counts_in_every_stage_by_its_contents(tmp_path: Path) -
     after = stage_identity(recipe, "ppo", stage_inputs(recipe, RUN, "ppo"))
     (line,) = differences(before, after)
     assert line.startswith("input chat_template: ")
+
+
+def test_a_function_of_a_notebook_is_known_by_its_source(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A notebook's module has no file; its cells are found where the interpreter keeps them."""
+    notebook = ModuleType("notebook_of_a_user")
+    monkeypatch.setitem(sys.modules, notebook.__name__, notebook)
+    recipe = recipe_of(ppo={**PPO, "reward": [{"function": "notebook_of_a_user:reward"}]})
+    hashes = []
+    for number, weight in enumerate((1, 2, 2)):
+        source, name = f"def reward(prompts, responses, rows):\n    return [{weight}.0]\n", f"<cell {number}>"
+        monkeypatch.setitem(linecache.cache, name, (len(source), None, source.splitlines(keepends=True), name))
+        exec(compile(source, name, "exec"), vars(notebook))
+        hashes.append(
+            stage_identity(recipe, "ppo", stage_inputs(recipe, RUN, "ppo")).inputs["reward notebook_of_a_user.reward"]
+        )
+    assert hashes[0] != hashes[1] == hashes[2]

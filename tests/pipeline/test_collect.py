@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from keel.annotate.base import Judgement, Pair
 from keel.annotate.scripted import ScriptedAnnotator
 from keel.config.collect import AnnotatorConfig, CollectConfig
 from keel.config.data import DataConfig
@@ -186,3 +187,26 @@ def test_columns_of_a_comparisons_file_make_way(tmp_path: Path) -> None:
     assert (only.chosen, only.rejected, only.annotator, only.margin, only.weight) == ("b", "a", "longer", None, 1.0)
     assert only.extra["topic"] == "tea"
     assert "iteration" not in only.extra
+
+
+class Unsure:
+    """Gives a judgement less than there are pairs."""
+
+    def compare(self, pairs: Sequence[Pair], uniforms: Sequence[float]) -> list[Judgement]:
+        return [Judgement(first_wins=True) for _ in pairs[1:]]
+
+
+def test_an_annotator_must_judge_every_pair(tmp_path: Path) -> None:
+    config = CollectConfig(
+        prompts=DataConfig(path="prompts.jsonl"), annotator=AnnotatorConfig(factory="tests:unsure", name="unsure")
+    )
+    with pytest.raises(UserError, match="the annotator unsure gave 2 judgements on 3 pairs; it must give one a pair"):
+        collect_comparisons(
+            config,
+            AnsweringSampler(lambda prompt, which: B if which else A, 2),
+            Unsure(),
+            prompts_of(3),
+            stage=begin_stage(tmp_path, "collect"),
+            draws=Draws(0, "collect"),
+            console=Heard(),
+        )
