@@ -226,7 +226,7 @@ def timeless_without_evaluations(folder: Path) -> list[dict[str, Any]]:
     return [{key: value for key, value in line.items() if not key.startswith("eval/")} for line in lines]
 
 
-@pytest.mark.parametrize(("stopped_at_first", "last", "best"), [(3, 0.2, 6), (3, 0.05, 2), (4, 0.05, 2)])
+@pytest.mark.parametrize(("stopped_at_first", "last", "best"), [(3, 0.2, 6), (3, 0.05, 2), (4, 0.05, 2), (5, 0.05, 2)])
 def test_more_iterations_go_on_as_if_there_had_always_been_as_many(
     stopped_at_first: int, last: float, best: int, tmp_path: Path
 ) -> None:
@@ -236,10 +236,10 @@ def test_more_iterations_go_on_as_if_there_had_always_been_as_many(
         "evaluate": {"every": 2, "patience": 3},
         "kl": {"kind": "adaptive", "coef": 0.2, "target": 0.5, "horizon": 64},
     }
-    objectives = [0.0, 0.0, 0.1, 0.9, 0.05, 0.0, last]  # the third, which counts in the short run alone, looks best
+    objectives = [0.0, 0.0, 0.1, 0.9, 0.05, 0.9, last]  # what counts in the short run alone looks best
     short = toy(toy_config(iterations=stopped_at_first, **same_in_both), objectives=objectives)
     summary = short.train(begin_stage(tmp_path / "extended", "ppo"))
-    assert summary["best_iteration"] == {3: 3, 4: 2}[stopped_at_first]
+    assert summary["best_iteration"] == {3: 3, 4: 2, 5: 5}[stopped_at_first]
     (tmp_path / "extended" / "ppo" / "model").rename(tmp_path / "short")
     summaries = {
         name: toy(toy_config(iterations=6, **same_in_both), objectives=objectives).train(

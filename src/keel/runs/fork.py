@@ -10,7 +10,6 @@ from keel.errors import UserError
 from keel.runs import files
 from keel.runs.identity import Identity, differences, hash_file
 from keel.runs.layout import CHECKPOINTS, FORKED, IDENTITY, METRICS, SAMPLES, STAGES
-from keel.runs.metrics import JsonLines
 
 _INPUT = "fork"  # the checkpoint among the inputs of a forked stage's identity
 _TOKENIZER = "tokenizer"  # trained before the first step; the weights are for its ids
@@ -81,7 +80,7 @@ class Fork:
 
 
 def start(point: ForkPoint, path: Path, identity: Identity) -> Fork:
-    """Make the stage in `path` as it was at `point`: checkpoint, the logs up to it, its tokenizer. All or nothing.
+    """Make the stage in `path` as it was at `point`: checkpoint, logs (to be cut back), tokenizer. All or nothing.
 
     The best checkpoint so far comes along if it is still kept. Raises UserError if a checkpoint is not whole.
     """
@@ -103,7 +102,6 @@ def start(point: ForkPoint, path: Path, identity: Identity) -> Fork:
     for name in (METRICS, SAMPLES):
         if (point.path / name).exists():
             shutil.copyfile(point.path / name, beside / name)
-            JsonLines(beside / name).truncate_after(snapshot.step)
     if (point.path / _TOKENIZER).exists():
         shutil.copytree(point.path / _TOKENIZER, beside / _TOKENIZER)
     was = _unmarked(Identity.read(point.path))
