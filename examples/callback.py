@@ -36,14 +36,14 @@ class StopWhenGood(keel.Callback):
 
 
 def main(out: Path) -> tuple[StopWhenGood, keel.StageResult]:
-    callback = StopWhenGood(enough=2.0)
+    callback = StopWhenGood(enough=3.0)
     result = keel.sft(
         keel.SFTConfig(
-            data=keel.DataConfig(function="keel.demo:demonstrations", limit=1500),
+            data=keel.DataConfig(function="keel.demo:demonstrations", limit=1000),
             epochs=10,
             batch=16,
             lr=5e-3,
-            validate_every=40,
+            validate_every=20,
         ),
         model=keel.ModelConfig(scratch=keel.ScratchConfig(hidden=32, layers=2, heads=2, vocab=512, context=128)),
         out=out,

@@ -49,6 +49,6 @@ def test_custom_annotator(shared: Path, monkeypatch: pytest.MonkeyPatch) -> None
 def test_callback(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     names = script("callback.py", tmp_path, monkeypatch)
     seen = names["callback"].seen
-    assert seen[-1] < 2.0 < min(seen[:-1])
-    assert names["result"].summary["steps"] == 40 * len(seen) < 900  # of the steps of ten epochs
-    assert f"sft ended after {40 * len(seen)} steps" in capsys.readouterr().out
+    assert seen[-1] < 3.0 < min(seen[:-1])
+    assert names["result"].summary["steps"] == 20 * len(seen) < 500  # of the steps of ten epochs
+    assert f"sft ended after {20 * len(seen)} steps" in capsys.readouterr().out

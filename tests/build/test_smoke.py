@@ -9,9 +9,10 @@ import pytest
 import torch
 
 from keel.build import smoke as module
-from keel.build.smoke import peak, reset_peak, shrunk, smoke
+from keel.build.smoke import Watch, peak, reset_peak, shrunk, smoke
 from keel.config.recipe import parse_recipe
 from keel.data.load import load_demonstrations
+from keel.runs.callbacks import StageInfo
 from keel.runs.layout import STAGES
 from tests.end_to_end.tiny import tiny_recipe
 from tests.pipeline.support import Heard
@@ -44,14 +45,15 @@ def test_every_stage_is_forecast_and_nothing_is_left(tmp_path: Path, monkeypatch
     assert not any("callback" in said for said in console.said)
 
 
-def test_a_slow_stage_is_content_with_one_step(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "_SLOW", 0.0)
-    recipe = tiny_recipe(["collect=null", "reward=null", "ppo=null", "evaluate=null"])
+@pytest.mark.parametrize(("slow", "stops"), [(0.0, [False, True, True]), (1000.0, [False, False, True])])
+def test_a_slow_stage_is_content_with_one_step(slow: float, stops: list[bool], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "_SLOW", slow)
     console = Heard()
-    (only,) = smoke(recipe, console)
-    assert console.said[-1] == "sft: slow, so one step must do."
-    assert console.progressed[-1][1] == 1
-    assert only.seconds > 0
+    watch = Watch(console, torch.device("cpu"))
+    stage = StageInfo("run", "ppo", Path("run/ppo"), {})
+    watch.on_begin(stage)
+    assert [watch.on_log(stage, step, {}) for step in range(3)] == stops  # line 0 is an evaluation, no step
+    assert console.said == (["ppo: slow, so one step must do."] if slow == 0 else [])
 
 
 def test_batches_and_lengths_stay_and_rows_are_few() -> None:

@@ -67,18 +67,21 @@ def test_forks_that_cannot_be_are_refused(finished: Path, tmp_path: Path) -> Non
         run(tmp_path / "new", two_stages(2), fork=f"{finished}/ppo@3")
 
 
-def test_an_extension_says_what_it_does(finished: Path, tmp_path: Path) -> None:
-    out = tmp_path / "run"
-    run(out, two_stages(2, "sft.epochs=1", "ppo.update.schedule=cosine"))
+def test_an_extension_says_what_it_does(tmp_path: Path) -> None:
+    short, longer = (two_stages(2, f"sft.epochs={epochs}", "ppo=null") for epochs in (1, 2))
+    run(tmp_path, short)
     with pytest.raises(UserError, match=re.escape("(sft.epochs: 1 → 2); go on from its last checkpoint with --extend")):
-        run(out, two_stages(2, "ppo.update.schedule=cosine"))
-    said = run(out, two_stages(2, "ppo.update.schedule=cosine"), extend=True)
-    assert said[:2] == [
+        run(tmp_path, longer)
+    said = run(tmp_path, longer, extend=True)
+    assert said[0] == (
         "sft: extended, sft.epochs 1 → 2; the cosine is now that of the whole length, so the learning rate jumps to "
-        "where that one stands.",
-        "ppo: moved aside to ppo.old-1.",
-    ]
-    assert (out / "ppo" / "done.json").exists()  # made anew from the longer sft
+        "where that one stands."
+    )
+    rates = [line["sft/lr"] for line in read_lines(tmp_path / "sft" / "metrics.jsonl")]
+    assert rates[1:7] == sorted(rates[1:7], reverse=True)  # after the warm-up
+    assert rates[7] > 2 * rates[6]  # the jump: the short cosine was nearly at 0, the longer one is half-way
+    assert rates[7:] == sorted(rates[7:], reverse=True)
+    assert (tmp_path / "sft" / "model.epochs-1" / "model.safetensors").exists()
 
 
 class Short(Callback):
