@@ -25,6 +25,7 @@ from transformers import (
 )
 
 from keel.batching import pad_rows
+from keel.config.data import DataConfig, sources_of
 from keel.models.critic import ValueHead
 from keel.models.hidden import hidden_size
 from keel.models.policy import Policy
@@ -45,6 +46,12 @@ CHATML = (
     "{% for message in messages %}{{ '<|turn|>' + message['role'] + '\n' + message['content'] + '<|end|>\n' }}"
     "{% endfor %}{% if add_generation_prompt %}{{ '<|turn|>assistant\n' }}{% endif %}"
 )
+
+
+def one_source(data: DataConfig | tuple[DataConfig, ...]) -> DataConfig:
+    """The only source of a stage's data."""
+    (source,) = sources_of(data)
+    return source
 
 
 def tiny_codec(template: str = "auto") -> TextCodec:

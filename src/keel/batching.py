@@ -1,13 +1,18 @@
-"""The only owner of padding and of token budgets."""
+"""The only owner of padding, packing and token budgets."""
 
 from __future__ import annotations
 
+from bisect import bisect_left, insort
 from collections.abc import Sequence
+from dataclasses import fields, replace
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
 
-from keel.records import EncodedRow, Sequences
+from keel.records import EncodedRow, EncodedText, Sequences, Texts
+
+Batch = TypeVar("Batch", bound=Sequences | Texts)
 
 FILL = 0  # padded positions are found by length, so any id serves
 
@@ -80,10 +85,56 @@ def row_batches(rows: Sequence[EncodedRow], token_budget: int) -> list[Sequences
     return [pad_rows([rows[index] for index in group]) for group in groups]
 
 
-def to_device(sequences: Sequences, device: torch.device) -> Sequences:
+def text_batches(rows: Sequence[EncodedText], token_budget: int, *, packing: bool = False) -> list[Texts]:
+    """The texts in padded batches of like length, each within the token budget.
+
+    Packed, several texts share a row that is no longer than the longest text: as little padding as may be, and no
+    more attention than that text takes.
+    """
+    lengths = [len(row.tokens) for row in rows]
+    shared = share_rows(lengths, max(lengths, default=0)) if packing else [[row] for row in range(len(rows))]
+    groups = cut_by_tokens([sum(lengths[row] for row in texts) for texts in shared], token_budget)
+    return [_pad_texts([[rows[row] for row in shared[index]] for index in group], packing) for group in groups]
+
+
+def share_rows(lengths: Sequence[int], capacity: int) -> list[list[int]]:
+    """Item numbers in groups whose lengths sum to `capacity` at most: longest first, each where least room is left.
+
+    An item longer than `capacity` gets a group of its own.
+    """
+    groups: list[list[int]] = []
+    room: list[tuple[int, int]] = []  # (what is left, group), sorted
+    for item in sorted(range(len(lengths)), key=lambda index: (-lengths[index], index)):
+        place = bisect_left(room, (lengths[item], 0))
+        if place < len(room):
+            left, group = room.pop(place)
+        else:
+            left, group = capacity, len(groups)
+            groups.append([])
+        groups[group].append(item)
+        insort(room, (left - lengths[item], group))
+    return groups
+
+
+def _pad_texts(rows: Sequence[Sequence[EncodedText]], packing: bool) -> Texts:
+    """Rows of one text or several. What pads a packed row is a document of its own, a token long."""
+    longest = max(sum(len(text.tokens) for text in texts) for texts in rows)
+    tokens = torch.full((len(rows), longest), FILL, dtype=torch.long)
+    trained = torch.zeros((len(rows), longest), dtype=torch.bool)
+    positions = torch.zeros((len(rows), longest), dtype=torch.long)
+    for row, texts in enumerate(rows):
+        start = 0
+        for text in texts:
+            end = start + len(text.tokens)
+            tokens[row, start:end] = torch.tensor(text.tokens)
+            trained[row, start:end] = torch.tensor(text.trains)
+            positions[row, start:end] = torch.arange(end - start)
+            start = end
+    return Texts(tokens=tokens, trained=trained, position_ids=positions if packing else None)
+
+
+def to_device(batch: Batch, device: torch.device) -> Batch:
     """The same batch on another device."""
-    return Sequences(
-        tokens=sequences.tokens.to(device),
-        prompt_lengths=sequences.prompt_lengths.to(device),
-        response_mask=sequences.response_mask.to(device),
-    )
+    tensors = {field.name: getattr(batch, field.name) for field in fields(batch)}
+    moved: dict[str, Any] = {name: None if one is None else one.to(device) for name, one in tensors.items()}
+    return replace(batch, **moved)

@@ -38,10 +38,14 @@ class Reward:
 class Inputs:
     """Everything a stage reads, by the key it is called in messages."""
 
-    data: Mapping[str, DataConfig] = field(default_factory=dict)
+    data: Mapping[str, DataConfig] = field(default_factory=dict)  # of several sources of a key: KEY[0], KEY[1], …
     models: Mapping[str, str] = field(default_factory=dict)  # a directory or a hub name
     functions: Mapping[str, str] = field(default_factory=dict)  # module:function
     rewards: tuple[Reward, ...] = ()
+
+    def sources(self, key: str) -> tuple[DataConfig, ...]:
+        """The sources of data that a key names: none, one, or several."""
+        return tuple(data for name, data in self.data.items() if name.partition("[")[0] == key)
 
 
 def stage_inputs(recipe: Recipe, run: Path, stage: str) -> Inputs:
@@ -89,17 +93,24 @@ def _model(recipe: Recipe, run: Path, name: str | None, default: str) -> str:
     return name
 
 
+def _named(key: str, data: DataConfig | tuple[DataConfig, ...]) -> dict[str, DataConfig]:
+    if isinstance(data, DataConfig):
+        return {key: data}
+    return {f"{key}[{number}]": source for number, source in enumerate(data)}
+
+
 def _sft(recipe: Recipe, run: Path) -> Inputs:
     assert recipe.sft
     scratch = recipe.model.scratch
     models = {"base": recipe.model.base, "tokenizer": scratch.tokenizer if scratch else None}
-    return Inputs(data={"sft.data": recipe.sft.data}, models={key: name for key, name in models.items() if name})
+    named = {key: name for key, name in models.items() if name}
+    return Inputs(data=_named("sft.data", recipe.sft.data), models=named)
 
 
 def _collect(recipe: Recipe, run: Path) -> Inputs:
     assert recipe.collect
     return Inputs(
-        data={"collect.prompts": recipe.collect.prompts},
+        data=_named("collect.prompts", recipe.collect.prompts),
         models={"policy": _model(recipe, run, recipe.collect.policy, start_model(recipe, run))},
         functions={"annotator": str(recipe.collect.annotator.script or recipe.collect.annotator.factory)},
     )
@@ -108,11 +119,11 @@ def _collect(recipe: Recipe, run: Path) -> Inputs:
 def _reward(recipe: Recipe, run: Path) -> Inputs:
     assert recipe.reward
     data = recipe.reward.data
-    if not isinstance(data, DataConfig):
+    if data == "collect":
         data = DataConfig(path=str(run / "collect" / COMPARISONS / COMPARISONS_FILE))
     start = start_model(recipe, run)
     models = {"init": _model(recipe, run, recipe.reward.init, start), "reference": start}
-    return Inputs(data={"reward.data": data}, models=models)
+    return Inputs(data=_named("reward.data", data), models=models)
 
 
 def _ppo(recipe: Recipe, run: Path) -> Inputs:
@@ -124,8 +135,8 @@ def _ppo(recipe: Recipe, run: Path) -> Inputs:
         name = recipe.ppo.critic_init or next(source.model for source in recipe.ppo.reward if source.model)
         critic = {"critic": _model(recipe, run, name, "")}
     return Inputs(
-        data={"ppo.prompts": recipe.ppo.prompts}
-        | ({"ppo.evaluate.prompts": held_out.prompts} if held_out.prompts else {}),
+        data=_named("ppo.prompts", recipe.ppo.prompts)
+        | (_named("ppo.evaluate.prompts", held_out.prompts) if held_out.prompts else {}),
         models={"policy": policy, "reference": _model(recipe, run, recipe.ppo.reference, policy)} | critic,
         functions={"utility": held_out.utility} if held_out.utility else {},
         rewards=_rewards(recipe, run, recipe.ppo.reward),
@@ -142,8 +153,8 @@ def _evaluate(recipe: Recipe, run: Path) -> Inputs:
     if any(source.model == "reward" for source in rewards) and not recipe.reward:
         raise UserError("evaluate.reward is missing: the recipe has no reward stage, so name the reward that judges")
     return Inputs(
-        data={"evaluate.prompts": config.prompts}
-        | ({"evaluate.demonstrations": config.demonstrations} if config.demonstrations else {}),
+        data=_named("evaluate.prompts", config.prompts)
+        | (_named("evaluate.demonstrations", config.demonstrations) if config.demonstrations else {}),
         models={
             "policy": _model(recipe, run, config.policy, str(run / "ppo" / "model")),
             "reference": _model(recipe, run, config.reference, ppo_start),

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -24,6 +24,7 @@ class PromptItem:
     text: str
     row: Mapping[str, Any]
     source: Dialogue  # the prompt as it was read, for a model with another tokenizer
+    kind: str | None = None  # what its source calls it
     space: str = ""  # at the prompt's end; it is no part of `tokens`, for it belongs to the response's first word
 
 
@@ -37,6 +38,63 @@ class EncodedRow:
     @property
     def response_length(self) -> int:
         return len(self.tokens) - self.prompt_length
+
+
+@dataclass(frozen=True)
+class EncodedText:
+    """A text as token ids of which some train: one response, or every turn of an assistant."""
+
+    tokens: tuple[int, ...]
+    trains: tuple[bool, ...]  # as many; the first is False, for nothing predicts it
+    kind: str | None = None  # what its source calls it
+
+    @property
+    def num_trained(self) -> int:
+        return sum(self.trains)
+
+
+class Targets(Protocol):
+    """A padded batch some of whose tokens, [B, T], are predicted, each from the state before it."""
+
+    @property
+    def tokens(self) -> Tensor:
+        """int64 [B, L]"""
+        ...
+
+    @property
+    def position_ids(self) -> Tensor | None:
+        """int64 [B, L], 0 where a document begins; None where each row is one document."""
+        ...
+
+    @property
+    def target_mask(self) -> Tensor:
+        """bool [B, T]"""
+        ...
+
+    def target_positions(self) -> Tensor:
+        """int64 [B, T]: where in `tokens` each target stands (arbitrary where the mask is False)."""
+        ...
+
+
+@dataclass(frozen=True)
+class Texts:
+    """A padded batch of texts of which some tokens train; here T = L."""
+
+    tokens: Tensor  # int64 [B, L], padded on the right with an arbitrary id
+    trained: Tensor  # bool [B, L]
+    position_ids: Tensor | None  # int64 [B, L] where several documents share a row; 0 where one begins
+
+    @property
+    def weight(self) -> float:
+        """Trained tokens: the batch's share of a token mean."""
+        return float(self.trained.sum())
+
+    @property
+    def target_mask(self) -> Tensor:
+        return self.trained
+
+    def target_positions(self) -> Tensor:
+        return torch.arange(self.tokens.shape[1], device=self.tokens.device).expand_as(self.tokens)
 
 
 @dataclass(frozen=True)
@@ -64,6 +122,17 @@ class Sequences:
     def weight(self) -> float:
         """Response tokens: the batch's share of a token mean."""
         return float(self.response_mask.sum())
+
+    @property
+    def position_ids(self) -> None:
+        """Each row is one document."""
+
+    @property
+    def target_mask(self) -> Tensor:
+        return self.response_mask
+
+    def target_positions(self) -> Tensor:
+        return self.response_positions()
 
     def response_positions(self) -> Tensor:
         """int64 [B, T]: where in `tokens` each response token stands (clamped where the mask is False)."""
@@ -98,7 +167,8 @@ class Samples:
     logprobs: Tensor | None  # float [B, T] of the sampled tokens at the sampling temperature; None if truncated
     ended: Tensor  # bool [B], False = cut at the length limit
     prompts: tuple[PromptItem, ...]
-    texts: tuple[str, ...]  # the responses, without special tokens
+    texts: tuple[str, ...]  # the responses, without special tokens, and without the stop string that ended one
+    judged: Sequences | None = None  # what a reward model reads where stop strings are used; None: `sequences`
 
 
 @dataclass(frozen=True)

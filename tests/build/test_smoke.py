@@ -16,6 +16,7 @@ from keel.runs.callbacks import StageInfo
 from keel.runs.layout import STAGES
 from tests.end_to_end.tiny import tiny_recipe
 from tests.pipeline.support import Heard
+from tests.worlds import one_source
 
 MIB = 2**20
 
@@ -29,7 +30,7 @@ def test_every_stage_is_forecast_and_nothing_is_left(tmp_path: Path, monkeypatch
     assert list(found) == list(STAGES)
     assert list(tmp_path.iterdir()) == []
     assert recipe.sft is not None
-    rows = len(load_demonstrations(recipe.sft.data).train)
+    rows = len(load_demonstrations(one_source(recipe.sft.data)).train)
     assert found["sft"].steps == -(-rows * 40 // 16)
     assert found["collect"].steps == 200
     assert found["reward"].steps == -(-190 * 9 // 32)  # of 200 prompts, 5 % are held out
@@ -63,7 +64,7 @@ def test_batches_and_lengths_stay_and_rows_are_few() -> None:
     assert recipe.ppo is not None
     assert small.sft is not None
     assert small.ppo is not None
-    assert (small.sft.data.limit, small.ppo.prompts.limit) == (2000, 2000)
+    assert (one_source(small.sft.data).limit, one_source(small.ppo.prompts).limit) == (2000, 2000)
     assert (small.sft.batch, small.sft.token_budget, small.sft.epochs) == (16, 8192, recipe.sft.epochs)
     assert (small.ppo.rollout_batch, small.ppo.sampling, small.ppo.update) == (
         recipe.ppo.rollout_batch,

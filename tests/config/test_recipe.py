@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import yaml
 
+from keel.config.data import DataConfig
 from keel.config.recipe import Recipe, apply_override, load_recipe, parse_recipe
 from keel.demo.recipe import RECIPE as DEMO
 from keel.errors import UserError
@@ -44,7 +45,7 @@ def test_reads_a_recipe(tmp_path: Path) -> None:
     recipe = load_recipe(written(tmp_path))
     assert (recipe.name, recipe.seed, recipe.model.base) == ("small", 0, "some/model")
     assert recipe.sft is not None
-    assert recipe.sft.data.path == "demos.jsonl"
+    assert recipe.sft.data == DataConfig(path="demos.jsonl")
     assert recipe.sft.lr == 1e-4  # YAML reads 1e-4, without a dot, as text
     assert recipe.reward is not None
     assert recipe.reward.data == "collect"

@@ -9,8 +9,9 @@ from typing import get_args
 
 import yaml
 
-from keel.config.data import DataConfig, LayoutName
+from keel.config.data import DataConfig, LayoutName, sources_of
 from keel.config.reward import RewardConfig
+from keel.config.sft import SFTConfig
 from keel.data.convert import COMPARISONS, DEMONSTRATIONS, LABELS, PROMPTS, RANKINGS, RATINGS, convert, guess_kind
 from keel.data.files import ENDINGS
 from keel.data.read import Row
@@ -40,7 +41,7 @@ def test_the_example_rows_are_of_the_kinds_they_illustrate() -> None:
 
 
 def test_the_example_configurations_are_valid() -> None:
-    *stages, block = re.findall(r"```yaml\n(.*?)```", GUIDE, re.S)
+    *stages, block, mixed = re.findall(r"```yaml\n(.*?)```", GUIDE, re.S)
     for stage in stages:
         RewardConfig.model_validate(yaml.safe_load(stage)["reward"])
     *strings, mapping = [yaml.safe_load("data:" + part)["data"] for part in block.split("data:")[1:]]
@@ -48,6 +49,8 @@ def test_the_example_configurations_are_valid() -> None:
     config = DataConfig.model_validate(mapping)
     assert set(mapping) | {"function"} == set(DataConfig.model_fields)
     assert config.fields == {"chosen": "better", "rejected": "worse"}
+    sft = SFTConfig.model_validate(yaml.safe_load(mixed)["sft"])
+    assert [source.weight for source in sources_of(sft.data)] == [2, 0.5, 1]
 
 
 def test_every_layout_and_ending_is_named() -> None:

@@ -22,7 +22,7 @@ from keel.errors import UserError
 from keel.models.critic import ValueHead
 from keel.models.policy import Policy, TokenOutputs
 from keel.models.reward import RewardModel
-from keel.records import Rollout, Samples, Sequences
+from keel.records import Rollout, Samples, Sequences, Targets
 from keel.schema import Prompt
 from keel.text.render import Renderer
 from keel.user_functions import checked
@@ -209,7 +209,8 @@ def test_a_sampler_without_the_temperature_is_named() -> None:
 class CountsFromTheRight(Policy):
     """A learner whose positions start at the padded end, as with a left-padded batch without positions."""
 
-    def forward(self, sequences: Sequences, **options: Any) -> TokenOutputs:
+    def forward(self, sequences: Targets, **options: Any) -> TokenOutputs:
+        assert isinstance(sequences, Sequences)
         offset = sequences.tokens.shape[1] - sequences.lengths
         shifted = torch.where(offset[:, None] > 0, (sequences.tokens + 1) % VOCAB, sequences.tokens)
         return super().forward(replace(sequences, tokens=shifted), **options)

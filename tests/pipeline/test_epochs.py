@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from keel.config.training import TrainingConfig
+from keel.data.mix import Mixture
 from keel.pipeline.epochs import total_steps, train_epochs
 from keel.runs.callbacks import Callback
 from keel.runs.metrics import read_lines
@@ -78,7 +79,7 @@ def walk(
     train_epochs(
         config,
         learner,
-        num_rows=10,
+        mixture=Mixture.whole(10),
         batches=lambda rows: [Rows(tuple(rows[:2])), Rows(tuple(rows[2:]))],
         validate=validate,
         stage=begin_stage(folder, "sft", callbacks=callbacks),

@@ -219,6 +219,7 @@ def train(
         TRAIN,
         validation,
         PROMPTS,
+        weights=(1.0,),
         stage=begin_stage(folder, "reward"),
         draws=Draws(0, "reward"),
         console=Heard(),
@@ -285,7 +286,7 @@ def test_constant_scores_are_refused(tmp_path: Path) -> None:
 
 def test_without_held_out_pairs_nothing_is_claimed(tmp_path: Path) -> None:
     summary = train(tmp_path, toy_reward_model(), validation=[], epochs=2)
-    assert set(summary) == {"steps", "pairs", "validation_pairs", "score_mean_before", "score_scale"}
+    assert set(summary) == {"steps", "pairs", "validation_pairs", "score_mean_before", "score_scale", "kinds"}
 
 
 def test_validation_is_measured_on_the_pairs_themselves(tmp_path: Path) -> None:

@@ -10,29 +10,38 @@ import torch
 
 from keel.config.data import DataConfig
 from keel.config.sft import SFTConfig
+from keel.data.mix import Mixture
 from keel.engines.learner import GradientLearner
 from keel.engines.losses import sft_loss
 from keel.models.policy import Policy
 from keel.pipeline.epochs import total_steps
 from keel.pipeline.sft import train_sft
-from keel.records import EncodedRow, Sequences
+from keel.records import EncodedText, Texts
 from keel.runs.metrics import read_lines
 from keel.seeds import Draws
 from tests.pipeline.support import EOS, Heard, begin_stage, toy_policy
 
-TRAIN = [EncodedRow((2, word, word, EOS), 2) for word in (3, 4, 5, 6)] + [EncodedRow((3, 2, EOS), 1)]
-HELD_OUT = [EncodedRow((2, 7, 7, EOS), 2), EncodedRow((3, 3, 5, 6, 2, EOS), 1)]
+
+def text(*tokens: int, prompt: int, kind: str | None = None) -> EncodedText:
+    return EncodedText(tokens, tuple(position >= prompt for position in range(len(tokens))), kind)
 
 
-def train(folder: Path, policy: Policy, validation: list[EncodedRow], **changes: Any) -> dict[str, Any]:
+TRAIN = [text(2, word, word, EOS, prompt=2) for word in (3, 4, 5, 6)] + [text(3, 2, EOS, prompt=1)]
+HELD_OUT = [text(2, 7, 7, EOS, prompt=2), text(3, 3, 5, 6, 2, EOS, prompt=1)]
+
+
+def train(
+    folder: Path, policy: Policy, validation: list[EncodedText], mixture: Mixture | None = None, **changes: Any
+) -> dict[str, Any]:
     settings: dict[str, Any] = {"epochs": 1, "batch": 5, "lr": 1e-2, "token_budget": 8, "validate_every": 1} | changes
     config = SFTConfig(data=DataConfig(path="toy.jsonl"), **settings)
-    learner = GradientLearner[Sequences]("sft", policy, sft_loss, config, total_steps=total_steps(config, len(TRAIN)))
+    learner = GradientLearner[Texts]("sft", policy, sft_loss, config, total_steps=total_steps(config, len(TRAIN)))
     return train_sft(
         config,
         learner,
         TRAIN,
         validation,
+        mixture=mixture or Mixture.whole(len(TRAIN)),
         export=lambda target: (target / "weights").touch(),
         stage=begin_stage(folder, "sft"),
         draws=Draws(0, "sft"),
@@ -41,15 +50,16 @@ def train(folder: Path, policy: Policy, validation: list[EncodedRow], **changes:
 
 
 @torch.no_grad()
-def token_mean(policy: Policy, rows: list[EncodedRow]) -> float:
-    """-log p of every response token, a row and a token at a time through the model's own logits."""
+def token_mean(policy: Policy, rows: list[EncodedText]) -> float:
+    """-log p of every token that trains, a row and a token at a time through the model's own logits."""
     model: Any = policy.backbone
     total, count = 0.0, 0
     for row in rows:
         logits = model(input_ids=torch.tensor([row.tokens])).logits[0].double()
-        for position in range(row.prompt_length, len(row.tokens)):
-            total -= float(logits[position - 1].log_softmax(dim=-1)[row.tokens[position]])
-            count += 1
+        for position in range(1, len(row.tokens)):
+            if row.trains[position]:
+                total -= float(logits[position - 1].log_softmax(dim=-1)[row.tokens[position]])
+                count += 1
     return total / count
 
 
@@ -73,6 +83,7 @@ def test_it_learns_and_says_what_it_did(tmp_path: Path) -> None:
         "response_tokens": 4 * 2 + 2,
         "validation_rows": 2,
         "validation_loss": pytest.approx(token_mean(policy, HELD_OUT), abs=1e-5),
+        "validation_loss_by_kind": {},
     }
     assert (tmp_path / "sft" / "model" / "weights").exists()
 

@@ -10,6 +10,7 @@ from typing import Any
 from safetensors.torch import save_file
 
 from keel.config.ppo import PPOConfig
+from keel.data.mix import Mixture
 from keel.engines.learner import GradientLearner
 from keel.engines.losses import ppo_loss
 from keel.engines.sampler import CachedSampler
@@ -75,6 +76,7 @@ class Toy:
             self.engines,
             [PROMPT],
             self.held_out,
+            mixture=Mixture.whole(1),
             stage=stage,
             draws=DRAWS,
             console=console or Heard(),

@@ -12,6 +12,7 @@ from keel.runs.layout import STAGES
 from keel.starters.facts import ModelFacts, SourceFacts
 from keel.starters.plan import Plan, batch_for, plan_recipe, up_to_16
 from keel.starters.write import recipe_text
+from tests.worlds import one_source
 
 MODEL = ModelFacts("m", "llama", parameters=5_000_000, context=512, vocabulary=1000, own_template=False)
 PROMPTS = SourceFacts(
@@ -110,11 +111,11 @@ def test_rows_that_a_limit_leaves_out_are_allowed_and_said() -> None:
     plan = plan_recipe("mine", replace(MODEL, context=256), [DEMOS])
     sft = recipe_of(plan).sft
     assert sft is not None
-    assert 0.22 < sft.data.max_unusable < 0.35
+    assert 0.22 < one_source(sft.data).max_unusable < 0.35
     assert any("demos.jsonl: 22% of the rows" in note for note in plan.notes)
     roomy = planned(DEMOS).sft
     assert roomy is not None
-    assert roomy.data.max_unusable == 0.05
+    assert one_source(roomy.data).max_unusable == 0.05
 
 
 def test_a_context_that_most_rows_pass_is_refused() -> None:
@@ -155,8 +156,8 @@ def test_a_small_source_says_what_it_holds_out() -> None:
     assert recipe.reward is not None
     assert recipe.ppo is not None
     assert recipe.evaluate is not None
-    assert getattr(recipe.reward.data, "validation") == recipe.ppo.prompts.validation == 0.3  # noqa: B009  # a union
-    assert recipe.evaluate.prompts.validation == 0.05  # there none are held out, so nothing is said
+    assert getattr(recipe.reward.data, "validation") == one_source(recipe.ppo.prompts).validation == 0.3  # noqa: B009  # a union
+    assert one_source(recipe.evaluate.prompts).validation == 0.05  # there none are held out, so nothing is said
     assert (recipe.ppo.evaluate.count, recipe.evaluate.count) == (20, 60)
 
 
@@ -165,7 +166,7 @@ def test_prompts_kept_apart_are_judged_on() -> None:
     plan = plan_recipe("mine", MODEL, [PAIRS], held_out=apart)
     evaluate = recipe_of(plan).evaluate
     assert evaluate is not None
-    assert evaluate.prompts.path == "apart.jsonl"
+    assert one_source(evaluate.prompts).path == "apart.jsonl"
     assert not plan.notes
     assert any("evaluate reads pairs.jsonl" in note for note in plan_recipe("mine", MODEL, [PAIRS]).notes)
 

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import groupby
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from keel.batching import pad_rows
+from keel.batching import text_batches
 from keel.errors import UserError
-from keel.records import EncodedRow
+from keel.records import EncodedText
 from keel.schema import Comparison, Demonstration, Dialogue, Message, Prompt
 from keel.text.render import Renderer, dialogue_text
 from keel.text.templates import install_template
@@ -25,24 +26,29 @@ CODECS = {
     "prefix": prefix_space_codec(),
 }
 RENDERERS = {name: Renderer(codec) for name, codec in CODECS.items()}
-LONG_MATE = EncodedRow(tuple(range(1, 60)), 30)
+LONG_MATE = EncodedText(tuple(range(1, 60)), (False,) * 30 + (True,) * 29)
 
 each_renderer = pytest.mark.parametrize("renderer", RENDERERS.values(), ids=RENDERERS)
 
 
-def marked(renderer: Renderer, row: EncodedRow) -> tuple[str, str]:
-    """(what does not train, what trains) of a row in a padded batch, special tokens written out.
+def marked(renderer: Renderer, row: EncodedText) -> list[tuple[bool, str]]:
+    """A row in a padded batch, in stretches that train and that do not, special tokens written out.
 
     The loss of the supervised stage reads this mask and nothing else.
     """
-    batch = pad_rows([row, LONG_MATE])
-    positions = batch.response_positions()[0][batch.response_mask[0]].tolist()
-    ids = batch.tokens[0].tolist()
-    assert positions == list(range(row.prompt_length, len(row.tokens)))  # nothing in between, no padding
+    (batch,) = text_batches([LONG_MATE, row], 1000)
+    ids, trained = batch.tokens[1].tolist(), batch.trained[1].tolist()
+    assert not any(trained[len(row.tokens) :])  # no padding
     raw = renderer.codec.hf.backend_tokenizer
-    return raw.decode(ids[: positions[0]], skip_special_tokens=False), raw.decode(
-        [ids[position] for position in positions], skip_special_tokens=False
-    )
+    stretches = groupby(range(len(row.tokens)), key=lambda position: trained[position])
+    return [
+        (trains, raw.decode([ids[position] for position in positions], skip_special_tokens=False))
+        for trains, positions in stretches
+    ]
+
+
+def prompt_length(row: EncodedText) -> int:
+    return row.trains.index(True)
 
 
 # What is trained
@@ -53,8 +59,8 @@ def test_every_token_by_hand_where_the_end_token_is_the_start_token() -> None:
     renderer = RENDERERS["prefix"]
     row = renderer.demonstration(Demonstration("the ladder was", " the little one."))
     tokens = renderer.codec.hf.convert_ids_to_tokens(list(row.tokens))
-    assert tokens[: row.prompt_length] == ["<s>", "▁the", "▁ladder", "▁was"]
-    assert tokens[row.prompt_length :] == ["▁the", "▁little", "▁on", "e", ".", "<s>"]
+    assert tokens[: prompt_length(row)] == ["<s>", "▁the", "▁ladder", "▁was"]
+    assert tokens[prompt_length(row) :] == ["▁the", "▁little", "▁on", "e", ".", "<s>"]
 
 
 def test_a_response_gets_no_space_that_was_not_written() -> None:
@@ -89,14 +95,16 @@ def test_the_response_and_its_end_train_and_nothing_else(
     name: str, prompt: Dialogue, untrained: str, trained: str
 ) -> None:
     renderer = RENDERERS[name]
-    assert marked(renderer, renderer.demonstration(Demonstration(prompt, " ladder."))) == (untrained, trained)
+    row = renderer.demonstration(Demonstration(prompt, " ladder."))
+    assert marked(renderer, row) == [(False, untrained), (True, trained)]
+    assert row.tokens == renderer.encode(prompt, " ladder.").tokens
 
 
 @each_renderer
 @pytest.mark.parametrize("prompt", ["Buy a", CHAT], ids=["text", "chat"])
 def test_exactly_one_end_token_trains_and_it_is_the_last(renderer: Renderer, prompt: Dialogue) -> None:
     row = renderer.demonstration(Demonstration(prompt, "ladder. No."))
-    response = row.tokens[row.prompt_length :]
+    response = row.tokens[prompt_length(row) :]
     assert [token in renderer.eos_ids for token in response] == [False] * (len(response) - 1) + [True]
 
 
@@ -224,9 +232,16 @@ def test_a_prompt_starts_with_the_start_token_where_there_is_one() -> None:
     assert RENDERERS["prefix"].prompt("")[0] == [1]  # from nothing: the start token alone
 
 
-def test_an_empty_prompt_needs_a_start_token() -> None:
-    with pytest.raises(UserError, match="an empty prompt needs a tokenizer with a start token"):
-        RENDERERS["own"].prompt("")
+def test_nothing_begins_with_the_start_token_or_as_gpt2_has_it_with_the_end_token() -> None:
+    codec = tiny_codec()
+    end = codec.hf.eos_token_id
+    assert Renderer(codec).prompt("") == ([end], "")
+    assert Renderer(codec).prompt("  ") == ([end], "  ")
+    row = Renderer(codec).demonstration(Demonstration("", "the ladder"))
+    assert row.tokens == (end, *codec.encode("the ladder"), end)
+    assert row.trains == (False, *[True] * (len(row.tokens) - 1))
+    codec.hf.bos_token = "<|pad|>"
+    assert Renderer(codec).prompt("") == ([codec.hf.pad_token_id], "")
 
 
 def test_a_template_writes_its_own_start_token_once() -> None:

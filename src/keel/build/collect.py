@@ -21,12 +21,13 @@ def run_collect(bench: Workbench) -> dict[str, Any]:
     source = bench.inputs.models["policy"]
     renderer = bench.renderer(source)
     room = bench.room([source], config.max_prompt_tokens, config.sampling)
-    prompts = bench.prompts("collect.prompts", renderer, room)
+    loaded = bench.prompts("collect.prompts", renderer, room, config.long_prompts).whole()
+    prompts = bench.items(renderer, loaded.train, room)
     return collect_comparisons(
         config,
         CachedSampler(bench.models.frozen_policy(source, "policy"), renderer),
         make_annotator(config.annotator),
-        [renderer.item(prompt) for prompt in (*prompts.train, *prompts.validation)],
+        [prompts[row] for row in loaded.mixture.epoch(bench.draws, "prompts", 0)],
         stage=bench.stage,
         draws=bench.draws,
         console=bench.console,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from keel.build.workbench import SCORING_TOKENS, Workbench
-from keel.data.load import load_demonstrations
+from keel.data.convert import DEMONSTRATIONS
 from keel.engines.sampler import CachedSampler
 from keel.engines.scorers import (
     PolicyScorer,
@@ -24,7 +24,7 @@ def run_evaluate(bench: Workbench) -> dict[str, Any]:
     sampling = config.sampling
     bench.require_same_tokenizer(renderer, reference_source, "evaluate.reference")
     room = bench.room([policy_source, *bench.other_models()], config.max_prompt_tokens, sampling)
-    loaded = bench.prompts("evaluate.prompts", renderer, room)
+    loaded = bench.prompts("evaluate.prompts", renderer, room, config.long_prompts).whole()
     policy = bench.models.frozen_policy(policy_source, "policy")
     reference = bench.models.frozen_policy(reference_source, "reference")
     temperature = sampling.temperature
@@ -35,9 +35,8 @@ def run_evaluate(bench: Workbench) -> dict[str, Any]:
     demonstrations: list[EncodedRow] = []
     if config.demonstrations is not None:
         longest = bench.room([policy_source, reference_source], config.max_prompt_tokens + sampling.max_new_tokens)
-        rows = load_demonstrations(config.demonstrations, fits=lambda row: renderer.length(row) <= longest)
-        bench.report(config.demonstrations, rows.check)
-        demonstrations = [renderer.demonstration(row) for row in (*rows.train, *rows.validation)[: config.count]]
+        rows = bench.load("evaluate.demonstrations", DEMONSTRATIONS, renderer, longest).whole().train
+        demonstrations = [renderer.encode(row.record.prompt, row.record.response) for row in rows[: config.count]]
     engines = EvaluateEngines(
         policy_sampler=CachedSampler(policy, renderer),
         reference_sampler=CachedSampler(reference, renderer),
@@ -50,7 +49,7 @@ def run_evaluate(bench: Workbench) -> dict[str, Any]:
     return evaluate(
         config,
         engines,
-        [renderer.item(prompt) for prompt in bench.some((*loaded.train, *loaded.validation), config.count)],
+        bench.items(renderer, bench.some(loaded.train, config.count), room),
         demonstrations,
         stage=bench.stage,
         draws=bench.draws,

@@ -32,12 +32,11 @@ def run_ppo(bench: Workbench) -> dict[str, Any]:
     reference_source = bench.inputs.models["reference"]
     bench.require_same_tokenizer(renderer, reference_source, "ppo.reference")
     room = bench.room([source, *bench.other_models()], config.max_prompt_tokens, config.sampling)
-    loaded = bench.prompts("ppo.prompts", renderer, room)
-    train, held_out = loaded.train, loaded.validation
+    loaded = bench.prompts("ppo.prompts", renderer, room, config.long_prompts)
+    held_out = loaded.validation
     if config.evaluate.prompts is not None:  # then none of ppo.prompts need be held out
-        train = (*loaded.train, *loaded.validation)
-        other = bench.prompts("ppo.evaluate.prompts", renderer, room)
-        held_out = (*other.train, *other.validation)
+        loaded = loaded.whole()
+        held_out = bench.prompts("ppo.evaluate.prompts", renderer, room, config.long_prompts).whole().train
     if not held_out:
         raise UserError("ppo has no held-out prompts: raise ppo.prompts.validation or give ppo.evaluate.prompts")
     policy = bench.models.trained_policy(source, critic=config.critic, critic_source=_critic_source(bench, renderer))
@@ -69,13 +68,14 @@ def run_ppo(bench: Workbench) -> dict[str, Any]:
         ratio_tolerance=tolerance,
     )
     bench.say_models()
-    items = [renderer.item(prompt) for prompt in bench.some(held_out, config.evaluate.count)]
+    items = bench.items(renderer, bench.some(held_out, config.evaluate.count), room)
     return train_ppo(
         config,
         engines,
-        [renderer.item(prompt) for prompt in train],
+        bench.items(renderer, loaded.train, room),
         HeldOut(actors, bench.function("utility"), items, config.sampling, config.kl.coef, bench.draws),
         stage=bench.stage,
+        mixture=loaded.mixture,
         draws=bench.draws,
         console=bench.console,
     )

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from keel.build.workbench import SCORING_TOKENS, Workbench
-from keel.data.load import load_comparisons
+from keel.build.workbench import SCORING_TOKENS, Fits, Workbench
+from keel.data.convert import COMPARISONS
+from keel.data.load import Labelled
 from keel.engines.learner import GradientLearner
 from keel.engines.losses import reward_loss
 from keel.engines.sampler import CachedSampler
@@ -14,7 +15,7 @@ from keel.engines.scorers import (
 )
 from keel.errors import UserError
 from keel.pipeline.epochs import total_steps
-from keel.pipeline.reward import EncodedPair, RewardEngines, by_prompt, train_reward
+from keel.pipeline.reward import EncodedPair, RewardEngines, by_prompt, mixture_of, train_reward
 from keel.records import Pairs
 from keel.schema import FIRST_PROBABILITY, Comparison, Prompt
 from keel.text.render import Renderer
@@ -26,21 +27,22 @@ def run_reward(bench: Workbench) -> dict[str, Any]:
     assert config is not None
     source = bench.inputs.models["init"]
     renderer = bench.renderer(source)
-    data = bench.inputs.data["reward.data"]
     room = bench.room([source], config.max_tokens)
-    loaded = load_comparisons(data, fits=lambda row: renderer.length(row) <= room)
-    bench.report(data, loaded.check)
-    if (config.flip_probability or config.label_smoothing) and any(row.margin for row in loaded.train):
-        raise UserError(f"{data.name} has margins, which exclude flip_probability and label_smoothing; drop either")
+    data = bench.load("reward.data", COMPARISONS, renderer, room, config.long_prompts)
+    for origin, loaded in data.sources:
+        if (config.flip_probability or config.label_smoothing) and any(row.margin for row in loaded.train):
+            raise UserError(
+                f"{origin.name} has margins, which exclude flip_probability and label_smoothing; drop either"
+            )
     model = bench.models.new_reward_model(source)
-    train = [_encode_pair(renderer, row) for row in loaded.train]
-    num_prompts = len(by_prompt(train, config.max_pairs))
+    train = [_encode_pair(renderer, row, room) for row in data.train]
+    mixture = mixture_of(by_prompt(train, config.max_pairs), data.weights)
     learner = GradientLearner[Pairs](
         "reward",
         model,
         reward_loss(config.flip_probability, config.label_smoothing),
         config,
-        total_steps=total_steps(config, num_prompts),
+        total_steps=total_steps(config, mixture.epoch_size),
         head=tuple(model.head.parameters()),
         head_lr_scale=config.head_lr_scale,
     )
@@ -48,8 +50,10 @@ def run_reward(bench: Workbench) -> dict[str, Any]:
     reference = bench.inputs.models["reference"]
     bench.require_same_tokenizer(renderer, reference, "the reference of the reward stage")
     sampling = config.normalise_sampling
-    room = bench.room([reference, source], room, sampling)
-    prompts = [item for row in loaded.train if len((item := renderer.item(Prompt(row.prompt))).tokens) <= room]
+    prompt_room = bench.room([reference, source], room, sampling)
+    fits = Fits(renderer, prompt_room, config.long_prompts)
+    asked = [Labelled(Prompt(row.record.prompt), row.kind) for row in data.train]
+    prompts = bench.items(renderer, [prompt for prompt in asked if fits(prompt.record)], prompt_room)
     if not prompts:
         raise UserError(f"reward: no prompt leaves room for the {sampling.max_new_tokens} tokens of normalise_sampling")
     engines = RewardEngines(
@@ -65,15 +69,18 @@ def run_reward(bench: Workbench) -> dict[str, Any]:
         config,
         engines,
         train,
-        [_encode_pair(renderer, row) for row in loaded.validation],
+        [_encode_pair(renderer, row, room) for row in data.validation],
         prompts,
+        weights=data.weights,
         stage=bench.stage,
         draws=bench.draws,
         console=bench.console,
     )
 
 
-def _encode_pair(renderer: Renderer, row: Comparison) -> EncodedPair:
-    chosen, rejected = renderer.comparison(row)
+def _encode_pair(renderer: Renderer, labelled: Labelled[Comparison], room: int) -> EncodedPair:
+    row = labelled.record
+    chosen, rejected = renderer.comparison(row, room=room)
     known = row.extra.get(FIRST_PROBABILITY)
-    return EncodedPair(chosen, rejected, row.margin or 0.0, row.weight, known if isinstance(known, float) else None)
+    probability = known if isinstance(known, float) else None
+    return EncodedPair(chosen, rejected, row.margin or 0.0, row.weight, probability, labelled.source, labelled.kind)

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from keel.build.workbench import Workbench
-from keel.data.load import load_demonstrations
+from keel.data.convert import DEMONSTRATIONS
+from keel.data.load import Labelled, load
 from keel.engines.learner import GradientLearner
 from keel.engines.losses import sft_loss
+from keel.models.packing import require_packing
 from keel.models.policy import Policy
 from keel.models.scratch import scratch_causal_lm
 from keel.pipeline.epochs import total_steps
 from keel.pipeline.sft import train_sft
-from keel.records import Sequences
+from keel.records import EncodedText, Texts
+from keel.schema import Demonstration
 from keel.text.render import Renderer, dialogue_text
 from keel.text.templates import install_template
 from keel.text.tokenizers import TextCodec, train_codec
@@ -25,16 +29,22 @@ def run_sft(bench: Workbench) -> dict[str, Any]:
     renderer = _scratch_renderer(bench) if bench.recipe.model.scratch else bench.renderer(bench.inputs.models["base"])
     scratch, base = bench.recipe.model.scratch, bench.inputs.models.get("base", "")
     room = min(config.max_tokens, scratch.context) if scratch else bench.room([base], config.max_tokens)
-    loaded = load_demonstrations(config.data, fits=lambda row: renderer.length(row) <= room)
-    bench.report(config.data, loaded.check)
-    train = [renderer.demonstration(row) for row in loaded.train]
+    loaded = bench.load("sft.data", DEMONSTRATIONS, renderer, room, config.long_prompts)
+
+    def encoded(rows: Sequence[Labelled[Demonstration]]) -> list[EncodedText]:
+        return [renderer.demonstration(row.record, train_on=config.train_on, room=room, kind=row.kind) for row in rows]
+
     policy = _scratch_policy(bench, renderer.codec) if scratch else bench.models.trained_policy(base)
-    learner = GradientLearner[Sequences]("sft", policy, sft_loss, config, total_steps=total_steps(config, len(train)))
+    if config.packing:
+        require_packing(policy.backbone)
+    steps = total_steps(config, loaded.mixture.epoch_size)
+    learner = GradientLearner[Texts]("sft", policy, sft_loss, config, total_steps=steps)
     return train_sft(
         config,
         learner,
-        train,
-        [renderer.demonstration(row) for row in loaded.validation],
+        encoded(loaded.train),
+        encoded(loaded.validation),
+        mixture=loaded.mixture,
         export=bench.models.export_policy(policy, renderer, base),
         stage=bench.stage,
         draws=bench.draws,
@@ -49,10 +59,8 @@ def _scratch_renderer(bench: Workbench) -> Renderer:
         return bench.renderer(scratch.tokenizer)
     folder = bench.stage.artefact("tokenizer")
     if not folder.exists():
-        sft = bench.recipe.sft
         assert scratch is not None
-        assert sft is not None
-        rows = load_demonstrations(sft.data).train
+        rows = [row for data in bench.inputs.sources("sft.data") for row in load(data, DEMONSTRATIONS).train]
         texts = (part for row in rows for part in (dialogue_text(row.prompt), row.response))
         codec = train_codec(texts, vocab=scratch.vocab, context=scratch.context)
         install_template(codec, bench.recipe.model.chat_template)

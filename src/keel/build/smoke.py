@@ -29,13 +29,15 @@ from keel.build.forecast import (
     shrinkage,
 )
 from keel.config.collect import CollectConfig
-from keel.config.data import DataConfig
+from keel.config.data import DataConfig, limited
 from keel.config.evaluate import EvaluateConfig
 from keel.config.recipe import Recipe
 from keel.config.reward import RewardConfig
 from keel.config.sampling import SamplingConfig
 from keel.config.training import TrainingConfig
-from keel.data.load import load_comparisons, load_demonstrations, load_prompts
+from keel.data.convert import COMPARISONS, DEMONSTRATIONS, PROMPTS
+from keel.data.load import load_mixed
+from keel.data.mix import Mixture
 from keel.models.load import resolve_device
 from keel.runs.callbacks import Callback, StageInfo
 from keel.runs.console import Console
@@ -135,8 +137,7 @@ def shrunk(recipe: Recipe) -> Recipe:
         changes["sft"] = _few_rows(recipe.sft, "data").model_copy(update={"validate_every": 1})
     if recipe.collect:
         count = _prompts_of_two_batches(recipe.collect.sampling, recipe.collect.per_prompt)
-        prompts = recipe.collect.prompts.model_copy(update={"limit": _at_most(recipe.collect.prompts, count)})
-        changes["collect"] = recipe.collect.model_copy(update={"prompts": prompts})
+        changes["collect"] = recipe.collect.model_copy(update={"prompts": limited(recipe.collect.prompts, count)})
     if recipe.reward:
         config = recipe.reward if recipe.reward.data == "collect" else _few_rows(recipe.reward, "data")
         samples = min(config.normalise_samples, config.normalise_sampling.batch)
@@ -144,10 +145,10 @@ def shrunk(recipe: Recipe) -> Recipe:
         more = {"validate_every": 1, "normalise_samples": samples, "epochs": max(config.epochs, _STEPS * config.batch)}
         changes["reward"] = config.model_copy(update=more)
     if recipe.ppo:
-        limit = _at_most(recipe.ppo.prompts, max(_ROWS, 4 * recipe.ppo.rollout_batch))
+        limit = max(_ROWS, 4 * recipe.ppo.rollout_batch)
         changes["ppo"] = recipe.ppo.model_copy(
             update={
-                "prompts": recipe.ppo.prompts.model_copy(update={"limit": limit}),
+                "prompts": limited(recipe.ppo.prompts, limit),
                 "max_truncated": 1.0,  # a model of two steps may not know yet how to end
                 "final": "last",
             }
@@ -158,13 +159,7 @@ def shrunk(recipe: Recipe) -> Recipe:
 
 
 def _few_rows(config: TrainingConfig, key: str) -> Any:
-    data = getattr(config, key)
-    limit = _at_most(data, max(_ROWS, 4 * config.batch))
-    return config.model_copy(update={key: data.model_copy(update={"limit": limit})})
-
-
-def _at_most(data: DataConfig, rows: int) -> int:
-    return rows if data.limit is None else min(rows, data.limit)
+    return config.model_copy(update={key: limited(getattr(config, key), max(_ROWS, 4 * config.batch))})
 
 
 def _prompts_of_two_batches(sampling: SamplingConfig, per_prompt: int) -> int:
@@ -188,8 +183,8 @@ def _lengths(
     if recipe.sft is None or stage is None:
         return 0.0, None, None
     renderer = load_renderer(str(run / "sft" / "model"), chat_template=recipe.model.chat_template)
-    prompts = load_prompts(stage.prompts).train[:200]
-    prompt = sum(renderer.length(row) for row in prompts) / len(prompts)
+    prompts = load_mixed(stage.prompts, PROMPTS).train[:200]
+    prompt = sum(renderer.length(row.record) for row in prompts) / len(prompts)
     summary = measured["sft"].summary
     expected = min(summary["response_tokens"] / summary["rows"], stage.sampling.max_new_tokens)
     if "ppo" in measured:
@@ -203,12 +198,12 @@ def _forecasts(recipe: Recipe, small: Recipe, measured: Mapping[str, Measured], 
     """One a stage, in order; the rows of the whole data are counted here."""
     found: list[Forecast] = []
     if recipe.sft:
-        loaded = load_demonstrations(recipe.sft.data)
+        loaded = load_mixed(recipe.sft.data, DEMONSTRATIONS)
         found.append(
             epochs_forecast(
                 "sft",
                 measured["sft"],
-                steps=math.ceil(len(loaded.train) * recipe.sft.epochs / recipe.sft.batch),
+                steps=math.ceil(loaded.mixture.epoch_size * recipe.sft.epochs / recipe.sft.batch),
                 validate_every=recipe.sft.validate_every,
                 validation_scale=len(loaded.validation) / max(1, measured["sft"].summary["validation_rows"]),
             )
@@ -236,10 +231,16 @@ def _reward_forecast(recipe: Recipe, small: RewardConfig, measured: Mapping[str,
     config = recipe.reward
     assert config is not None
     sampled = config.data == "collect"
-    if isinstance(config.data, DataConfig):
-        loaded = load_comparisons(config.data)
-        of_a_prompt, held_out = Counter(repr(row.prompt) for row in loaded.train), len(loaded.validation)
-        groups = sum(math.ceil(count / config.max_pairs) for count in of_a_prompt.values())
+    if config.data != "collect":
+        loaded = load_mixed(config.data, COMPARISONS)
+        of_a_prompt, held_out = (
+            Counter((row.source, repr(row.record.prompt)) for row in loaded.train),
+            len(loaded.validation),
+        )
+        sizes = [0] * len(loaded.weights)
+        for (source, _), count in of_a_prompt.items():
+            sizes[source] += math.ceil(count / config.max_pairs)
+        groups = Mixture(tuple(sizes), loaded.weights).epoch_size
     else:
         groups, held_out = _collected(recipe.collect, config.max_pairs)
     left_out = config.normalise_samples - small.normalise_samples
@@ -272,6 +273,5 @@ def _seconds_a_response(recipe: Recipe, measured: Mapping[str, Measured]) -> flo
     return 0.0
 
 
-def _count_prompts(data: DataConfig) -> int:
-    loaded = load_prompts(data)
-    return len(loaded.train) + len(loaded.validation)
+def _count_prompts(data: DataConfig | tuple[DataConfig, ...]) -> int:
+    return load_mixed(data, PROMPTS).whole().mixture.epoch_size

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TypeVar
 
 from keel.build.shelf import Shelf
-from keel.config.data import DataConfig
+from keel.config.data import DataConfig, LongPrompts
 from keel.config.recipe import Recipe
 from keel.config.sampling import SamplingConfig
-from keel.data.load import Loaded, load_prompts
+from keel.data.convert import PROMPTS, Kind
+from keel.data.load import Labelled, Loaded, Mixed, load
 from keel.data.reasons import Check
 from keel.engines.base import Scorer
 from keel.engines.scorers import (
@@ -19,17 +21,40 @@ from keel.engines.scorers import (
 from keel.errors import UserError
 from keel.inputs import Inputs, Reward
 from keel.models.load import context_length
+from keel.records import PromptItem
 from keel.references import resolve
 from keel.runs.console import Console
 from keel.runs.run import StageRun
-from keel.schema import Prompt
+from keel.schema import Comparison, Demonstration, Prompt
 from keel.seeds import Draws
 from keel.text.render import Renderer
 from keel.text.templates import install_template
 from keel.text.tokenizers import load_codec
 from keel.user_functions import checked
 
+R = TypeVar("R", bound=Prompt | Demonstration | Comparison)
+T = TypeVar("T")
+
 SCORING_TOKENS = 16_384  # padded tokens a forward without gradient
+
+
+class Fits:
+    """Whether a record's tokens have room, and of how many that is so only because their prompts are cut."""
+
+    def __init__(self, renderer: Renderer, room: int, long_prompts: LongPrompts) -> None:
+        self.renderer = renderer
+        self.room = room
+        self.cuts = long_prompts == "cut"
+        self.num_cut = 0
+
+    def __call__(self, row: Prompt | Demonstration | Comparison) -> bool:
+        prompt, response = self.renderer.lengths(row)
+        if prompt + response <= self.room:
+            return True
+        if not self.cuts or response >= self.room:
+            return False
+        self.num_cut += 1
+        return True
 
 
 class Workbench:
@@ -70,13 +95,31 @@ class Workbench:
                 f"{what} ({source}) has another tokenizer, so it would read other texts; give a model of that family"
             )
 
-    def prompts(self, key: str, renderer: Renderer, max_tokens: int) -> Loaded[Prompt]:
-        """The prompts of one input, those too long left out."""
-        loaded = load_prompts(self.inputs.data[key], fits=lambda row: renderer.length(row) <= max_tokens)
-        self.report(self.inputs.data[key], loaded.check)
-        return loaded
+    def load(
+        self, key: str, kind: Kind[R], renderer: Renderer, room: int, long_prompts: LongPrompts = "drop"
+    ) -> Mixed[R]:
+        """The records of all sources of one input; those that pass `room` are left out, or kept for their cut."""
+        parts: list[tuple[DataConfig, Loaded[R]]] = []
+        for data in self.inputs.sources(key):
+            fits = Fits(renderer, room, long_prompts)
+            parts.append((data, load(data, kind, fits)))
+            self.report(data, parts[-1][1].check)
+            if fits.num_cut:
+                self.console.say(
+                    f"{self.stage.name}: {data.name}: {fits.num_cut} prompts lose their oldest tokens to fit {room}."
+                )
+        return Mixed(tuple(parts))
 
-    def some(self, prompts: Sequence[Prompt], count: int) -> list[Prompt]:
+    def prompts(self, key: str, renderer: Renderer, room: int, long_prompts: LongPrompts = "drop") -> Mixed[Prompt]:
+        """The prompts of one input; those that pass `room` are left out, or kept for their cut."""
+        return self.load(key, PROMPTS, renderer, room, long_prompts)
+
+    @staticmethod
+    def items(renderer: Renderer, prompts: Sequence[Labelled[Prompt]], room: int) -> list[PromptItem]:
+        """The prompts ready to be sampled from, cut to `room` where they pass it."""
+        return [renderer.item(prompt.record, room=room, kind=prompt.kind) for prompt in prompts]
+
+    def some(self, prompts: Sequence[T], count: int) -> list[T]:
         """At most `count` of the prompts, drawn, so that the order of a file plays no part."""
         order = self.draws.permutation("held-out prompts", len(prompts)).tolist()
         return [prompts[index] for index in order[:count]]

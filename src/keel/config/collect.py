@@ -5,7 +5,7 @@ from __future__ import annotations
 from pydantic import Field, model_validator
 
 from keel.config.base import Config, Function, refuse_without_effect
-from keel.config.data import DataConfig
+from keel.config.data import LongPrompts, Sources
 from keel.config.sampling import SamplingConfig
 
 
@@ -31,9 +31,10 @@ class AnnotatorConfig(Config):
 class CollectConfig(Config):
     """Sample, show in pairs, write down which one is preferred."""
 
-    prompts: DataConfig
+    prompts: Sources
     annotator: AnnotatorConfig
     per_prompt: int = Field(2, ge=2, description="responses a prompt; every pair of them is compared")
     policy: str | None = Field(None, description="model that responds; the supervised stage's unless given")
-    max_prompt_tokens: int = Field(512, gt=0, description="longer prompts are left out")
+    max_prompt_tokens: int = Field(512, gt=0)
+    long_prompts: LongPrompts = Field("drop", description="a longer prompt is left out, or its oldest tokens are")
     sampling: SamplingConfig = SamplingConfig()

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import re
-from typing import Any, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Discriminator, Field, Tag, field_validator, model_validator
 
 from keel.config.base import Config, Function
 
@@ -16,6 +16,9 @@ FieldName = Literal[
 LayoutName = Literal["auto", "keel", "messages", "completion", "sharegpt", "alpaca", "hh", "pairs", "text"]
 Outcome = Literal["first", "second", "tie"]
 """Which of two responses was preferred."""
+
+LongPrompts = Literal["drop", "cut"]
+"""What becomes of a row whose prompt is too long: it is left out, or the prompt's oldest tokens are."""
 
 _REFERENCE = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*:[^\W\d]\w*")
 
@@ -47,6 +50,13 @@ class DataConfig(Config):
     )
     max_unusable: float = Field(
         default=0.05, ge=0, le=1, description="stop when a larger share of the rows is unusable"
+    )
+    system: str | None = Field(
+        default=None, min_length=1, description="a system message before every dialogue that has none"
+    )
+    weight: float = Field(default=1.0, gt=0, le=1000, description="how often each row is met in an epoch")
+    kind: str | None = Field(
+        default=None, pattern=r"^\w+$", description="what the rows are called in metrics: instructions, safety, …"
     )
 
     @model_validator(mode="before")
@@ -86,3 +96,32 @@ class DataConfig(Config):
     def name(self) -> str:
         """What the source is called in messages: the path or the function as given."""
         return self.path if self.path is not None else str(self.function)
+
+
+def _one_or_many(value: Any) -> str:
+    return "[sources]" if isinstance(value, list | tuple) and value else "[source]"
+
+
+Sources = Annotated[
+    Annotated[DataConfig, Tag("[source]")] | Annotated[tuple[DataConfig, ...], Tag("[sources]")],
+    Discriminator(_one_or_many),
+]
+"""One source, or a list of them that is mixed by their weights."""
+
+
+def sources_of(data: DataConfig | tuple[DataConfig, ...]) -> tuple[DataConfig, ...]:
+    """The sources, be there one or many."""
+    return data if isinstance(data, tuple) else (data,)
+
+
+def refuse_weights(data: DataConfig | tuple[DataConfig, ...] | None) -> None:
+    """Where rows are judged and not trained on, each counts once."""
+    if data is not None and any(source.weight != 1.0 for source in sources_of(data)):
+        raise ValueError("weight has no effect on prompts that are judged, each once; leave it out, or give a limit")
+
+
+def limited(data: DataConfig | tuple[DataConfig, ...], rows: int) -> DataConfig | tuple[DataConfig, ...]:
+    """The same, no source read further than `rows` usable rows."""
+    if isinstance(data, DataConfig):
+        return data.model_copy(update={"limit": rows if data.limit is None else min(rows, data.limit)})
+    return tuple(source for one in data for source in sources_of(limited(one, rows)))

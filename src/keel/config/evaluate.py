@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from keel.config.base import Config, Function
-from keel.config.data import DataConfig
+from keel.config.data import LongPrompts, Sources, refuse_weights
 from keel.config.ppo import RewardSource
 from keel.config.sampling import RLSamplingConfig
 
@@ -15,7 +15,7 @@ from keel.config.sampling import RLSamplingConfig
 class EvaluateConfig(Config):
     """Held-out prompts, the same for both models."""
 
-    prompts: DataConfig
+    prompts: Sources
     policy: str | None = Field(None, description="the trained model; the ppo stage's unless given")
     reference: str | None = Field(None, description="what it is compared with; the ppo stage's reference unless given")
     reward: Annotated[tuple[RewardSource, ...], Field(min_length=1)] | None = Field(
@@ -23,11 +23,18 @@ class EvaluateConfig(Config):
     )
     utility: Function | None = Field(None, description="module:function of the true utility, where it is known")
     measures: dict[str, Function] = Field({}, description="further module:function measures, reported as means")
-    demonstrations: DataConfig | None = Field(None, description="held-out answers whose likelihood is compared")
-    max_prompt_tokens: int = Field(512, gt=0, description="longer prompts are left out")
+    demonstrations: Sources | None = Field(None, description="held-out answers whose likelihood is compared")
+    max_prompt_tokens: int = Field(512, gt=0)
+    long_prompts: LongPrompts = Field("drop", description="a longer prompt is left out, or its oldest tokens are")
     sampling: RLSamplingConfig = Field(RLSamplingConfig(), description="ppo's unless given")
     count: int = Field(200, gt=0, description="prompts")
     per_prompt: int = Field(4, gt=0, description="responses a prompt of each model")
     frontier_samples: int = Field(128, gt=1, description="reference samples a prompt for the frontier")
     frontier_prompts: int = Field(64, gt=0)
     bootstrap: int = Field(2000, gt=0, description="resamples for the confidence intervals")
+
+    @model_validator(mode="after")
+    def _judged_once(self) -> EvaluateConfig:
+        for data in (self.prompts, self.demonstrations):
+            refuse_weights(data)
+        return self

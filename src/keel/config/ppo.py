@@ -7,7 +7,7 @@ from typing import Literal
 from pydantic import Field, model_validator
 
 from keel.config.base import Config, Function, refuse_without_effect
-from keel.config.data import DataConfig
+from keel.config.data import LongPrompts, Sources, refuse_weights
 from keel.config.sampling import RLSamplingConfig
 from keel.config.training import OptimConfig
 
@@ -101,7 +101,7 @@ class UpdateConfig(OptimConfig):
 class HeldOutConfig(Config):
     """Evaluation on fixed held-out prompts while the policy trains; the best checkpoint is kept by it."""
 
-    prompts: DataConfig | None = Field(None, description="unless given: the share of ppo.prompts held out")
+    prompts: Sources | None = Field(None, description="unless given: the share of ppo.prompts held out")
     every: int = Field(10, gt=0, description="iterations between two evaluations")
     count: int = Field(64, gt=0, description="prompts")
     utility: Function | None = Field(None, description="module:function of the true utility, where it is known")
@@ -109,14 +109,20 @@ class HeldOutConfig(Config):
         None, gt=0, description="end the run after so many evaluations without a better objective"
     )
 
+    @model_validator(mode="after")
+    def _judged_once(self) -> HeldOutConfig:
+        refuse_weights(self.prompts)
+        return self
+
 
 class PPOConfig(Config):
     """Proximal policy optimisation against a reference."""
 
-    prompts: DataConfig
+    prompts: Sources
     iterations: int = Field(100, gt=0)
     rollout_batch: int = Field(64, gt=0, description="prompts, so responses, an iteration")
-    max_prompt_tokens: int = Field(512, gt=0, description="longer prompts are left out")
+    max_prompt_tokens: int = Field(512, gt=0)
+    long_prompts: LongPrompts = Field("drop", description="a longer prompt is left out, or its oldest tokens are")
     policy: str | None = Field(None, description="where the policy starts; the supervised stage's model unless given")
     reference: str | None = Field(None, description="the leash's anchor; the policy's start unless given")
     sampling: RLSamplingConfig = RLSamplingConfig()

@@ -6,7 +6,7 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 
-from keel.config.data import DataConfig
+from keel.config.data import Sources
 from keel.config.sampling import SamplingConfig
 from keel.config.training import TrainingConfig
 
@@ -14,7 +14,7 @@ from keel.config.training import TrainingConfig
 class RewardConfig(TrainingConfig):
     """Bradley-Terry on comparisons, then centred and scaled on the reference's samples."""
 
-    data: DataConfig | Literal["collect"] = "collect"
+    data: Sources | Literal["collect"] = "collect"
     init: str | None = Field(None, description="model whose body it starts from; the supervised stage's unless given")
     flip_probability: float = Field(0.0, ge=0, lt=0.5, description="known share of labels that are flipped")
     label_smoothing: float = Field(0.0, ge=0, lt=0.5)

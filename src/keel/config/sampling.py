@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Annotated
+
 from pydantic import Field, model_validator
 
 from keel.config.base import Config
@@ -14,6 +16,7 @@ class SamplingConfig(Config):
     temperature: float = Field(1.0, ge=0)
     top_k: int = Field(0, ge=0, description="0: all")
     top_p: float = Field(1.0, gt=0, le=1)
+    stop: tuple[Annotated[str, Field(min_length=1)], ...] = Field((), description="strings that end a response")
     batch: int = Field(128, gt=0, description="sequences drawn side by side; changes memory, not the result")
 
     @property

@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from keel.config.base import Config
+from keel.config.data import LongPrompts
 
 _Decay = Annotated[float, Field(ge=0, lt=1)]
 
@@ -28,6 +29,7 @@ class TrainingConfig(OptimConfig):
     epochs: int = Field(1, gt=0)
     batch: int = Field(64, gt=0, description="rows an optimiser step; in `reward`, prompts with all their comparisons")
     token_budget: int = Field(8192, gt=0, description="padded tokens a micro-batch; changes memory, not the result")
-    max_tokens: int = Field(1024, gt=1, description="longer rows are counted as too long and left out")
+    max_tokens: int = Field(1024, gt=1, description="prompt and response together")
+    long_prompts: LongPrompts = Field("drop", description="a longer row is left out, or its prompt's oldest tokens are")
     validate_every: int = Field(50, gt=0, description="optimiser steps between two validations")
     checkpoint_every: int = Field(100, gt=0, description="optimiser steps between two checkpoints")

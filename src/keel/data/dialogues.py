@@ -81,6 +81,20 @@ def as_messages(prompt: Dialogue) -> tuple[Message, ...]:
     return (Message("user", prompt),) if isinstance(prompt, str) else prompt
 
 
+def with_system(prompt: Dialogue, system: str) -> Dialogue:
+    """The dialogue with a system message, unless it has one; an empty text is no dialogue."""
+    if not prompt or (not isinstance(prompt, str) and any(message.role == "system" for message in prompt)):
+        return prompt
+    return (Message("system", system), *as_messages(prompt))
+
+
+def without_system(prompt: Dialogue, system: str | None) -> Dialogue:
+    """What the row said itself, before `with_system`."""
+    if system is None or isinstance(prompt, str) or prompt[:1] != (Message("system", system),):
+        return prompt
+    return prompt[1:]
+
+
 def continue_prompt(prompt: Dialogue, before: tuple[Message, ...], field: str) -> tuple[Message, ...]:
     """The whole prompt of a response that came as messages, `before` being those in front of the response.
 

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Generic, TypeVar
+from dataclasses import dataclass, replace
+from typing import Generic, Literal, TypeVar
 
-from keel.config.data import DataConfig
+from keel.config.data import DataConfig, sources_of
 from keel.data.convert import COMPARISONS, DEMONSTRATIONS, PROMPTS, Kind
+from keel.data.dialogues import without_system
+from keel.data.mix import Mixture
 from keel.data.reading import Reading
 from keel.data.reasons import Check
 from keel.data.split import in_validation
@@ -26,24 +28,76 @@ class Loaded(Generic[R]):
     check: Check
 
 
+@dataclass(frozen=True, slots=True)
+class Labelled(Generic[R]):
+    """A record, and where it is from."""
+
+    record: R
+    kind: str | None  # what its source calls it
+    source: int = 0  # the number of that source
+
+
+@dataclass(frozen=True, slots=True)
+class Mixed(Generic[R]):
+    """The usable records of several sources, source after source."""
+
+    sources: tuple[tuple[DataConfig, Loaded[R]], ...]
+
+    @property
+    def train(self) -> tuple[Labelled[R], ...]:
+        return tuple(row for number in range(len(self.sources)) for row in self._labelled(number, "train"))
+
+    @property
+    def validation(self) -> tuple[Labelled[R], ...]:
+        return tuple(row for number in range(len(self.sources)) for row in self._labelled(number, "validation"))
+
+    @property
+    def weights(self) -> tuple[float, ...]:
+        return tuple(data.weight for data, _ in self.sources)
+
+    @property
+    def mixture(self) -> Mixture:
+        """How often each record of `train` is met."""
+        return Mixture(tuple(len(loaded.train) for _, loaded in self.sources), self.weights)
+
+    def _labelled(self, number: int, part: Literal["train", "validation"]) -> list[Labelled[R]]:
+        data, loaded = self.sources[number]
+        records = loaded.train if part == "train" else loaded.validation
+        return [Labelled(record, data.kind, number) for record in records]
+
+    def whole(self) -> Mixed[R]:
+        """The same with nothing held out."""
+        return Mixed(
+            tuple(
+                (data, replace(loaded, train=(*loaded.train, *loaded.validation), validation=()))
+                for data, loaded in self.sources
+            )
+        )
+
+
+def load_mixed(data: DataConfig | tuple[DataConfig, ...], kind: Kind[R]) -> Mixed[R]:
+    """The records of one kind in one source or several; see `load_prompts`."""
+    return Mixed(tuple((source, load(source, kind)) for source in sources_of(data)))
+
+
 def load_prompts(config: DataConfig, *, fits: Callable[[Prompt], bool] | None = None) -> Loaded[Prompt]:
     """Prompts; those for which `fits` is False are left out as too long.
 
     Raises UserError if the source cannot be read, too many of its rows are unusable, or nothing is left to train on.
     """
-    return _load(config, PROMPTS, fits)
+    return load(config, PROMPTS, fits)
 
 
 def load_demonstrations(
     config: DataConfig, *, fits: Callable[[Demonstration], bool] | None = None
 ) -> Loaded[Demonstration]:
     """Demonstrations; see `load_prompts`."""
-    return _load(config, DEMONSTRATIONS, fits)
+    return load(config, DEMONSTRATIONS, fits)
 
 
 def load_comparisons(config: DataConfig, *, fits: Callable[[Comparison], bool] | None = None) -> Loaded[Comparison]:
     """Comparisons; see `load_prompts`."""
-    return _load(config, COMPARISONS, fits)
+    return load(config, COMPARISONS, fits)
 
 
 def read_records(
@@ -57,10 +111,11 @@ def read_records(
     return tuple(reading), reading.check
 
 
-def _load(config: DataConfig, kind: Kind[R], fits: Callable[[R], bool] | None) -> Loaded[R]:
+def load(config: DataConfig, kind: Kind[R], fits: Callable[[R], bool] | None = None) -> Loaded[R]:
+    """The records of one kind in a source; see `load_prompts`."""
     records, check = read_records(config, kind, fits)
     check.enforce(config.max_unusable, config.name)
-    held_out = [in_validation(told_by(record), config.validation) for record in records]
+    held_out = [in_validation(told_by(record, config.system), config.validation) for record in records]
     train = tuple(record for record, held in zip(records, held_out, strict=True) if not held)
     validation = tuple(record for record, held in zip(records, held_out, strict=True) if held)
     if not train:
@@ -71,6 +126,8 @@ def _load(config: DataConfig, kind: Kind[R], fits: Callable[[R], bool] | None) -
     return Loaded(train, validation, check)
 
 
-def told_by(record: Prompt | Demonstration | Comparison) -> Dialogue:
-    """What decides a record's side: its prompt, and of plain text, which has none, the text."""
-    return record.response if isinstance(record, Demonstration) and not record.prompt else record.prompt
+def told_by(record: Prompt | Demonstration | Comparison, system: str | None = None) -> Dialogue:
+    """What decides a record's side: its prompt as it was read, and of plain text, which has none, the text."""
+    if isinstance(record, Demonstration) and not record.prompt:
+        return record.response
+    return without_system(record.prompt, system)

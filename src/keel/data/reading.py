@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from typing import Generic
 
 from keel.config.data import DataConfig
 from keel.data.convert import Converted, Kind, R, convert
+from keel.data.dialogues import with_system
 from keel.data.read import Row, read_rows
 from keel.data.reasons import Check, Finding, Reason
 from keel.errors import UserError
@@ -50,6 +52,8 @@ class Reading(Generic[R]):
         if converted.layout is not None:
             self._layouts[converted.layout] += 1
         record = converted.record
+        if record is not None and self._config.system is not None:
+            record = replace(record, prompt=with_system(record.prompt, self._config.system))
         if record is not None and self._fits is not None and not self._fits(record):
             self._findings.append(Finding(Reason.TOO_LONG, row.file, row.number))
             return None

@@ -45,7 +45,7 @@ def check_recipe(recipe: Recipe, out: Path) -> list[Finding]:
 
 def _check_inputs(stage: str, inputs: Inputs, model: ModelConfig, out: Path) -> list[Finding]:
     findings = [
-        check_data(key, data, _KINDS.get(key, PROMPTS))
+        check_data(key, data, _KINDS.get(key.partition("[")[0], PROMPTS))
         for key, data in inputs.data.items()
         if not (data.path and Path(data.path).is_relative_to(out))
     ]

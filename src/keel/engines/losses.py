@@ -13,7 +13,7 @@ from keel.config.ppo import UpdateConfig
 from keel.functional.masked import masked_sum
 from keel.functional.policy import approx_kl_to_old, clipped_policy_loss, clipped_value_loss
 from keel.functional.preference import bradley_terry_loss
-from keel.records import Pairs, PolicyBatch, Sequences
+from keel.records import Pairs, PolicyBatch, Sequences, Texts
 from keel.tally import Tally
 
 B = TypeVar("B")
@@ -21,10 +21,10 @@ Loss = Callable[[nn.Module, B, float], tuple[Tensor, Tally]]
 """(module, micro-batch, denominator of the whole minibatch) -> its part of the loss, and its statistics."""
 
 
-def sft_loss(module: nn.Module, batch: Sequences, denominator: float) -> tuple[Tensor, Tally]:
-    """Negative log-likelihood of the response tokens, their end token included (math.md §1)."""
+def sft_loss(module: nn.Module, batch: Texts | Sequences, denominator: float) -> tuple[Tensor, Tally]:
+    """Negative log-likelihood of the tokens that train, end tokens included (math.md §1)."""
     batch = to_device(batch, _device(module))
-    total = -masked_sum(module(batch).logprobs, batch.response_mask)
+    total = -masked_sum(module(batch).logprobs, batch.target_mask)
     tally = Tally()
     tally.add("sft/loss", float(total.detach()), batch.weight)
     return total / denominator, tally

@@ -14,7 +14,7 @@ from keel.config.sampling import SamplingConfig
 from keel.engines.base import DrawKey
 from keel.functional.logprobs import token_logprobs
 from keel.models.policy import Policy
-from keel.records import EncodedRow, PromptItem, Samples
+from keel.records import EncodedRow, PromptItem, Samples, Sequences
 from keel.text.render import Renderer
 
 _COMPACT_BELOW = 0.75  # share of unfinished rows at which the finished ones leave the batch
@@ -25,6 +25,7 @@ class CachedSampler:
 
     One uniform number a response and position decides a token by the inverse of the cumulative distribution,
     so a response depends on its own draws, not on its batch (but for the rounding of a larger matrix product).
+    A response ends with an end token, or with the token that completes a stop string in its text.
     """
 
     def __init__(
@@ -35,6 +36,8 @@ class CachedSampler:
         self.renderer = renderer
         self._watch = watch
         self._eos = torch.tensor(sorted(renderer.eos_ids), device=policy.device)
+        added = renderer.codec.hf.added_tokens_decoder
+        self._silent = {number for number, token in added.items() if token.special}  # they say nothing
 
     @torch.no_grad()
     def sample(self, prompts: Sequence[PromptItem], config: SamplingConfig, key: DrawKey) -> Samples:
@@ -47,7 +50,7 @@ class CachedSampler:
             uniforms = key.draws.uniforms(
                 key.purpose, iteration=key.iteration, samples=indices, length=config.max_new_tokens
             )
-            tokens, part_logprobs = self._draw([prompt.tokens for prompt in part], config, uniforms)
+            tokens, part_logprobs = self._draw(part, config, uniforms)
             rows += tokens
             logprobs += part_logprobs
         sequences = pad_rows(
@@ -57,23 +60,60 @@ class CachedSampler:
         for index, values in enumerate(logprobs):
             known[index, : len(values)] = torch.tensor(values)
         eos = self.renderer.eos_ids
+        said = [self.renderer.response_text(p, row) for p, row in zip(prompts, rows, strict=True)]
+        texts = [before_stop(text, config.stop) for text in said]
+        stopped = [one != other for one, other in zip(texts, said, strict=True)]
         return Samples(
             sequences=sequences,
             logprobs=None if config.truncated or config.temperature == 0 else known,
-            ended=torch.tensor([row[-1] in eos for row in rows]),
+            ended=torch.tensor([row[-1] in eos or stop for row, stop in zip(rows, stopped, strict=True)]),
             prompts=tuple(prompts),
-            texts=tuple(self.renderer.response_text(p, row) for p, row in zip(prompts, rows, strict=True)),
+            texts=tuple(texts),
+            judged=self._judged(prompts, rows, texts, stopped) if any(stopped) else None,
         )
+
+    def _judged(
+        self,
+        prompts: Sequence[PromptItem],
+        rows: Sequence[Sequence[int]],
+        texts: Sequence[str],
+        stopped: Sequence[bool],
+    ) -> Sequences:
+        """What a reward model reads: a response that a stop string ended, as in its training: text and end token."""
+        encoded = []
+        for prompt, row, text, stop in zip(prompts, rows, texts, stopped, strict=True):
+            ids = self.renderer.answer(prompt.source, prompt.space, text) if stop else row
+            encoded.append(EncodedRow((*prompt.tokens, *ids), len(prompt.tokens)))
+        return pad_rows(encoded)
+
+    def _completes_stop(self, prompt: PromptItem, ids: Sequence[int], stops: Sequence[str]) -> bool:
+        """Whether a response's text holds a stop string. Only its last token is new, so mostly its end tells."""
+        said = [token for token in ids if token not in self._silent]
+        longest = max(len(stop.encode()) for stop in stops)  # a token says a byte at least
+        end = self.renderer.codec.decode(said[-longest:])
+        if not any(stop in end for stop in stops):
+            return False
+        return any(stop in self.renderer.response_text(prompt, ids) for stop in stops)
+
+    def _stopped(
+        self, prompts: Sequence[PromptItem], drawn: Tensor, alive: Tensor, finished: Tensor, stops: Sequence[str]
+    ) -> Tensor:
+        """Which rows of the batch, bool like `finished`, end for a stop string in what was drawn, [prompts, t]."""
+        stopped = torch.zeros_like(finished)
+        for row in (~finished).nonzero().squeeze(1).tolist():
+            number = int(alive[row])
+            stopped[row] = self._completes_stop(prompts[number], drawn[number].tolist(), stops)
+        return stopped
 
     def _draw(
         self,
-        prompts: Sequence[Sequence[int]],
+        prompts: Sequence[PromptItem],
         config: SamplingConfig,
         uniforms: np.ndarray[tuple[int, ...], np.dtype[np.float64]],
     ) -> tuple[list[list[int]], list[list[float]]]:
         """Token ids of each response, its end token included, and their log-probabilities."""
         device = self.policy.device
-        tokens, mask = (part.to(device) for part in pad_left(prompts))
+        tokens, mask = (part.to(device) for part in pad_left([prompt.tokens for prompt in prompts]))
         draws = torch.from_numpy(uniforms).float().to(device)
         positions = (mask.cumsum(dim=1) - 1).clamp(min=0)
         cache = DynamicCache()
@@ -91,6 +131,8 @@ class CachedSampler:
             if self._watch is not None:
                 self._watch(running.tolist(), chosen[~finished].tolist())
             finished = finished | torch.isin(chosen, self._eos)
+            if config.stop:
+                finished = finished | self._stopped(prompts, out_tokens[:, : step + 1], alive, finished, config.stop)
             left = int((~finished).sum())
             if left == 0:
                 break
@@ -107,6 +149,11 @@ class CachedSampler:
         return [row[:n] for row, n in zip(ids, lengths, strict=True)], [
             row[:n] for row, n in zip(known, lengths, strict=True)
         ]
+
+
+def before_stop(text: str, stops: Sequence[str]) -> str:
+    """The text up to where the first stop string begins; all of it where there is none."""
+    return text[: min((at for stop in stops if (at := text.find(stop)) >= 0), default=len(text))]
 
 
 def choose_tokens(logits: Tensor, config: SamplingConfig, uniforms: Tensor) -> Tensor:

@@ -61,7 +61,9 @@ class RewardModelScorer:
         self._renderer = renderer  # given where the tokenizers differ
 
     def score(self, samples: Samples) -> Scores:
-        scores = self._map(samples.sequences if self._renderer is None else self._rendered(samples, self._renderer))
+        scores = self._map(
+            (samples.judged or samples.sequences) if self._renderer is None else self._rendered(samples, self._renderer)
+        )
         return Scores(total=scores, parts={self.name: scores})
 
     def score_rows(self, rows: Sequence[EncodedRow]) -> Tensor:

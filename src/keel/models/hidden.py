@@ -13,8 +13,9 @@ def hidden_size(backbone: nn.Module) -> int:
     return int(config.get_text_config().hidden_size)
 
 
-def last_hidden(backbone: nn.Module, tokens: Tensor) -> Tensor:
-    """Hidden states [B, L, H] that the head would read."""
+def last_hidden(backbone: nn.Module, tokens: Tensor, position_ids: Tensor | None = None) -> Tensor:
+    """Hidden states [B, L, H] that the head would read; `position_ids` [B, L] keep packed documents apart."""
     body: Any = backbone.base_model
-    hidden: Tensor = body(input_ids=tokens, use_cache=False).last_hidden_state
+    positions = {} if position_ids is None else {"position_ids": position_ids}
+    hidden: Tensor = body(input_ids=tokens, use_cache=False, **positions).last_hidden_state
     return hidden

@@ -16,14 +16,14 @@ from keel.models.adapters import using
 from keel.models.critic import ValueHead, ValueNetwork
 from keel.models.hidden import last_hidden
 from keel.models.recompute import recomputing
-from keel.records import Sequences
+from keel.records import Targets
 
 _HEAD_CHUNK = 1024  # response tokens whose logits exist at one time
 
 
 @dataclass(frozen=True)
 class TokenOutputs:
-    """Per response token, [B, T], zero outside the mask; None where it was not asked for."""
+    """Per predicted token, [B, T], zero outside the mask; None where it was not asked for."""
 
     logprobs: Tensor | None
     entropy: Tensor | None
@@ -34,7 +34,7 @@ class Policy(nn.Module):
     """A causal language model and its critic, if it has one.
 
     Rows are padded on the right, so causal attention alone keeps padding out: no mask, and the same result
-    at any batch size. Hidden states are gathered where a response token is predicted (math.md §0: the state
+    at any batch size. Hidden states are gathered where a token is predicted (math.md §0: the state
     that precedes it) before the head, whose logits exist one chunk at a time, forward and backward.
     """
 
@@ -60,7 +60,7 @@ class Policy(nn.Module):
 
     def forward(
         self,
-        sequences: Sequences,
+        sequences: Targets,
         *,
         temperature: float = 1.0,
         logprobs: bool = True,
@@ -68,13 +68,13 @@ class Policy(nn.Module):
         values: bool = False,
     ) -> TokenOutputs:
         """What is asked for, [B, T] each. Everything that trains passes through this one call."""
-        mask = sequences.response_mask
+        mask = sequences.target_mask
         log_p = ent = value = states = None
         if logprobs or (values and isinstance(self.critic, ValueHead)):
             states = self._states(self.backbone, self.adapter, sequences)
         if logprobs:
             assert states is not None
-            targets = sequences.response_tokens()[mask]
+            targets = sequences.tokens.gather(1, sequences.target_positions())[mask]
             log_p, ent = self._logprobs(states, targets, temperature, entropy)
         if values:
             assert self.critic is not None, "this policy has no critic"
@@ -87,12 +87,12 @@ class Policy(nn.Module):
             values=value,
         )
 
-    def _states(self, model: nn.Module, adapter: str | None, sequences: Sequences) -> Tensor:
-        """Hidden states [tokens, H], each the one from which a response token is predicted."""
+    def _states(self, model: nn.Module, adapter: str | None, sequences: Targets) -> Tensor:
+        """Hidden states [tokens, H], each the one from which a token is predicted."""
         with using(model, adapter), recomputing(model) if self.recompute else nullcontext():
-            hidden = last_hidden(model, sequences.tokens)
-        before = (sequences.response_positions() - 1).clamp(min=0)
-        return hidden.gather(1, before[..., None].expand(-1, -1, hidden.shape[-1]))[sequences.response_mask]
+            hidden = last_hidden(model, sequences.tokens, sequences.position_ids)
+        before = (sequences.target_positions() - 1).clamp(min=0)
+        return hidden.gather(1, before[..., None].expand(-1, -1, hidden.shape[-1]))[sequences.target_mask]
 
     def _logprobs(
         self, states: Tensor, targets: Tensor, temperature: float, entropy: bool

@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from typing import TypeVar
 
 from keel.config.training import TrainingConfig
+from keel.data.mix import Mixture
 from keel.engines.base import Learner, Weighted
 from keel.runs.checkpoint import Snapshot
 from keel.runs.console import Console
@@ -34,7 +35,7 @@ def train_epochs(
     config: TrainingConfig,
     learner: Learner[B],
     *,
-    num_rows: int,
+    mixture: Mixture,
     batches: Callable[[Sequence[int]], list[B]],
     validate: Callable[[], Tally],
     stage: StageRun,
@@ -45,8 +46,10 @@ def train_epochs(
     """Train from the last checkpoint (or the start) to the end; logs the learner's metrics, `time/step_seconds` and
     `time/validation_seconds`. A callback may end it early.
 
-    `batches(rows)` gives the micro-batches of the given row numbers; `shown` names the metrics of the progress line.
+    `mixture` says how often each row is met, `batches(rows)` gives the micro-batches of the given row numbers, `shown`
+    names the metrics of the progress line.
     """
+    num_rows = mixture.epoch_size
     total = total_steps(config, num_rows)
     rows_in_all = num_rows * config.epochs
     snapshot = _restore(stage, rows_in_all)
@@ -57,7 +60,7 @@ def train_epochs(
     for step in range(learner.steps, learner.steps if stopped else total):
         started = time.perf_counter()
         start = step * config.batch
-        rows = draws.batch_indices("order", num_rows, batch=min(config.batch, rows_in_all - start), start=start)
+        rows = mixture.batch(draws, "order", batch=min(config.batch, rows_in_all - start), start=start)
         metrics = learner.step(batches(rows)).means()
         done = step + 1
         metrics["time/step_seconds"] = time.perf_counter() - started

@@ -15,7 +15,7 @@ from keel.config.evaluate import EvaluateConfig
 from keel.engines.base import DrawKey, Sampler, Scorer, TokenScorer
 from keel.functional.closed_form import best_of_n_kl, best_of_n_score, frontier
 from keel.functional.masked import Moments
-from keel.pipeline.measures import distinct_n, kl_per_response, repetition, response_rows
+from keel.pipeline.measures import distinct_n, kind_rows, kl_per_response, repetition, response_rows
 from keel.records import EncodedRow, PromptItem, Samples
 from keel.runs.console import Console
 from keel.runs.run import StageRun
@@ -77,6 +77,10 @@ def evaluate(
     }
     if policy.utility is not None and reference.utility is not None:
         summary["utility"] = compare(policy.utility, reference.utility, config.bootstrap, draws)
+    summary["kinds"] = {
+        kind: compare(policy.scores[rows], reference.scores[rows], config.bootstrap, draws)
+        for kind, rows in kind_rows(prompts).items()
+    }
     if demonstrations:
         summary["demonstrations"] = likelihoods(engines, demonstrations)
     console.progress(stage.name, 2, 3, {})

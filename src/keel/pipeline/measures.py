@@ -10,7 +10,7 @@ from torch import Tensor
 
 from keel.functional.kl import k1
 from keel.functional.masked import Moments, masked_mean, masked_var
-from keel.records import Rollout, Samples, Sequences
+from keel.records import PromptItem, Rollout, Samples, Sequences
 
 
 def distinct_n(token_rows: Sequence[Sequence[int]], n: int) -> float:
@@ -47,6 +47,12 @@ def kl_per_response(logprobs: Tensor, ref_logprobs: Tensor, mask: Tensor) -> Ten
     return torch.where(mask, k1(logprobs, ref_logprobs), 0.0).sum(dim=1)
 
 
+def kind_rows(prompts: Sequence[PromptItem]) -> dict[str, list[int]]:
+    """The numbers of the prompts of each kind; those whose source names none are left out."""
+    kinds = sorted({prompt.kind for prompt in prompts if prompt.kind is not None})
+    return {kind: [number for number, prompt in enumerate(prompts) if prompt.kind == kind] for kind in kinds}
+
+
 def text_metrics(samples: Samples) -> dict[str, float]:
     """Length, ends and variety of the responses."""
     rows = response_rows(samples.sequences)
@@ -80,6 +86,8 @@ def rollout_metrics(rollout: Rollout, rewards: Tensor, returns: Tensor) -> dict[
     if rollout.sampler_logprobs is not None:
         gap = (torch.where(mask, rollout.logprobs - rollout.sampler_logprobs, 0.0).exp() - 1).abs()
         metrics["ppo/policy/sampler_gap"] = float(masked_mean(gap, mask))
+    for kind, rows in kind_rows(rollout.samples.prompts).items():
+        metrics[f"objective/scores/{kind}"] = float(rollout.scores.total[rows].mean())
     for name, part in rollout.scores.parts.items():
         known = part[~part.isnan()]
         metrics[f"reward/{name}"] = float(known.mean()) if len(known) else float("nan")

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from keel.batching import cut_by_tokens, take, take_tokens
 from keel.config.ppo import AdvantageConfig, KLConfig, PPOConfig, UpdateConfig
+from keel.data.mix import Mixture
 from keel.engines.base import DrawKey, Learner
 from keel.errors import UserError
 from keel.functional.advantages import gae, monte_carlo
@@ -97,15 +98,19 @@ def train_ppo(
     prompts: Sequence[PromptItem],
     held_out: HeldOut,
     *,
+    mixture: Mixture,
     stage: StageRun,
     draws: Draws,
     console: Console,
 ) -> dict[str, Any]:
-    """Maximise E[score] - kl_coef x KL to the reference; publish `model/`. Returns the stage's summary."""
+    """Maximise E[score] - kl_coef x KL to the reference; publish `model/`. Returns the stage's summary.
+
+    `mixture` says how often each of the prompts is met.
+    """
     state = _restore(config, stage, engines.learner) or _begin(config, held_out, engines, stage, console)
     while state.iteration < config.iterations and not state.stopped:
         started = time.perf_counter()
-        batch, key = _next_prompts(prompts, config.rollout_batch, state.iteration, draws)
+        batch, key = _next_prompts(prompts, mixture, config.rollout_batch, state.iteration, draws)
         rollout = collect_rollout(engines.actors, batch, config.sampling, key)
         sampled = time.perf_counter()
         require_ends(rollout.samples.ended, config.max_truncated, config.sampling.max_new_tokens)
@@ -135,11 +140,11 @@ def train_ppo(
 
 
 def _next_prompts(
-    prompts: Sequence[PromptItem], size: int, iteration: int, draws: Draws
+    prompts: Sequence[PromptItem], mixture: Mixture, size: int, iteration: int, draws: Draws
 ) -> tuple[list[PromptItem], DrawKey]:
     """The iteration's prompts, and the name of its random numbers: both functions of its number alone."""
     first = iteration * size
-    rows = draws.batch_indices("prompts", len(prompts), batch=size, start=first)
+    rows = mixture.batch(draws, "prompts", batch=size, start=first)
     return [prompts[row] for row in rows], DrawKey(draws, "rollout", iteration, first_sample=first)
 
 

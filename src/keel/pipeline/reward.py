@@ -14,6 +14,7 @@ from torch import Tensor
 from keel.annotate.base import noise_ceiling
 from keel.batching import cut_by_tokens, pad_rows
 from keel.config.reward import RewardConfig
+from keel.data.mix import Mixture, by_kind
 from keel.engines.base import DrawKey, Learner, Sampler, Scorer
 from keel.errors import UserError
 from keel.functional.masked import Moments
@@ -36,6 +37,8 @@ class EncodedPair:
     margin: float
     weight: float
     first_probability: float | None = None  # that the annotator prefers the one it did, where it is known
+    source: int = 0  # which of the stage's sources it is of
+    kind: str | None = None  # what that source calls it
 
 
 @dataclass(frozen=True)
@@ -57,25 +60,32 @@ def train_reward(
     validation: Sequence[EncodedPair],
     prompts: Sequence[PromptItem],
     *,
+    weights: Sequence[float],
     stage: StageRun,
     draws: Draws,
     console: Console,
 ) -> dict[str, Any]:
     """Bradley-Terry on the pairs, then scores with mean 0 and sd 1 on samples of the reference; publish `model/`.
 
-    `prompts` are those that the reference answers for it.
+    `prompts` are those that the reference answers for it. `weights` are those of the sources that the pairs are of.
+    Validation meets every pair once, and reports by kind too.
     """
 
     def validate() -> Tally:
-        return validation_tally(
-            "reward", engines.learner, microbatches(by_prompt(validation, config.max_pairs), config.token_budget)
-        )
+        tally = Tally()
+        for kind, pairs in by_kind(validation).items():
+            groups = by_prompt(pairs, config.max_pairs)
+            part = validation_tally("reward", engines.learner, microbatches(groups, config.token_budget))
+            tally.merge(part)
+            if kind is not None:
+                tally.add(f"reward/validation/accuracy/{kind}", *part.sums["reward/validation/accuracy"])
+        return tally
 
     groups = by_prompt(train, config.max_pairs)
     train_epochs(
         config,
         engines.learner,
-        num_rows=len(groups),
+        mixture=mixture_of(groups, weights),
         batches=lambda rows: microbatches([groups[row] for row in rows], config.token_budget),
         validate=validate,
         stage=stage,
@@ -84,6 +94,11 @@ def train_reward(
         shown=("reward/loss", "reward/accuracy", "reward/validation/accuracy"),
     )
     judged = judge(engines.score_rows, validation) if validation else {}
+    kinds = {
+        kind: {"pairs": len(pairs), **judge(engines.score_rows, pairs)}
+        for kind, pairs in by_kind(validation).items()
+        if kind is not None
+    }
     moments = reference_moments(config, engines, prompts, draws)
     engines.normalise(moments.mean, moments.std)
     engines.export(stage.work("model"), moments.std)
@@ -95,18 +110,27 @@ def train_reward(
         "score_mean_before": moments.mean,
         "score_scale": moments.std,
         **judged,
+        "kinds": kinds,
     }
+
+
+def mixture_of(groups: Sequence[Sequence[EncodedPair]], weights: Sequence[float]) -> Mixture:
+    """How often each group of comparisons is met; the groups stand source after source."""
+    sources = [group[0].source for group in groups]
+    return Mixture(tuple(sources.count(source) for source in range(len(weights))), tuple(weights))
 
 
 def by_prompt(pairs: Sequence[EncodedPair], max_pairs: int) -> list[list[EncodedPair]]:
     """The comparisons of each prompt together, in the order of its first one; at most `max_pairs` in a group.
 
+    A group is of one source.
+
     They are trained on in one step: a response that is compared with several others is computed once, and a prompt
     with many comparisons is not met again and again within an epoch (Ouyang et al., 2022, section 3.5).
     """
-    groups: dict[tuple[int, ...], list[EncodedPair]] = {}
+    groups: dict[tuple[int, tuple[int, ...]], list[EncodedPair]] = {}
     for pair in pairs:
-        groups.setdefault(pair.chosen.tokens[: pair.chosen.prompt_length], []).append(pair)
+        groups.setdefault((pair.source, pair.chosen.tokens[: pair.chosen.prompt_length]), []).append(pair)
     return [group[i : i + max_pairs] for group in groups.values() for i in range(0, len(group), max_pairs)]
 
 

@@ -6,11 +6,12 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from keel.batching import row_batches
+from keel.batching import text_batches
 from keel.config.sft import SFTConfig
+from keel.data.mix import Mixture, by_kind
 from keel.engines.base import Learner
 from keel.pipeline.epochs import train_epochs, validation_tally
-from keel.records import EncodedRow, Sequences
+from keel.records import EncodedText, Texts
 from keel.runs.console import Console
 from keel.runs.run import StageRun
 from keel.seeds import Draws
@@ -19,25 +20,38 @@ from keel.tally import Tally
 
 def train_sft(
     config: SFTConfig,
-    learner: Learner[Sequences],
-    train: Sequence[EncodedRow],
-    validation: Sequence[EncodedRow],
+    learner: Learner[Texts],
+    train: Sequence[EncodedText],
+    validation: Sequence[EncodedText],
     *,
+    mixture: Mixture,
     export: Callable[[Path], None],
     stage: StageRun,
     draws: Draws,
     console: Console,
 ) -> dict[str, Any]:
-    """Minimise the negative log-likelihood of the responses; publish `model/`. Returns the stage's summary."""
+    """Minimise the negative log-likelihood of what trains; publish `model/`. Returns the stage's summary.
+
+    `mixture` says how often each row of `train` is met. Validation meets every row once, and reports by kind too.
+    """
+
+    def batches(rows: Sequence[EncodedText]) -> list[Texts]:
+        return text_batches(rows, config.token_budget, packing=config.packing)
 
     def validate() -> Tally:
-        return validation_tally("sft", learner, row_batches(validation, config.token_budget))
+        tally = Tally()
+        for kind, rows in by_kind(validation).items():
+            part = validation_tally("sft", learner, batches(rows))
+            tally.merge(part)
+            if kind is not None:
+                tally.add(f"sft/validation/loss/{kind}", *part.sums["sft/validation/loss"])
+        return tally
 
     train_epochs(
         config,
         learner,
-        num_rows=len(train),
-        batches=lambda rows: row_batches([train[row] for row in rows], config.token_budget),
+        mixture=mixture,
+        batches=lambda rows: batches([train[row] for row in rows]),
         validate=validate,
         stage=stage,
         draws=draws,
@@ -46,10 +60,14 @@ def train_sft(
     )
     export(stage.work("model"))
     stage.publish("model")
+    losses = validate().means()
     return {
         "steps": learner.steps,
         "rows": len(train),
-        "response_tokens": sum(row.response_length for row in train),
+        "response_tokens": sum(row.num_trained for row in train),
         "validation_rows": len(validation),
-        "validation_loss": validate().means().get("sft/validation/loss"),
+        "validation_loss": losses.get("sft/validation/loss"),
+        "validation_loss_by_kind": {
+            kind: losses[f"sft/validation/loss/{kind}"] for kind in by_kind(validation) if kind is not None
+        },
     }

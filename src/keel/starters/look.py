@@ -112,7 +112,10 @@ def _lengths(renderer: Renderer, record: Record) -> tuple[int, list[int]]:
     """Tokens of the prompt and of each response."""
     if isinstance(record, Prompt):
         return renderer.length(record), []
-    rows = [renderer.demonstration(record)] if isinstance(record, Demonstration) else renderer.comparison(record)
+    if isinstance(record, Demonstration):
+        prompt, response = renderer.lengths(record)
+        return prompt, [response]
+    rows = renderer.comparison(record)
     return rows[0].prompt_length, [row.response_length for row in rows]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -49,6 +50,29 @@ def write_turns(codec: TextCodec, turns: list[dict[str, Any]], *, open_turn: boo
     except TemplateError as error:
         roles = ", ".join(turn["role"] for turn in turns)
         raise UserError(f"the chat template fails on a dialogue of {roles}: {error}") from None
+
+
+def take_apart(codec: TextCodec, turns: list[dict[str, Any]]) -> list[tuple[str, int | None]] | None:
+    """What `write_turns` writes with the assistant's turn opened, in pieces: (text, the number of the turn it is of).
+
+    The number is None for what the template adds. A template may strip a turn's content, and put it where and as
+    often as it likes; where it rewrites one the answer is None, for then nobody knows which text is whose.
+    """
+    text = write_turns(codec, turns, open_turn=True)
+    marks = [f"KEEL{number}TURN" for number in range(len(turns))]
+    marked = write_turns(codec, [t | {"content": m} for t, m in zip(turns, marks, strict=True)], open_turn=True)
+    between = re.split(r"KEEL(\d+)TURN", marked)  # template, number, template, …, template
+    pieces: list[tuple[str, int | None]] = [(between[0], None)]
+    at = len(between[0])
+    for number, after in zip(map(int, between[1::2]), between[2::2], strict=True):
+        content = turns[number]["content"]
+        written = (content, content.strip(), content.lstrip(), content.rstrip())
+        found = next((one for one in written if text.startswith(one + after, at)), None)
+        if found is None:
+            return None
+        pieces += [(found, number), (after, None)]
+        at += len(found) + len(after)
+    return pieces if text.startswith(between[0]) and at == len(text) else None
 
 
 def end_of_turn(codec: TextCodec) -> int | None:

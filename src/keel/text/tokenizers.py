@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -33,16 +34,32 @@ class TextCodec:
         opener = hf.convert_ids_to_tokens(self._opener_ids)
         self._adds_prefix_space = bool(opener) and opener[0].startswith("\u2581")
         self._anchor_ids: list[int] = hf.encode(_ANCHOR, add_special_tokens=False)
+        special = {str(token) for token in hf.added_tokens_decoder.values() if token.special}
+        self._special = re.compile("|".join(map(re.escape, sorted(special, key=len, reverse=True))) or r"(?!)")
 
     def encode(self, text: str) -> list[int]:
         """Ids of a text as it stands inside a longer one: no special tokens, no prefix space.
 
         What spells a special token is text here: a response that says "<|eos|>" does not end there.
         """
+        return self._encode_inside(text, split_special_tokens=True)
+
+    def encode_template(self, text: str, *, inside: bool) -> list[int]:
+        """Ids of what a chat template wrote, whose special tokens are such; `inside` a text, or at its beginning."""
+        if inside:
+            return self._encode_inside(text, split_special_tokens=False)
+        return list(self.hf.encode(text, add_special_tokens=False))
+
+    def spelled(self, text: str) -> list[tuple[int, int]]:
+        """Where a text spells a special token: (start, end) of each."""
+        return [found.span() for found in self._special.finditer(text)]
+
+    def _encode_inside(self, text: str, *, split_special_tokens: bool) -> list[int]:
         if not text:
             return []
         opening = _ANCHOR if self._adds_prefix_space else ""
-        ids = list(self.hf.encode(opening + text, add_special_tokens=False, split_special_tokens=True))
+        split = split_special_tokens
+        ids = list(self.hf.encode(opening + text, add_special_tokens=False, split_special_tokens=split))
         if not self._adds_prefix_space:
             return ids
         anchor = self._anchor_ids
@@ -50,8 +67,16 @@ class TextCodec:
         return ids[len(anchor) :]
 
     def encode_start(self, text: str) -> list[int]:
-        """Ids of a text's beginning, with the tokenizer's own start token where it has one, never an end token."""
-        ids, bare = list(self.hf.encode(text)), list(self.hf.encode(text, add_special_tokens=False))
+        """Ids of a text's beginning, with the tokenizer's own start token where it has one, never an end token.
+
+        From nothing it is the start token; a tokenizer that puts none there has the BOS or, as GPT-2, the EOS for it.
+        What spells a special token is text here too.
+        """
+        if not text and not self.hf.encode(text):
+            bos = self.hf.bos_token_id
+            return [int(self.hf.eos_token_id if bos is None else bos)]
+        ids = list(self.hf.encode(text, split_special_tokens=True))
+        bare = list(self.hf.encode(text, add_special_tokens=False, split_special_tokens=True))
         appended = len(ids) > 1 and ids[-1] == self.hf.eos_token_id and bare[-1:] != ids[-1:]
         return ids[:-1] if appended else ids
 
