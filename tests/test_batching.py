@@ -1,12 +1,24 @@
 from __future__ import annotations
 
+from itertools import pairwise
+
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from keel.batching import cut_by_tokens, pad_left, pad_rows, row_batches, take, take_tokens, to_device
-from keel.records import EncodedRow
+from keel.batching import (
+    cut_by_tokens,
+    pad_left,
+    pad_rows,
+    row_batches,
+    share_rows,
+    take,
+    take_tokens,
+    text_batches,
+    to_device,
+)
+from keel.records import EncodedRow, EncodedText
 
 TOKENS = st.lists(st.integers(1, 50), min_size=1, max_size=8)
 
@@ -124,3 +136,82 @@ def test_to_device_moves_every_field() -> None:
     batch = pad_rows([EncodedRow((5, 6, 7), 1)])
     moved = to_device(batch, torch.device("meta"))
     assert {field.device.type for field in (moved.tokens, moved.prompt_lengths, moved.response_mask)} == {"meta"}
+
+
+# --- texts of which some tokens train ---
+
+
+@st.composite
+def texts(draw: st.DrawFn) -> EncodedText:
+    tokens = draw(TOKENS)
+    marks = draw(st.lists(st.booleans(), min_size=len(tokens) - 1, max_size=len(tokens) - 1))
+    return EncodedText(tuple(tokens), (False, *marks))
+
+
+TEXTS = st.lists(texts(), min_size=1, max_size=8)
+
+
+def test_texts_by_hand() -> None:
+    one = EncodedText((5, 6, 7), (False, True, False))
+    (batch,) = text_batches([EncodedText((8, 9), (False, True)), one], 100)
+    assert batch.tokens.tolist() == [[5, 6, 7], [8, 9, 0]]
+    assert batch.trained.tolist() == [[False, True, False], [False, True, False]]
+    assert batch.position_ids is None
+    assert batch.weight == 2.0
+    assert batch.target_positions().tolist() == [[0, 1, 2], [0, 1, 2]]
+
+
+def test_packed_texts_by_hand() -> None:
+    rows = [EncodedText((8, 9), (False, True)), EncodedText((1, 2, 3, 4), (False,) + (True,) * 3)]
+    rows += [EncodedText((5,), (False,)), EncodedText((6, 7, 8), (False, False, True))]
+    (batch,) = text_batches(rows, 100, packing=True)
+    assert batch.tokens.tolist() == [[1, 2, 3, 4], [6, 7, 8, 5], [8, 9, 0, 0]]
+    assert batch.position_ids is not None
+    assert batch.position_ids.tolist() == [[0, 1, 2, 3], [0, 1, 2, 0], [0, 1, 0, 0]]
+    expected = [[False, True, True, True], [False, False, True, False], [False, True, False, False]]
+    assert batch.trained.tolist() == expected
+
+
+@given(TEXTS, st.integers(1, 40), st.booleans())
+def test_text_batches_hold_every_text_once(rows: list[EncodedText], budget: int, packing: bool) -> None:
+    longest = max(len(row.tokens) for row in rows)
+    found = []
+    for batch in text_batches(rows, budget, packing=packing):
+        assert batch.tokens.shape[1] <= longest
+        assert batch.tokens.numel() <= budget or len(batch.tokens) == 1
+        for tokens, trained, positions in zip(
+            batch.tokens.tolist(),
+            batch.trained.tolist(),
+            (batch.target_positions() if batch.position_ids is None else batch.position_ids).tolist(),
+            strict=True,
+        ):
+            starts = [index for index, position in enumerate(positions) if position == 0] + [len(tokens)]
+            for start, end in pairwise(starts):
+                found.append((tuple(tokens[start:end]), tuple(trained[start:end])))
+    for row in rows:  # each is found whole, or with the padding behind it
+        mine = next(
+            one for one in found if one[0][: len(row.tokens)] == row.tokens and not any(one[0][len(row.tokens) :])
+        )
+        assert mine[1][: len(row.tokens)] == row.trains
+        assert not any(mine[1][len(row.tokens) :])
+        found.remove(mine)
+    assert all(not any(tokens) and not any(trained) for tokens, trained in found)  # the rest is padding
+
+
+@given(st.lists(st.integers(1, 12), max_size=20), st.integers(1, 20))
+def test_shared_rows_hold_every_item_once_within_the_capacity(lengths: list[int], capacity: int) -> None:
+    groups = share_rows(lengths, capacity)
+    assert sorted(item for group in groups for item in group) == list(range(len(lengths)))
+    sums = [sum(lengths[item] for item in group) for group in groups]
+    assert all(total <= capacity or len(group) == 1 for total, group in zip(sums, groups, strict=True))
+    assert sum(total <= capacity // 2 for total in sums) <= 1  # two half-empty rows would have shared one
+
+
+def test_a_packed_batch_moves_with_its_positions() -> None:
+    rows = [EncodedText((5, 6), (False, True)), EncodedText((5,), (False,))]
+    for packing in (False, True):
+        (batch,) = text_batches(rows, 100, packing=packing)
+        moved = to_device(batch, torch.device("meta"))
+        assert moved.trained.device.type == moved.tokens.device.type == "meta"
+        assert (moved.position_ids is not None) == packing
+        assert moved.position_ids is None or moved.position_ids.device.type == "meta"

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from keel.config.data import DataConfig
-from keel.data.load import load_comparisons, load_demonstrations, load_prompts
+from keel.data.load import Mixed, load_comparisons, load_demonstrations, load_prompts
 from keel.data.reasons import Reason
 from keel.data.write import write_jsonl
 from keel.errors import UserError
@@ -138,3 +138,42 @@ def test_a_write_that_fails_leaves_the_old_file(tmp_path: Path) -> None:
     with pytest.raises(TypeError, match="not JSON serializable"):
         write_jsonl(path, [Prompt("Hi", {"when": object()})])
     assert path.read_bytes() == before
+
+
+# --- system messages, and several sources ---
+
+SYSTEM = Message("system", "Be brief.")
+
+
+def test_a_system_message_goes_before_every_dialogue_without_one(write: Write) -> None:
+    own = {"prompt": [{"role": "system", "content": "Be long."}, {"role": "user", "content": "Hi"}]}
+    rows = [{"prompt": "Hi"}, {"prompt": [{"role": "user", "content": "Ho"}]}, own]
+    loaded = load_prompts(DataConfig(path=write(*rows), system="Be brief.", validation=0))
+    assert [record.prompt for record in loaded.train] == [
+        (SYSTEM, Message("user", "Hi")),
+        (SYSTEM, Message("user", "Ho")),
+        (Message("system", "Be long."), Message("user", "Hi")),
+    ]
+
+
+def test_a_system_message_holds_out_the_same_prompts(write: Write) -> None:
+    path = write(*demonstrations(60))
+    without = load_demonstrations(DataConfig(path=path, validation=0.3))
+    beside = load_demonstrations(DataConfig(path=path, validation=0.3, system="Be brief."))
+    assert 5 < len(without.validation) < 40
+    assert [row.extra["id"] for row in beside.validation] == [row.extra["id"] for row in without.validation]
+    assert all(isinstance(row.prompt, tuple) and row.prompt[0] == SYSTEM for row in beside.validation)
+
+
+def test_several_sources_stand_one_after_another(write: Write) -> None:
+    one = DataConfig(path=write(*demonstrations(20)), validation=0.2, kind="safety", weight=2.0)
+    other = DataConfig(path=write({"prompt": "Z", "response": "z"}, name="other.jsonl"), validation=0)
+    mixed = Mixed(tuple((config, load_demonstrations(config)) for config in (one, other)))
+    assert [(row.kind, row.source) for row in mixed.train] == [("safety", 0)] * mixed.mixture.sizes[0] + [(None, 1)]
+    assert mixed.train[-1].record == Demonstration("Z", "z")
+    assert {row.kind for row in mixed.validation} == {"safety"}
+    assert mixed.mixture.sizes == (20 - len(mixed.validation), 1)
+    assert mixed.mixture.weights == (2.0, 1.0)
+    whole = mixed.whole()
+    assert (whole.mixture.sizes, whole.validation) == ((20, 1), ())
+    assert {row.record for row in whole.train} == {row.record for row in (*mixed.train, *mixed.validation)}

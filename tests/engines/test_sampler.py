@@ -14,11 +14,24 @@ from keel import batching
 from keel.config.sampling import SamplingConfig
 from keel.engines.base import DrawKey
 from keel.engines.sampler import CachedSampler, choose_tokens
+from keel.engines.scorers import RewardModelScorer
 from keel.models.policy import Policy
 from keel.records import PromptItem, Samples
+from keel.schema import Prompt
 from keel.seeds import Draws
-from tests.engines.helpers import KEY, exact_logits, exact_logprobs, items, rows_of, sampler_of, tiny_policy
-from tests.worlds import VOCAB
+from keel.text.render import Renderer
+from keel.text.tokenizers import TextCodec
+from tests.engines.helpers import (
+    KEY,
+    exact_logits,
+    exact_logprobs,
+    items,
+    rows_of,
+    sampler_of,
+    tiny_policy,
+    tiny_reward_model,
+)
+from tests.worlds import VOCAB, prefix_space_codec, tiny_codec, tiny_lm
 
 LENGTHS = (1, 9, 4, 4, 13, 2, 7, 5, 11, 3)
 MANY_ENDS = range(60)  # a fifth of all tokens, so that responses of every length end
@@ -284,3 +297,104 @@ def test_a_watcher_hears_every_token_of_every_response_as_it_is_drawn() -> None:
     assert len({len(row) for row in drawn}) >= 3  # so that some leave the batch early
     assert list(heard.values()) == drawn
     assert steps == max(map(len, drawn))
+
+
+# --- stop strings ---
+
+STOPS = ("a", "the", "!", "\n", "er")
+
+
+def shortest_with_a_stop(renderer: Renderer, prompt: PromptItem, row: list[int], stops: tuple[str, ...]) -> int | None:
+    """How many tokens there are when the text first holds a stop string, by decoding every beginning."""
+    for length in range(1, len(row) + 1):
+        if any(stop in renderer.response_text(prompt, row[:length]) for stop in stops):
+            return length
+    return None
+
+
+@pytest.mark.parametrize("family", ["llama", "gpt2"])
+def test_a_response_ends_with_the_token_that_completes_a_stop_string(family: str) -> None:
+    sampler, prompts = sampler_of(tiny_policy(family)), items(LENGTHS * 4)
+    free = sampler.sample(prompts, config(), KEY)
+    cut = sampler.sample(prompts, config(stop=STOPS), KEY)
+    assert free.logprobs is not None
+    assert cut.logprobs is not None
+    num_stopped = 0
+    for number, (row, found) in enumerate(zip(responses(free), responses(cut), strict=True)):
+        length = shortest_with_a_stop(sampler.renderer, prompts[number], row, STOPS)
+        assert found == row[:length]
+        torch.testing.assert_close(
+            cut.logprobs[number, : len(found)], free.logprobs[number, : len(found)], rtol=0, atol=1e-5
+        )
+        said = sampler.renderer.response_text(prompts[number], found)
+        if length is None:
+            assert (cut.texts[number], cut.ended[number]) == (said, free.ended[number])
+            continue
+        num_stopped += 1
+        assert cut.ended[number]
+        begin = min(said.index(stop) for stop in STOPS if stop in said)
+        assert cut.texts[number] == said[:begin]
+    assert 5 < num_stopped < len(prompts)
+    assert len({len(row) for row in responses(cut)}) >= 4
+
+
+def test_stop_strings_are_met_whatever_the_batch() -> None:
+    sampler, prompts = sampler_of(tiny_policy(), MANY_ENDS[:5]), items(LENGTHS)
+    together = sampler.sample(prompts, config(stop=STOPS), KEY)
+    for batch in (1, 3):
+        apart = sampler.sample(prompts, config(stop=STOPS, batch=batch), KEY)
+        assert responses(apart) == responses(together)
+        assert (apart.texts, apart.ended.tolist()) == (together.texts, together.ended.tolist())
+
+
+def replaying(codec: TextCodec, ids: list[int], monkeypatch: pytest.MonkeyPatch) -> CachedSampler:
+    """A sampler whose policy says these ids, one after another."""
+    policy = Policy(tiny_lm(vocab=len(codec.hf))).eval()
+    steps = iter(ids)
+
+    def next_logits(tokens: Tensor, *rest: Any) -> Tensor:
+        return torch.nn.functional.one_hot(torch.tensor([next(steps)]), len(codec.hf)).float() * 100
+
+    monkeypatch.setattr(policy, "next_logits", next_logits)
+    return CachedSampler(policy, Renderer(codec))
+
+
+@pytest.mark.parametrize("codec", [tiny_codec(), prefix_space_codec()], ids=["own", "prefix"])
+@pytest.mark.parametrize(
+    ("said", "stop", "text"),
+    [
+        ("ok 🙂 no", "🙂", "ok "),  # four bytes, a token each
+        ("naïve", "ïv", "na"),
+        ("one\n\ntwo", "\n\n", "one"),
+        ("the time", " time", "the"),
+        ("the time", "the", ""),
+        ("a little ladder", "der", "a little lad"),
+    ],
+)
+def test_a_stop_string_may_stand_across_tokens_and_bytes(
+    codec: TextCodec, said: str, stop: str, text: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ids = codec.encode(said)
+    sampler = replaying(codec, ids, monkeypatch)
+    prompt = sampler.renderer.item(Prompt("Buy a"))
+    samples = sampler.sample([prompt], SamplingConfig(max_new_tokens=len(ids), temperature=0.0, stop=(stop,)), KEY)
+    (row,) = responses(samples)
+    assert len(row) == shortest_with_a_stop(sampler.renderer, prompt, ids, (stop,))
+    assert samples.texts == (text,)
+    assert samples.ended.tolist() == [True]
+
+
+def test_a_reward_model_reads_what_was_said_before_the_stop_string_and_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As a comparison of that text would be encoded: it never met the stop string."""
+    codec = tiny_codec()
+    sampler = replaying(codec, codec.encode(" ladder.\n\nUser"), monkeypatch)
+    prompt = sampler.renderer.item(Prompt("Buy a "))
+    samples = sampler.sample([prompt], SamplingConfig(max_new_tokens=30, temperature=0.0, stop=("\n\n",)), KEY)
+    assert samples.texts == ("ladder.",)
+    assert samples.judged is not None
+    (row,) = rows_of(samples.judged)
+    assert row == sampler.renderer.encode("Buy a ", "ladder.")
+    assert rows_of(samples.sequences)[0].tokens != row.tokens
+    model = tiny_reward_model()
+    found = RewardModelScorer("judge", model, token_budget=1000).score(samples).total
+    torch.testing.assert_close(found, RewardModelScorer("judge", model, token_budget=1000).score_rows([row]))

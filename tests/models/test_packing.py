@@ -1,0 +1,52 @@
+"""Which models keep documents apart that share a row: tried, not believed."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+from transformers import BloomConfig, BloomForCausalLM, OPTConfig, OPTForCausalLM
+
+from keel.errors import UserError
+from keel.models.packing import require_packing
+from tests.worlds import tiny_lm
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("family", ["llama", "gpt2", "gemma2", "granite", "cohere"])
+def test_models_that_heed_positions(family: str, dtype: torch.dtype) -> None:
+    require_packing(tiny_lm(family).to(dtype))
+
+
+def bloom() -> Any:
+    return BloomForCausalLM(BloomConfig(vocab_size=60, hidden_size=16, n_layer=1, n_head=2)).eval()
+
+
+def opt() -> Any:
+    sizes = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "ffn_dim": 16}
+    return OPTForCausalLM(OPTConfig(vocab_size=60, max_position_embeddings=32, word_embed_proj_dim=16, **sizes)).eval()
+
+
+@pytest.mark.parametrize("make", [bloom, opt])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_models_that_do_not_are_refused_however_little_they_differ(make: Any, dtype: torch.dtype) -> None:
+    """Bloom has no positions but those of its mask, and OPT counts them itself; at their start they differ little."""
+    torch.manual_seed(0)
+    with pytest.raises(
+        UserError, match=r"^sft.packing: \w+ with the attention kernel \w+ does not keep documents apart"
+    ):
+        require_packing(make().to(dtype))
+
+
+def test_a_model_that_takes_no_positions_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    model: Any = tiny_lm()
+    body = model.model.forward
+
+    def without(input_ids: Tensor, use_cache: bool) -> Any:
+        return body(input_ids=input_ids, use_cache=use_cache)
+
+    monkeypatch.setattr(model.model, "forward", without)
+    with pytest.raises(UserError, match=r"it takes no position_ids .*; leave packing out$"):
+        require_packing(model)
