@@ -89,6 +89,30 @@ def test_an_evaluation_without_a_policy_or_a_judge_is_refused() -> None:
         stage_inputs(unjudged, RUN, "evaluate")
 
 
+def test_each_of_several_sources_is_an_input_of_its_own() -> None:
+    data = [{"path": "a.jsonl", "weight": 2}, "b.jsonl"]
+    recipe = recipe_of(
+        sft={"data": data},
+        collect={"prompts": data, "annotator": {"script": "keel.demo:polite"}},
+        reward={"data": data},
+        ppo={**PPO, "prompts": data, "evaluate": {"prompts": data[1:]}},
+        evaluate={"prompts": data[1:], "demonstrations": data[1:]},
+    )
+    keys = {
+        "sft": ["sft.data[0]", "sft.data[1]"],
+        "collect": ["collect.prompts[0]", "collect.prompts[1]"],
+        "reward": ["reward.data[0]", "reward.data[1]"],
+        "ppo": ["ppo.prompts[0]", "ppo.prompts[1]", "ppo.evaluate.prompts[0]"],
+        "evaluate": ["evaluate.prompts[0]", "evaluate.demonstrations[0]"],
+    }
+    for stage, expected in keys.items():
+        assert list(stage_inputs(recipe, RUN, stage).data) == expected
+    inputs = stage_inputs(recipe, RUN, "ppo")
+    assert [source.path for source in inputs.sources("ppo.prompts")] == ["a.jsonl", "b.jsonl"]
+    assert [source.path for source in inputs.sources("ppo.evaluate.prompts")] == ["b.jsonl"]
+    assert inputs.sources("ppo.evaluate") == ()
+
+
 # --- what makes a stage another one ---
 
 
@@ -244,3 +268,18 @@ def test_a_function_of_a_notebook_is_known_by_its_source(monkeypatch: pytest.Mon
             stage_identity(recipe, "ppo", stage_inputs(recipe, RUN, "ppo")).inputs["reward notebook_of_a_user.reward"]
         )
     assert hashes[0] != hashes[1] == hashes[2]
+
+
+def test_a_change_in_any_source_makes_another_stage(tmp_path: Path) -> None:
+    files = [tmp_path / name for name in ("a.jsonl", "b.jsonl")]
+    for file in files:
+        file.write_text("{}")
+    data = [str(file) for file in files]
+    one = recipe_of(sft={"data": data})
+    heavier = recipe_of(sft={"data": [data[0], {"path": data[1], "weight": 2}]})
+    assert changed(one, heavier, "sft") == ["sft.data.1.weight: 1.0 → 2.0"]
+    before = stage_identity(one, "sft", stage_inputs(one, RUN, "sft"))
+    files[1].write_text("{} ")
+    after = stage_identity(one, "sft", stage_inputs(one, RUN, "sft"))
+    (difference,) = differences(before, after)
+    assert difference.startswith("input sft.data[1]: ")

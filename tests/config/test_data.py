@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 from pydantic import BaseModel, ValidationError
 
-from keel.config.data import DataConfig
+from keel.config.data import DataConfig, Sources, sources_of
 
 
 class Stage(BaseModel):
@@ -68,6 +68,9 @@ def test_values_of_outcomes_are_text() -> None:
         ({"path": "a", "fields": {"prompt": ["a", "b"]}}, "prompt is read from one column; only responses"),
         ({"path": "a", "outcomes": {"a": "left"}}, "outcomes"),
         ({"path": "a", "outcomes": {"a": "first"}, "layout": "hh"}, "outcomes has no effect with layout: hh"),
+        ({"path": "a", "weight": 0}, "weight"),
+        ({"path": "a", "kind": "two words"}, "kind"),
+        ({"path": "a", "system": ""}, "system"),
     ],
 )
 def test_refused(values: dict[str, Any], key: str) -> None:
@@ -79,3 +82,17 @@ def test_frozen() -> None:
     config: Any = DataConfig(path="a")
     with pytest.raises(ValidationError, match="frozen"):
         config.limit = 3
+
+
+class Mixed(BaseModel):
+    data: Sources
+
+
+def test_one_source_or_several() -> None:
+    one = Mixed.model_validate({"data": "a.jsonl"})
+    assert one.data == DataConfig(path="a.jsonl")
+    assert sources_of(one.data) == (one.data,)
+    several = Mixed.model_validate({"data": ["a.jsonl", {"path": "b.jsonl", "weight": 0.5, "kind": "safety"}]})
+    assert several.data == (DataConfig(path="a.jsonl"), DataConfig(path="b.jsonl", weight=0.5, kind="safety"))
+    assert sources_of(several.data) == several.data
+    assert Mixed.model_validate(several.model_dump(mode="json")) == several

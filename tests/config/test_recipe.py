@@ -183,6 +183,25 @@ SFT = {"data": "d.jsonl"}
             {"ppo": PPO | {"update": {"value_coef": 0, "critic_lr_scale": 2}}},
             "`ppo.update`: critic_lr_scale has no effect with value_coef 0; leave it out",
         ),
+        ({"sft": {"data": []}}, "`sft.data` should be a mapping of keys, not []"),
+        ({"sft": {"data": ["a", {"pth": "b"}]}}, "unknown key `sft.data.1.pth`; did you mean `path`?"),
+        (
+            {"reward": {"data": ["a", {"path": "b", "weight": 0}]}},
+            "`reward.data.1.weight`: input should be greater than 0",
+        ),
+        (
+            {"evaluate": {"prompts": {"path": "a", "weight": 2}, "policy": "p"}},
+            "`evaluate`: weight has no effect on prompts that are judged, each once",
+        ),
+        (
+            {"ppo": {"prompts": "a", "evaluate": {"prompts": ["a", {"path": "b", "weight": 2}]}}},
+            "`ppo.evaluate`: weight has no effect on prompts that are judged, each once",
+        ),
+        ({"sft": {"data": "a", "train_on": "first"}}, "`sft.train_on`: input should be 'last' or 'all', not 'first'"),
+        (
+            {"collect": {"prompts": "a", "annotator": {"script": "a:b"}, "sampling": {"stop": [""]}}},
+            "`collect.sampling.stop.0`: string should have at least 1 character",
+        ),
         ({"sft": {"data": {"function": "a:b", "split": "test"}}}, "`sft.data`: split has no effect on a function"),
     ],
 )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +34,7 @@ from keel.pipeline.reward import (
     effective_count,
     judge,
     microbatches,
+    mixture_of,
     reliability,
     train_reward,
     wilson_interval,
@@ -303,3 +305,34 @@ def test_validation_is_measured_on_the_pairs_themselves(tmp_path: Path) -> None:
     )
     assert line["reward/validation/accuracy"] == sum(gap > 0 for gap in gaps) / len(gaps)
     assert line["reward/validation/margin"] == pytest.approx(sum(gaps) / len(gaps), abs=1e-5)
+
+
+def test_several_sources_are_met_by_their_weights_and_judged_by_kind(tmp_path: Path) -> None:
+    """The same prompt in two sources is two groups; the groups stand source after source."""
+    both = [*TRAIN, *(replace(pair, source=1) for pair in TRAIN)]
+    groups = by_prompt(both)
+    number = len(by_prompt(TRAIN))
+    assert [{pair.source for pair in group} for group in groups] == [{0}] * number + [{1}] * number
+    mixture = mixture_of(groups, (2.0, 1.0))
+    assert (mixture.sizes, mixture.counts) == ((number, number), (2 * number, number))
+
+    held_out = [
+        replace(HELD_OUT[index % 2], kind=kind) for index, kind in enumerate(["safety", "domain", None, "domain"])
+    ]
+    model = toy_reward_model()
+    summary = train(tmp_path, model, held_out)
+    line = read_lines(tmp_path / "reward" / "metrics.jsonl")[-1]
+    for kind in ("safety", "domain"):
+        mine = [pair for pair in held_out if pair.kind == kind]
+        assert mine
+        right = [naive_win(model, pair) for pair in mine]
+        assert summary["kinds"][kind]["pairs"] == len(mine)
+        assert summary["kinds"][kind]["accuracy"] == pytest.approx(sum(right) / len(right))
+        assert line[f"reward/validation/accuracy/{kind}"] == pytest.approx(sum(right) / len(right))
+    assert set(summary["kinds"]) == {"safety", "domain"}
+
+
+@torch.no_grad()
+def naive_win(model: RewardModel, pair: EncodedPair) -> float:
+    chosen, rejected = (float(model(pad_rows([row]))) for row in (pair.chosen, pair.rejected))
+    return 1.0 if chosen > rejected else 0.5 if chosen == rejected else 0.0

@@ -26,7 +26,7 @@ CODECS = {
     "prefix": prefix_space_codec(),
 }
 RENDERERS = {name: Renderer(codec) for name, codec in CODECS.items()}
-LONG_MATE = EncodedText(tuple(range(1, 60)), (False,) * 30 + (True,) * 29)
+LONG_MATE = EncodedText(tuple(range(1, 250)), (False,) * 30 + (True,) * 219)
 
 each_renderer = pytest.mark.parametrize("renderer", RENDERERS.values(), ids=RENDERERS)
 
