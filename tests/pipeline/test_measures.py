@@ -116,3 +116,10 @@ def test_the_metrics_of_a_rollout_by_hand() -> None:
     metrics = rollout_metrics(silent, rewards, rewards)
     assert math.isnan(metrics["reward/silent"])
     assert metrics["reward/silent/missing"] == 1.0
+
+    kinds = [replace(prompt, kind=kind) for prompt, kind in zip(rollout.samples.prompts, ("b", "a"), strict=True)]
+    of_kinds = replace(rollout, samples=replace(rollout.samples, prompts=tuple(kinds)))
+    metrics = rollout_metrics(of_kinds, rewards, rewards)
+    assert metrics["objective/scores/b"] == float(scores.total[0])
+    assert metrics["objective/scores/a"] == float(scores.total[1])
+    assert scores.total[0] != scores.total[1]

@@ -11,9 +11,9 @@ from keel.records import EncodedText
 from keel.schema import Comparison, Demonstration, Dialogue, Message, Prompt
 from keel.text.render import Renderer
 from keel.text.templates import take_apart
-from keel.text.tokenizers import TextCodec
+from keel.text.tokenizers import TextCodec, train_codec
 from tests.text.test_render import RENDERERS, each_renderer, marked
-from tests.worlds import chatml_codec, tiny_codec
+from tests.worlds import CHATML, VOCAB, chatml_codec, tiny_codec
 
 LADDER = (
     Message("system", "Be brief."),
@@ -280,3 +280,15 @@ def test_lengths_tell_prompt_and_response_apart() -> None:
     assert renderer.lengths(row) == (chosen.prompt_length, rejected.response_length)
     assert renderer.lengths(Prompt("Buy a")) == (chosen.prompt_length, 0)
     assert renderer.length(Demonstration("Buy a", " ladder.")) == len(chosen.tokens)
+
+
+def test_a_turn_keeps_its_ids_where_they_would_merge_with_what_stands_before() -> None:
+    """Two line breaks are one token here, so a turn that begins with two would lose one to the template's."""
+    codec = train_codec(["a\n\nb\n\nc\n\n\nd"] * 9, vocab=VOCAB, context=64)
+    codec.hf.add_special_tokens({"additional_special_tokens": ["<|turn|>", "<|end|>"]})
+    renderer = renderer_with(CHATML, TextCodec(codec.hf))
+    dialogue = (Message("user", "a"), Message("assistant", "\n\nb"), Message("user", "c"))
+    (merged,) = codec.encode("\n\n")
+    assert merged not in renderer.prompt(dialogue)[0]
+    row = renderer.demonstration(Demonstration(dialogue, "\n\nd"), train_on="all")
+    assert [text for trains, text in marked(renderer, row) if trains] == ["\n\nb<|end|>", "\n\nd<|end|>"]
