@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 from pydantic import BaseModel, ValidationError
 
-from keel.config.data import DataConfig, Sources, sources_of
+from keel.config.data import DataConfig, Sources, limited, sources_of
 
 
 class Stage(BaseModel):
@@ -96,3 +96,10 @@ def test_one_source_or_several() -> None:
     assert several.data == (DataConfig(path="a.jsonl"), DataConfig(path="b.jsonl", weight=0.5, kind="safety"))
     assert sources_of(several.data) == several.data
     assert Mixed.model_validate(several.model_dump(mode="json")) == several
+
+
+def test_a_limit_for_every_source() -> None:
+    one, other = DataConfig(path="a", limit=3), DataConfig(path="b", kind="safety")
+    assert limited(one, 5) == one
+    assert limited(other, 5) == DataConfig(path="b", kind="safety", limit=5)
+    assert limited((one, other), 2) == (DataConfig(path="a", limit=2), DataConfig(path="b", kind="safety", limit=2))

@@ -22,8 +22,9 @@ def faults(value: Any, schema: dict[str, Any], root: dict[str, Any], path: str =
     """Keys that the schema does not know and values of another type: a plain reading of a part of JSON Schema."""
     if "$ref" in schema:
         return faults(value, root["$defs"][schema["$ref"].rsplit("/", 1)[-1]], root, path)
-    if "anyOf" in schema:
-        every = [faults(value, option, root, path) for option in schema["anyOf"]]
+    options = schema.get("anyOf", schema.get("oneOf"))
+    if options is not None:
+        every = [faults(value, option, root, path) for option in options]
         return min(every, key=lambda found: (len(found), -found[0].partition(":")[0].count("."))) if all(every) else []
     if "const" in schema or "enum" in schema:
         allowed = schema.get("enum", [schema.get("const")])
@@ -79,6 +80,8 @@ def test_every_recipe_is_valid_by_the_library(path: Path) -> None:
         ({"name": "a", "model": {"base": "b"}, "sft": {"data": {"path": "d.jsonl", "limit": 3}}}, None),
         ({"name": "a", "model": {"base": "b"}, "sft": {"data": 3}}, ".sft.data: 3 is no string"),
         ({"name": "a", "model": {"base": "b"}, "sft": {"data": {"pth": "d"}}}, ".sft.data.pth: unknown"),
+        ({"name": "a", "model": {"base": "b"}, "sft": {"data": ["d.jsonl", {"path": "e", "weight": 2}]}}, None),
+        ({"name": "a", "model": {"base": "b"}, "sft": {"data": ["d", {"pth": "e"}]}}, ".sft.data[].pth: unknown"),
         ({"name": "a", "model": {"base": "b"}, "sfd": {}}, ".sfd: unknown"),
         ({"name": "a", "sft": {"data": "d"}}, ".model: missing"),
         ({"name": "a", "model": {"base": "b"}, "ppo": {"prompts": "p", "kl": {"kind": "soft"}}}, ".ppo.kl.kind"),

@@ -111,6 +111,13 @@ def test_many_unusable_first_rows_are_a_note() -> None:
     assert (finding.mark, "1 of them cannot be used" in finding.said) == (Mark.NOTE, True)
 
 
+def test_each_of_several_sources_is_looked_at() -> None:
+    findings = check(whole(sft={"data": ["demos.jsonl", "gone.jsonl"]}))
+    assert (findings["sft.data[0]"].mark, findings["sft.data[1]"].mark) == (Mark.GOOD, Mark.BAD)
+    assert "read as demonstrations" in findings["sft.data[0]"].said
+    assert findings["sft.data[1]"].mend == "mend the rows, or name others at sft.data[1]"
+
+
 def test_only_the_first_rows_are_read() -> None:
     rows = [{"prompt": "a", "response": "b"}] * 100 + [{}] * 100
     save_rows(Path("long.jsonl"), rows)

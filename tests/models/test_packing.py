@@ -7,11 +7,13 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
-from transformers import BloomConfig, BloomForCausalLM, OPTConfig, OPTForCausalLM
+from transformers import AutoModelForCausalLM, BloomConfig, OPTConfig
 
 from keel.errors import UserError
 from keel.models.packing import require_packing
 from tests.worlds import tiny_lm
+
+MODELS: Any = AutoModelForCausalLM  # untyped
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
@@ -21,12 +23,13 @@ def test_models_that_heed_positions(family: str, dtype: torch.dtype) -> None:
 
 
 def bloom() -> Any:
-    return BloomForCausalLM(BloomConfig(vocab_size=60, hidden_size=16, n_layer=1, n_head=2)).eval()
+    return MODELS.from_config(BloomConfig(vocab_size=60, hidden_size=16, n_layer=1, n_head=2))
 
 
 def opt() -> Any:
-    sizes = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "ffn_dim": 16}
-    return OPTForCausalLM(OPTConfig(vocab_size=60, max_position_embeddings=32, word_embed_proj_dim=16, **sizes)).eval()
+    sizes: dict[str, Any] = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "ffn_dim": 16}
+    config = OPTConfig(vocab_size=60, max_position_embeddings=32, word_embed_proj_dim=16, **sizes)
+    return MODELS.from_config(config)
 
 
 @pytest.mark.parametrize("make", [bloom, opt])
@@ -37,7 +40,7 @@ def test_models_that_do_not_are_refused_however_little_they_differ(make: Any, dt
     with pytest.raises(
         UserError, match=r"^sft.packing: \w+ with the attention kernel \w+ does not keep documents apart"
     ):
-        require_packing(make().to(dtype))
+        require_packing(make().eval().to(dtype))
 
 
 def test_a_model_that_takes_no_positions_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:

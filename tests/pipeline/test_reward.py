@@ -310,8 +310,8 @@ def test_validation_is_measured_on_the_pairs_themselves(tmp_path: Path) -> None:
 def test_several_sources_are_met_by_their_weights_and_judged_by_kind(tmp_path: Path) -> None:
     """The same prompt in two sources is two groups; the groups stand source after source."""
     both = [*TRAIN, *(replace(pair, source=1) for pair in TRAIN)]
-    groups = by_prompt(both)
-    number = len(by_prompt(TRAIN))
+    groups = by_prompt(both, 64)
+    number = len(by_prompt(TRAIN, 64))
     assert [{pair.source for pair in group} for group in groups] == [{0}] * number + [{1}] * number
     mixture = mixture_of(groups, (2.0, 1.0))
     assert (mixture.sizes, mixture.counts) == ((number, number), (2 * number, number))

@@ -72,7 +72,8 @@ def check_data(key: str, data: DataConfig, kind: Kind[Any]) -> Finding:
         check = Check(len(converted), usable, tuple(finding for one in converted for finding in one.findings))
         check.enforce(1.0, data.name)
     except UserError as error:
-        return bad(key, str(error), f"mend the rows, or name others: --set {key}=FILE")
+        others = f"at {key}" if key.endswith("]") else f"with --set {key}=FILE"  # which replaces no item of a list
+        return bad(key, str(error), f"mend the rows, or name others {others}")
     said = f"{data.name}: the first {len(rows)} rows read as {kind.name}"
     if check.unusable_share > data.max_unusable:
         return note(key, f"{said}, {check.unusable} of them cannot be used; `keel data check {data.name}` says why")
