@@ -64,7 +64,7 @@ TROUBLES = (
     ),
     Trouble(
         "critic-lost",
-        ["ppo.update.critic_lr_scale=2000", "ppo.update.value_clip=null"],
+        ["ppo.update.critic_lr_scale=5000", "ppo.update.value_clip=null"],
         {"ppo/val/explained_variance": "explained variance", "ppo/loss/value": "value loss"},
     ),
     Trouble(
