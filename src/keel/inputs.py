@@ -16,6 +16,7 @@ from keel.config.ppo import RewardSource
 from keel.config.recipe import Recipe
 from keel.data.files import data_files
 from keel.errors import UserError
+from keel.models.adapter_config import adapter_base
 from keel.references import resolve
 from keel.runs.identity import Identity, flatten, hash_directory, hash_file
 
@@ -204,10 +205,11 @@ def _hash_function(reference: str) -> str:
 
 
 def hash_model(source: str) -> str:
-    """A directory's contents; a hub name stands for itself. Raises UserError for a path where nothing is."""
+    """A directory's contents, and those of an adapter's base; a hub name stands for itself. Raises UserError for a path where nothing is."""
     path = Path(source)
     if path.is_dir():
-        return hash_directory(path)
+        own, base = hash_directory(path), adapter_base(source)
+        return own if base is None else f"{own} on {hash_model(base)}"
     if path.is_absolute() or source.startswith(".") or source.count("/") > 1:
         raise UserError(f"there is no model directory {source}; give a directory or a hub name such as owner/name")
     return f"hub:{source}"

@@ -70,7 +70,7 @@ class Shelf:
         """A reward model to be trained: a new scalar head on the body of `source`, all of it or an adapter."""
         recompute = self.config.gradient_checkpointing
         if self.config.tune == "lora":
-            classifier = classifier_on(self._base(source))
+            classifier = classifier_on(self._base(source), trust_remote_code=self.config.trust_remote_code)
             add_adapter(classifier, "reward", self._lora, seed=self._draws.torch_seed("adapter"))
             model = RewardModel(classifier, adapter="reward", recompute=recompute)
         else:
@@ -81,14 +81,15 @@ class Shelf:
 
     def reward_model(self, source: str, role: str) -> RewardModel:
         """A reward model that does not train: an adapter on a base that is here already, else a model of its own."""
-        return self._as(role, (self._shared(source, role) or RewardModel(self._load_classifier(source))))
+        shared = self._shared(source, f"reward-{len(self._roles)}")
+        return self._as(role, shared or RewardModel(self._load_classifier(source).requires_grad_(False)))
 
     def export_policy(self, policy: Policy, renderer: Renderer, source: str) -> Callable[[Path], None]:
         """What writes a policy: the whole model into the folder given, its adapter as an artefact of the stage."""
 
         def export(folder: Path) -> None:
             if policy.adapter is not None:
-                self._publish_adapter(policy.backbone, policy.adapter, source)
+                self._publish_adapter(policy.backbone, policy.adapter, source, renderer)
             tokenizer, ends = renderer.codec.hf, renderer.eos_ids
             save_policy(policy.backbone, tokenizer, folder, eos_ids=ends, adapter=policy.adapter)
 
@@ -100,7 +101,7 @@ class Shelf:
         def export(folder: Path, scale: float) -> None:
             whole = model
             if model.adapter is not None:
-                self._publish_adapter(model.classifier, model.adapter, source, head=model.head, shift=model.shift)
+                self._publish_adapter(model.classifier, model.adapter, source, renderer, model)
                 merged = self._load_classifier(source, new_head=True)
                 merged.load_state_dict(merged_state(model.classifier, model.adapter))
                 whole = RewardModel(merged)
@@ -159,7 +160,7 @@ class Shelf:
         base = self._frozen.get(origin["base"])
         if base is None or SHIFT_KEY not in origin:
             return None
-        classifier = classifier_on(base).to(self.device)
+        classifier = classifier_on(base, trust_remote_code=self.config.trust_remote_code).to(self.device)
         head = load_adapter(classifier, name, folder, trained=trained)
         model = RewardModel(classifier, adapter=name)
         with torch.no_grad():
@@ -170,12 +171,13 @@ class Shelf:
         return model
 
     def _publish_adapter(
-        self, model: nn.Module, name: str, source: str, *, head: nn.Module | None = None, shift: float | None = None
+        self, model: nn.Module, name: str, source: str, renderer: Renderer, reward: RewardModel | None = None
     ) -> None:
-        """The adapter alone, beside the whole model; its base is named relative to where it will lie."""
+        """The adapter alone with its tokenizer, beside the whole model; its base is named from where it will lie."""
         folder = self._stage.work(ADAPTER)
-        base = os.path.relpath(source, folder) if Path(source).is_dir() else source
-        save_adapter(model, name, folder, base=base, heads=None if head is None else {"score": head})
-        origin: dict[str, Any] = {"base": hash_model(source)} | ({} if shift is None else {SHIFT_KEY: shift})
+        base = os.path.relpath(os.path.realpath(source), os.path.realpath(folder)) if Path(source).is_dir() else source
+        save_adapter(model, name, folder, base=base, heads={"score": reward.head} if reward else None)
+        renderer.codec.save(folder)
+        origin: dict[str, Any] = {"base": hash_model(source)} | ({SHIFT_KEY: reward.shift} if reward else {})
         (folder / _ORIGIN).write_text(json.dumps(origin) + "\n", encoding="utf-8")
         self._stage.publish(ADAPTER)

@@ -15,15 +15,24 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from keel.errors import UserError
+from keel.errors import UserError, first_line
+from keel.models.adapter_config import CONFIG_FILE, read_adapter_config
 
-CONFIG_FILE, WEIGHTS_FILE = "adapter_config.json", "adapter_model.safetensors"
+WEIGHTS_FILE = "adapter_model.safetensors"
 ALL_LINEAR = "all-linear"
 _STATE = "_keel_adapters"  # the body's attribute that holds its `_Adapted`
 _OUTER = "base_model.model."  # before every name in an adapter's file
+_READ = ("peft_type", "r", "lora_alpha", "bias", "init_lora_weights", "base_model_name_or_path")
+_NO_MATTER = (  # to what a saved adapter computes
+    *("task_type", "auto_mapping", "inference_mode", "revision", "peft_version", "lora_dropout", "fan_in_fan_out"),
+    *("target_modules", "exclude_modules", "layers_to_transform", "layers_pattern", "modules_to_save"),
+    *("megatron_core", "qalora_group_size", "ensure_weight_tying", "eva_config"),
+)
+_STARTS = (None, True, False, "gaussian", "orthogonal", "eva")  # of A and B; others change the base's weights too
 
 
 @dataclass(frozen=True)
@@ -62,6 +71,7 @@ def add_adapter(model: nn.Module, name: str, spec: AdapterSpec, *, seed: int = 0
 
     body = body_of(model)
     state: _Adapted = getattr(body, _STATE, None) or _Adapted()
+    assert name not in state.specs, f"there is an adapter {name} already"
     spec = AdapterSpec(spec.rank, spec.alpha, _targets(body, spec.targets))
     options: dict[str, Any] = {"lora_alpha": spec.alpha, "target_modules": list(spec.targets), "lora_dropout": 0.0}
     with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
@@ -91,9 +101,9 @@ def add_adapter(model: nn.Module, name: str, spec: AdapterSpec, *, seed: int = 0
 def using(model: nn.Module, name: str | None) -> Iterator[None]:
     """With this adapter of the model's body on, or none of them; afterwards as before."""
     state: _Adapted | None = getattr(body_of(model), _STATE, None)
+    assert name is None or (state is not None and name in state.specs), f"there is no adapter {name}"
     before = state.active if state else None
     if state is None or before == name:
-        assert state is not None or name is None, f"there is no adapter {name}"
         yield
         return
     _switch(state, name)
@@ -129,6 +139,19 @@ def merged_state(model: nn.Module, name: str) -> dict[str, Tensor]:
     return tensors
 
 
+def merge_adapter(model: nn.Module, name: str) -> None:
+    """Merge the adapter into the model's own weights and take all adapters off: an ordinary model, to be trained."""
+    tensors = merged_state(model, name)
+    body = body_of(model)
+    state: _Adapted = getattr(body, _STATE)
+    for key, layer in state.layers.items():
+        body.set_submodule(key, layer.get_base_layer())
+    delattr(body, _STATE)
+    delattr(body, "peft_config")
+    model.load_state_dict(tensors)
+    model.requires_grad_(True)
+
+
 def save_adapter(
     model: nn.Module, name: str, folder: Path, *, base: str, heads: Mapping[str, nn.Module] | None = None
 ) -> None:
@@ -161,54 +184,62 @@ def load_adapter(model: nn.Module, name: str, folder: Path, *, trained: bool = F
 
     Raises UserError where the file is no LoRA adapter that Keel knows, or does not fit the body.
     """
-    config = read_adapter_config(folder)
-    add_adapter(model, name, _spec(config, folder), trained=trained)
-    weights = _factors(body_of(model), name)
+    rank, alpha = _rank_and_alpha(folder)
+    try:
+        tensors = load_file(folder / WEIGHTS_FILE)
+    except (OSError, SafetensorError) as error:
+        raise UserError(f"{folder / WEIGHTS_FILE} cannot be read: {first_line(error)}") from None
     prefix = _OUTER + _prefix(model)
-    tensors = load_file(folder / WEIGHTS_FILE)
-    ours = {key.removeprefix(prefix): tensors.pop(key) for key in list(tensors) if key.removeprefix(prefix) in weights}
+    factors = [key for key in tensors if key.startswith(prefix) and key.endswith((".lora_A.weight", ".lora_B.weight"))]
+    ours = {key.removeprefix(prefix): tensors.pop(key) for key in factors}
+    layers = tuple({key.rsplit(".", 2)[0] for key in ours})
+    misfit = UserError(f"the adapter {folder} does not fit this model: it was made for another one")
+    try:
+        add_adapter(model, name, AdapterSpec(rank, alpha, layers), trained=trained)
+    except UserError:
+        raise misfit from None
+    weights = _factors(body_of(model), name)
     if ours.keys() != weights.keys() or any(ours[key].shape != weights[key].shape for key in weights):
-        raise UserError(f"the adapter {folder} does not fit this model: it was made for another one")
+        raise misfit
     with torch.no_grad():
         for key, weight in weights.items():
             weight.copy_(ours[key])
     return {key.removeprefix(_OUTER): tensor for key, tensor in tensors.items()}
 
 
-def read_adapter_config(folder: Path) -> dict[str, Any]:
-    """The adapter's own description. Raises UserError where it is none."""
-    try:
-        config = json.loads((folder / CONFIG_FILE).read_text(encoding="utf-8"))
-        assert isinstance(config, dict)
-    except (OSError, ValueError, AssertionError):
-        raise UserError(f"{folder / CONFIG_FILE} cannot be read as an adapter's description") from None
-    return config
-
-
-def _spec(config: Mapping[str, Any], folder: Path) -> AdapterSpec:
-    foreign = ("use_dora", "use_rslora", "rank_pattern", "alpha_pattern", "lora_bias")
-    unknown = [key for key in foreign if config.get(key)]
+def _rank_and_alpha(folder: Path) -> tuple[int, float]:
+    """Where the adapter sits is seen from its weights: peft has many ways to say it."""
+    config = read_adapter_config(folder)
+    unknown = [key for key, value in config.items() if value and key not in _READ and key not in _NO_MATTER]
+    unknown += ["bias"] if config.get("bias", "none") != "none" else []
+    unknown += ["init_lora_weights"] if config.get("init_lora_weights") not in _STARTS else []
     if config.get("peft_type") != "LORA" or unknown:
-        kind = ", ".join(unknown) or config.get("peft_type")
+        kind = config.get("peft_type") if config.get("peft_type") != "LORA" else ", ".join(unknown)
         raise UserError(f"the adapter {folder} is of a kind that Keel does not read ({kind}); merge it with peft first")
-    targets = config["target_modules"]
-    return AdapterSpec(config["r"], config["lora_alpha"], targets if isinstance(targets, str) else tuple(targets))
+    try:
+        return int(config["r"]), float(config["lora_alpha"])
+    except (KeyError, TypeError, ValueError):
+        raise UserError(f"{folder / CONFIG_FILE} lacks a rank or an alpha") from None
 
 
 def _targets(body: nn.Module, wanted: tuple[str, ...] | str) -> tuple[str, ...]:
-    """Names of linear layers (their last part), those of the adapters themselves left out."""
+    """Names of linear layers (the end of their names in the body), those of the adapters themselves left out."""
     from transformers.pytorch_utils import Conv1D
 
     plain: Any = Conv1D  # untyped
-    linear = {
-        key.removesuffix(".base_layer").rsplit(".", 1)[-1]
+    linear = [
+        key.removesuffix(".base_layer")
         for key, module in body.named_modules()
         if isinstance(module, nn.Linear | plain) and ".lora_" not in key
-    }
-    targets = linear if wanted == ALL_LINEAR else {wanted} if isinstance(wanted, str) else set(wanted)
-    if not targets or not targets <= linear:
-        missing = ", ".join(sorted(targets - linear)) or "any"
-        raise UserError(f"lora.targets: the model has no linear layer {missing}; it has {', '.join(sorted(linear))}")
+    ]
+    last = {key.rsplit(".", 1)[-1] for key in linear}
+    targets = last if wanted == ALL_LINEAR else {wanted} if isinstance(wanted, str) else set(wanted)
+    missing = sorted(name for name in targets if not any(f".{key}".endswith(f".{name}") for key in linear))
+    if not targets or missing:
+        raise UserError(
+            f"lora.targets: the model has no linear layer {', '.join(missing) or 'to adapt'}; it has "
+            f"{', '.join(sorted(last))}"
+        )
     return tuple(sorted(targets))
 
 
@@ -226,9 +257,8 @@ def _factors(body: nn.Module, name: str) -> dict[str, nn.Parameter]:
 def _switch(state: _Adapted, name: str | None) -> None:
     """peft's own switch also turns gradients on and off, which a graph that is being built must not see."""
     state.active = name
-    for layer in state.layers.values():
-        layer._disable_adapters = name is None
-        layer._active_adapter = [name]
+    for layer in state.layers.values():  # not by setattr, which nn.Module makes slow: a sampler switches at every token
+        vars(layer).update(_disable_adapters=name is None, _active_adapter=[name])
 
 
 def _prefix(model: nn.Module) -> str:

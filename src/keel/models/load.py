@@ -12,7 +12,8 @@ from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSequenceClassification
 
 from keel.errors import UserError, first_line
-from keel.models.adapters import CONFIG_FILE, body_of, load_adapter, merged_state, read_adapter_config
+from keel.models.adapter_config import adapter_base
+from keel.models.adapters import body_of, load_adapter, merge_adapter
 from keel.models.quiet import quiet_transformers
 
 
@@ -48,49 +49,60 @@ def load_causal_lm(
     Raises UserError where there is none, where it has no safetensors weights (pickles are never read), or where they
     are quantised.
     """
-    base = adapter_base(source)
-    options = {"dtype": dtype, "trust_remote_code": trust_remote_code}
-    options |= {} if attention == "auto" else {"attn_implementation": attention}
-    model: nn.Module = _load(AutoModelForCausalLM, base or source, **options)
-    if base is not None:
-        load_adapter(model, "merged", Path(source))
-        tensors = merged_state(model, "merged")
-        model = _load(AutoModelForCausalLM, base, **options)
-        model.load_state_dict(tensors)
-    return model.eval()
+    if (base := adapter_base(source)) is not None:
+        model = load_causal_lm(base, dtype=dtype, attention=attention, trust_remote_code=trust_remote_code)
+        return _merged(model, source)
+    options = {} if attention == "auto" else {"attn_implementation": attention}
+    loaded: nn.Module = _load(AutoModelForCausalLM, source, trust_remote_code, dtype=dtype, **options)
+    return loaded.eval()
 
 
-def adapter_base(source: str) -> str | None:
-    """The model that a directory's LoRA adapter belongs on; None where the directory holds a whole model."""
-    folder = Path(source)
-    if not (folder / CONFIG_FILE).is_file():
-        return None
-    base = str(read_adapter_config(folder).get("base_model_name_or_path"))
-    beside = folder / base
-    return str(beside) if beside.is_dir() else base
+def _merged(model: nn.Module, source: str) -> nn.Module:
+    """With the adapter in the directory `source`."""
+    beside = load_adapter(model, "merged", Path(source))
+    if beside:
+        raise UserError(
+            f"the adapter {source} comes with other weights ({', '.join(sorted(beside)[:3])}), which Keel would leave "
+            "out; merge it with peft first"
+        )
+    merge_adapter(model, "merged")
+    return model
 
 
-def classifier_on(backbone: nn.Module) -> nn.Module:
-    """A sequence classifier with one label on the body of a causal language model, which is shared; its head is new."""
+def classifier_on(backbone: nn.Module, *, trust_remote_code: bool = False) -> nn.Module:
+    """A sequence classifier with one label on the body of a causal language model, which is shared; its head is zero.
+
+    Raises UserError where the model's family has none whose head is all that it adds.
+    """
     model: Any = backbone
     config = copy.deepcopy(model.config)
     config.num_labels = 1
     kind: Any = AutoModelForSequenceClassification  # untyped
-    with torch.device("meta"):  # its own body is thrown away
-        classifier = kind.from_config(config)
     body = body_of(backbone)
-    if type(body_of(classifier)) is not type(body) or not isinstance(getattr(classifier, "score", None), nn.Module):
+    try:
+        with torch.device("meta"):  # its own body is thrown away
+            classifier = kind.from_config(config, trust_remote_code=trust_remote_code)
+    except ValueError:  # transformers' for a family without one
+        classifier = None
+    if (
+        classifier is None
+        or type(body_of(classifier)) is not type(body)
+        or not isinstance(getattr(classifier, "score", None), nn.Module)
+    ):
         raise UserError(f"{type(backbone).__name__} has no sequence classifier with a `score` head on the same body")
     setattr(classifier, classifier.base_model_prefix, body)
-    classifier.score = nn.Linear(config.get_text_config().hidden_size, 1, bias=False)
+    classifier.score = nn.utils.skip_init(nn.Linear, config.get_text_config().hidden_size, 1, bias=False)
+    nn.init.zeros_(classifier.score.weight)
     result: nn.Module = classifier.eval()
     return result
 
 
 def context_length(source: str, *, trust_remote_code: bool = False) -> int | None:
     """The longest text in tokens that the model's positions allow; None where its config states no limit."""
+    while (base := adapter_base(source)) is not None:
+        source = base
     try:
-        config = AutoConfig.from_pretrained(adapter_base(source) or source, trust_remote_code=trust_remote_code)
+        config = AutoConfig.from_pretrained(source, trust_remote_code=trust_remote_code)
     except (OSError, ValueError) as error:
         raise UserError(f"no model could be loaded from {source}: {first_line(error)}{_hint(source)}") from error
     limit = getattr(config.get_text_config(), "max_position_embeddings", None)
@@ -105,9 +117,13 @@ def load_classifier(
     Raises UserError as `load_causal_lm` does, where the weights have a head of several labels, and where they have
     none and no new one is asked for.
     """
-    options = {"dtype": dtype, "trust_remote_code": trust_remote_code, "num_labels": 1, "output_loading_info": True}
+    if (base := adapter_base(source)) is not None:
+        if not new_head:
+            raise UserError(f"{source} is an adapter alone, no reward model; give the whole model it was merged into")
+        return _merged(load_classifier(base, dtype=dtype, new_head=True, trust_remote_code=trust_remote_code), source)
+    options = {"dtype": dtype, "num_labels": 1, "output_loading_info": True}
     try:
-        model, found = _load(AutoModelForSequenceClassification, source, **options)
+        model, found = _load(AutoModelForSequenceClassification, source, trust_remote_code, **options)
     except RuntimeError:  # transformers' for weights of another shape
         raise UserError(
             f"{source} is no reward model with one score a text: its head's weights have another shape"
@@ -117,26 +133,24 @@ def load_classifier(
             f"{source} is no reward model: its weights lack {', '.join(sorted(found['missing_keys']))}; give a "
             "sequence classifier, such as a reward stage makes"
         )
+    if isinstance(head := getattr(model, "score", None), nn.Module):
+        head.float()  # in bfloat16 scores that differ by half a per cent would be one
     classifier: nn.Module = model.eval()
     return classifier
 
 
-def _load(kind: Any, source: str, **options: Any) -> Any:
+def _load(kind: Any, source: str, trust_remote_code: bool, **options: Any) -> Any:
+    options["trust_remote_code"] = trust_remote_code
     try:
+        _refuse_quantised(source, trust_remote_code)
         with quiet_transformers():
-            model = kind.from_pretrained(source, use_safetensors=True, **options)
+            return kind.from_pretrained(source, use_safetensors=True, **options)
     except (OSError, ValueError, ImportError, SafetensorError) as error:
-        _refuse_quantised(source)
         raise UserError(f"no model could be loaded from {source}: {first_line(error)}{_hint(source)}") from error
-    _refuse_quantised(source)
-    return model
 
 
-def _refuse_quantised(source: str) -> None:
-    try:
-        config = AutoConfig.from_pretrained(source)
-    except (OSError, ValueError):
-        return
+def _refuse_quantised(source: str, trust_remote_code: bool) -> None:
+    config = AutoConfig.from_pretrained(source, trust_remote_code=trust_remote_code)
     if getattr(config, "quantization_config", None) is not None:
         raise UserError(
             f"{source} is quantised: an adapter merged into such weights is rounded away with them, so the reference "

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
@@ -19,7 +19,8 @@ from keel.models.adapters import active_adapter, using
 def recomputing(model: nn.Module) -> Iterator[None]:
     """While the context lasts, what needs a gradient keeps only the input of each layer.
 
-    transformers ties this to training mode, which Keel never enters (dropout stays off): the layers alone are told.
+    transformers ties this to training mode, which Keel never enters: only the layers are told that they train, and
+    only until their own forward begins, for some (OPT, Falcon) look at it there to apply dropout.
     Raises UserError for a model that has no layers of that kind.
     """
     layers: list[Any] = [module for module in model.modules() if isinstance(module, GradientCheckpointingLayer)]
@@ -32,12 +33,19 @@ def recomputing(model: nn.Module) -> Iterator[None]:
     def again() -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
         return nullcontext(), using(model, active_adapter(model))  # which may be off by the time of the backward
 
-    def run(function: Any, *args: Any) -> Any:
-        return checkpoint(function, *args, use_reentrant=False, preserve_rng_state=False, context_fn=again)
+    def runner(layer: Any) -> Callable[..., Any]:
+        def run(forward: Callable[..., Any], *args: Any) -> Any:
+            layer.training = False
+            try:
+                return checkpoint(forward, *args, use_reentrant=False, preserve_rng_state=False, context_fn=again)
+            finally:
+                layer.training = True
+
+        return run
 
     for layer in layers:
         layer.gradient_checkpointing, layer.training = True, True
-        layer._gradient_checkpointing_func = run
+        layer._gradient_checkpointing_func = runner(layer)
     try:
         yield
     finally:

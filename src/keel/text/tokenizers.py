@@ -93,14 +93,17 @@ class TextCodec:
         self.hf.save_pretrained(folder)
 
 
-def load_codec(source: str, *, trust_remote_code: bool = False) -> TextCodec:
-    """The tokenizer of a model directory or hub name; its EOS set includes the generation config's."""
+def load_codec(source: str, *, trust_remote_code: bool = False, model: str | None = None) -> TextCodec:
+    """The tokenizer of a model directory or hub name; its EOS set includes the generation config's.
+
+    `model` is where the latter stands, if elsewhere.
+    """
     try:
         hf = _bare_bpe(Path(source)) or AutoTokenizer.from_pretrained(source, trust_remote_code=trust_remote_code)
     except (OSError, ValueError) as error:
         hint = "" if Path(source).is_dir() else " (and there is no such directory)"
         raise UserError(f"no tokenizer could be loaded from {source}: {first_line(error)}{hint}") from error
-    return TextCodec(hf, _generation_eos(source))
+    return TextCodec(hf, _generation_eos(model or source))
 
 
 def _bare_bpe(folder: Path) -> Any:

@@ -1,0 +1,36 @@
+"""What a directory with an adapter says of itself. No torch: a stage's inputs are told apart by it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from keel.errors import UserError
+
+CONFIG_FILE = "adapter_config.json"
+
+
+def read_adapter_config(folder: Path) -> dict[str, Any]:
+    """The adapter's own description. Raises UserError where it is none."""
+    try:
+        config = json.loads((folder / CONFIG_FILE).read_text(encoding="utf-8"))
+        assert isinstance(config, dict)
+    except (OSError, ValueError, AssertionError):
+        raise UserError(f"{folder / CONFIG_FILE} cannot be read as an adapter's description") from None
+    return config
+
+
+def adapter_base(source: str) -> str | None:
+    """The model that a directory's adapter belongs on; None where the directory holds a whole model.
+
+    A relative path starts at the adapter's own directory, or where there is nothing, at the working directory.
+    """
+    folder = Path(source)
+    if not (folder / CONFIG_FILE).is_file():
+        return None
+    base = read_adapter_config(folder).get("base_model_name_or_path")
+    if not base:
+        raise UserError(f"{folder / CONFIG_FILE} does not name the model the adapter belongs on")
+    beside = folder / str(base)
+    return str(beside) if beside.is_dir() else str(base)
