@@ -206,6 +206,16 @@ def test_a_sampler_without_the_temperature_is_named() -> None:
     assert explain(policy, rollout_at(1.0, policy)).startswith("Cause: temperature")
 
 
+def test_in_bfloat16_a_cause_is_told_from_rounding() -> None:
+    """The sampler's own log-probabilities stand beside the learner's, which they meet but for rounding."""
+    policy = tiny_policy()
+    policy.backbone.to(torch.bfloat16)
+    for at, cause in ((1.0, "Cause: temperature"), (0.2, "No cause that could be tried alone")):
+        sampled = rollout_at(at, policy)
+        rollout = replace(sampled, sampler_logprobs=sampled.logprobs)
+        assert explain_ratio(policy, rollout, temperature=0.7, tolerance=0.1).startswith(cause)
+
+
 class CountsFromTheRight(Policy):
     """A learner whose positions start at the padded end, as with a left-padded batch without positions."""
 

@@ -2,11 +2,20 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 
 from keel.errors import UserError
-from keel.pipeline.guards import RATIO_TOLERANCE, require_ends, require_unit_ratio, watch_kl_sign, watch_variation
+from keel.pipeline.guards import (
+    RATIO_TOLERANCE,
+    ROUGH_RATIO_TOLERANCE,
+    require_ends,
+    require_unit_ratio,
+    watch_kl_sign,
+    watch_variation,
+)
 from keel.records import Rollout, Scores
 from keel.tally import Tally
 from tests.pipeline.support import samples_of
@@ -41,6 +50,32 @@ def test_another_ratio_stops_with_its_cause(gap: float) -> None:
         f"ppo: before any update the ratio pi/pi_old is off by {gap:.3g} (at most 0.001 is rounding): the sampler and "
         "the learner do not compute the same probabilities. Cause: 2 planted faults."
     )
+
+
+def rough_rollout(*gaps: float) -> Rollout:
+    """Of a sampler whose log-probabilities are off by so much on the tokens."""
+    exact = rollout()
+    off = torch.zeros_like(exact.logprobs).masked_scatter(exact.response_mask, torch.tensor(gaps))
+    return replace(exact, sampler_logprobs=exact.logprobs - off)
+
+
+def rough_seen(approx_kl: float) -> Tally:
+    tally = seen(0.3)  # a single token, as rounding in bfloat16 may have it
+    tally.add("ppo/policy/approxkl", 4 * approx_kl, 4)
+    return tally
+
+
+def test_another_precision_is_judged_by_all_tokens_together() -> None:
+    passes = rough_rollout(0.19, 0.0, 0.0, 0.0)  # root mean square 0.095
+    require_unit_ratio(rough_seen(0.0), passes, lambda _: "unasked", ROUGH_RATIO_TOLERANCE)
+    require_unit_ratio(rough_seen(0.0049), passes, lambda _: "unasked", ROUGH_RATIO_TOLERANCE)
+    for tally, given in (
+        (rough_seen(0.0), rough_rollout(0.11, -0.11, 0.11, 0.11)),  # the sampler
+        (rough_seen(0.0), rough_rollout(0.0, float("nan"), 0.0, 0.0)),
+        (rough_seen(0.0061), passes),  # the learner: sqrt(2 x 0.0061) = 0.11
+    ):
+        with pytest.raises(UserError, match=r"is off by (0\.11|nan) \(at most 0\.1 is rounding\): .* disagree: look$"):
+            require_unit_ratio(tally, given, lambda _: "They disagree: look", ROUGH_RATIO_TOLERANCE)
 
 
 def test_three_impossible_kls_in_a_row_stop() -> None:

@@ -124,18 +124,23 @@ def prompt_texts(prompts: Sequence[PromptItem]) -> list[str]:
 
 @torch.no_grad()
 def explain_ratio(policy: Policy, rollout: Rollout, *, temperature: float, tolerance: float) -> str:
-    """Which known cause makes the learner's log-probabilities differ from the sampler's: each is tried alone."""
-    sequences, sampled = rollout.sequences, rollout.logprobs
-    device = policy.device
+    """Which known cause makes the learner's log-probabilities differ from the sampler's: each is tried alone.
+
+    `tolerance` is that of the largest |ratio - 1|, or where the sampler computes otherwise than the learner, of the
+    root mean square of log ratios.
+    """
+    sequences, device = rollout.sequences, policy.device
+    rough = rollout.sampler_logprobs is not None
+    sampled = rollout.logprobs if rollout.sampler_logprobs is None else rollout.sampler_logprobs
 
     def gap(rows: Sequence[Sequence[int]], at: float) -> float:
-        worst = 0.0
+        parts = []
         for part in rows:
             logprobs = policy(to_device(take(sequences, part), device), temperature=at).logprobs.cpu()
             mask = take_tokens(sequences.response_mask, sequences, part)
-            difference = (logprobs - take_tokens(sampled, sequences, part)).exp() - 1
-            worst = max(worst, float(difference[mask].abs().nan_to_num(torch.inf).max()))
-        return worst
+            parts.append((logprobs - take_tokens(sampled, sequences, part))[mask].nan_to_num(torch.inf))
+        log_ratios = torch.cat(parts)
+        return float(log_ratios.square().mean().sqrt() if rough else (log_ratios.exp() - 1).abs().max())
 
     everything = [list(range(len(sequences)))]
     training = [module for module in policy.modules() if module.training]
@@ -152,7 +157,7 @@ def explain_ratio(policy: Policy, rollout: Rollout, *, temperature: float, toler
         )
     if temperature != 1.0 and gap(everything, 1.0) <= tolerance:
         return "Cause: temperature: they agree at temperature 1, so the sampler did not apply the configured one."
-    if next(policy.parameters()).dtype != torch.float32:
+    if not rough and next(policy.parameters()).dtype != torch.float32:
         return "Cause: precision: the policy does not compute in float32."
     return (
         "No cause that could be tried alone explains it; look for truncated sampling (top_k, top_p, a logits "

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 from torch import Tensor
@@ -10,8 +11,8 @@ from keel.errors import UserError
 from keel.records import Rollout
 from keel.tally import Tally
 
-RATIO_TOLERANCE = 1e-3  # float32, same kernels; 1e-5 is usual
-ROUGH_RATIO_TOLERANCE = 0.1  # bfloat16: eight bits, and a sum's order differs from batch to batch
+RATIO_TOLERANCE = 1e-3  # of the largest |ratio - 1|: float32, same kernels; 1e-5 is usual
+ROUGH_RATIO_TOLERANCE = 0.1  # of the root mean square of log ratios: bfloat16, where single tokens are off by as much
 _KL_STREAK = 3
 
 
@@ -20,13 +21,21 @@ def require_unit_ratio(
 ) -> None:
     """Before any weight moved, pi / pi_old must be 1 on the first minibatch; else sampler and learner disagree.
 
+    Where the sampler computes otherwise than the learner, its own ratio to the learner is held to 1 as well, and what
+    must be small is the root mean square of log ratios, for a token that is improbable may be off by much.
     Raises UserError with the cause that fits.
     """
-    gap = seen.extremes["ppo/policy/ratio_gap"]
-    if gap <= tolerance:
+    if rollout.sampler_logprobs is None:
+        gaps = [seen.extremes["ppo/policy/ratio_gap"]]
+    else:
+        learner = seen.means()["ppo/policy/approxkl"]  # r - 1 - log r, about log(r)^2 / 2
+        sampler = (rollout.logprobs - rollout.sampler_logprobs)[rollout.response_mask].square().mean()
+        gaps = [math.sqrt(abs(2 * learner)), math.sqrt(sampler)]
+    beyond = [gap for gap in gaps if not gap <= tolerance]  # NaN too
+    if not beyond:
         return
     raise UserError(
-        f"ppo: before any update the ratio pi/pi_old is off by {gap:.3g} (at most {tolerance:g} is rounding): "
+        f"ppo: before any update the ratio pi/pi_old is off by {beyond[0]:.3g} (at most {tolerance:g} is rounding): "
         f"the sampler and the learner do not compute the same probabilities. {explain(rollout)}"
     )
 
