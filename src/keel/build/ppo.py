@@ -40,7 +40,7 @@ def run_ppo(bench: Workbench) -> dict[str, Any]:
     if not held_out:
         raise UserError("ppo has no held-out prompts: raise ppo.prompts.validation or give ppo.evaluate.prompts")
     policy = bench.models.trained_policy(source, critic=config.critic, critic_source=_critic_source(bench, renderer))
-    temperature, budget = config.sampling.temperature, config.update.token_budget
+    temperature = config.sampling.temperature
     learner = GradientLearner[PolicyBatch](
         "ppo",
         policy,
@@ -54,7 +54,8 @@ def run_ppo(bench: Workbench) -> dict[str, Any]:
     exact = bench.models.precision == torch.float32
     actors = Actors(
         sampler=CachedSampler(policy, renderer),
-        policy=PolicyScorer(policy, temperature=temperature, token_budget=budget),
+        # in the same batches as the reference: what bfloat16 rounds off is then the same, and no part of the KL
+        policy=PolicyScorer(policy, temperature=temperature, token_budget=SCORING_TOKENS),
         reference=PolicyScorer(reference, temperature=temperature, token_budget=SCORING_TOKENS),
         scorer=bench.scorer(renderer),
         exact=exact,
