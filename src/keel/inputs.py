@@ -205,7 +205,10 @@ def _hash_function(reference: str) -> str:
 
 
 def hash_model(source: str) -> str:
-    """A directory's contents, and those of an adapter's base; a hub name stands for itself. Raises UserError for a path where nothing is."""
+    """A directory's contents, and those of an adapter's base; a hub name stands for itself.
+
+    Raises UserError for a path where nothing is.
+    """
     path = Path(source)
     if path.is_dir():
         own, base = hash_directory(path), adapter_base(source)

@@ -144,7 +144,7 @@ def _tensors_that_differ(one: Path, other: Path) -> list[str]:
         for key in first
         if first[key].dtype != second[key].dtype
         or first[key].shape != second[key].shape
-        or first[key].contiguous().numpy().tobytes() != second[key].contiguous().numpy().tobytes()
+        or not torch.equal(*(side[key].contiguous().flatten().view(torch.uint8) for side in (first, second)))
     ]
 
 

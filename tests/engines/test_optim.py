@@ -15,6 +15,7 @@ from keel.engines.optim import (
     optimiser_tensors,
     set_rate,
 )
+from keel.errors import UserError
 
 
 def test_schedule_by_hand() -> None:
@@ -102,3 +103,99 @@ def test_state_goes_to_another_optimiser_and_replaces_what_was_there() -> None:
     assert all(torch.equal(restored[name], tensor) for name, tensor in saved.items())
     load_optimiser(weights, optimiser, {})
     assert optimiser_tensors(weights, optimiser) == {}
+
+
+# --- weights in bfloat16 ---
+
+
+class Rough(nn.Module):
+    """Two weights in bfloat16 and one in float32; the loss is their sum times a number."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.rough = nn.Parameter(torch.tensor([[1.0, -4.0]], dtype=torch.bfloat16))
+        self.frozen = nn.Parameter(torch.ones(1, dtype=torch.bfloat16), requires_grad=False)
+        self.exact = nn.Parameter(torch.tensor([3.0]))
+
+    def backward(self, *slopes: float) -> None:
+        for slope in slopes:
+            torch.autograd.backward((self.rough * slope).sum().float() + self.exact.sum() * slope)
+
+
+def rough_optimiser(module: nn.Module) -> tuple[TrainedWeights, torch.optim.AdamW]:
+    weights = TrainedWeights(module)
+    return weights, make_optimiser(weights, OptimConfig(betas=(0.9, 0.95), weight_decay=0.5), head=(), head_lr_scale=1)
+
+
+def test_small_steps_of_bfloat16_weights_are_not_lost() -> None:
+    """A step of 1e-4 from 1 is a fortieth of what bfloat16 can tell there; eighty of them are two places."""
+    module, gradients = Rough(), [0.5] * 80
+    weights, optimiser = rough_optimiser(module)
+    for _ in gradients:
+        module.backward(0.5)
+        set_rate(optimiser, 1e-4)
+        optimiser.step()
+        weights.write_back()
+        optimiser.zero_grad()
+    expected = [adamw(start, gradients, 1e-4, 0.5) for start in (1.0, -4.0)]
+    assert weights.named["rough"].flatten().tolist() == pytest.approx(expected, abs=2e-5)
+    assert module.rough.flatten().tolist() == torch.tensor(expected).to(torch.bfloat16).tolist()
+    assert expected[0] == pytest.approx(0.988, abs=1e-3)
+    assert float(module.rough.detach()[0, 0]) == 0.98828125
+    assert module.exact.item() == pytest.approx(adamw(3.0, gradients, 1e-4, 0.0), abs=2e-5)  # a vector
+    assert module.rough.dtype == torch.bfloat16
+    assert torch.equal(module.frozen, torch.ones(1, dtype=torch.bfloat16))
+
+
+def test_gradients_of_micro_batches_add_up_in_float32() -> None:
+    """In bfloat16 256 + 1 is 256."""
+    module = Rough()
+    weights, optimiser = rough_optimiser(module)
+    module.backward(256.0, *[1.0] * 9)
+    assert weights.named.keys() == {"rough", "exact"}
+    for weight in weights.named.values():
+        assert weight.grad is not None
+        assert set(weight.grad.flatten().tolist()) == {265}
+    assert module.rough.grad is None
+    optimiser.zero_grad()
+    module.backward(2.0)
+    again = weights.named["rough"].grad
+    assert again is not None
+    assert again.tolist() == [[2.0, 2.0]]
+
+
+def test_a_bfloat16_model_goes_on_to_the_bit() -> None:
+    def step(module: Rough, weights: TrainedWeights, optimiser: torch.optim.AdamW, slope: float) -> None:
+        module.backward(slope)
+        set_rate(optimiser, 1e-4)
+        optimiser.step()
+        weights.write_back()
+        optimiser.zero_grad()
+
+    alone = Rough()
+    weights, optimiser = rough_optimiser(alone)
+    for slope in (0.3, -2.0):
+        step(alone, weights, optimiser, slope)
+    saved = {name: weight.detach().clone() for name, weight in weights.named.items()}
+    state = {name: tensor.clone() for name, tensor in optimiser_tensors(weights, optimiser).items()}
+    assert saved["rough"].dtype == torch.float32  # what the model itself holds would not do
+    assert not torch.equal(saved["rough"], alone.rough.float())
+
+    resumed = Rough()
+    again, its_optimiser = rough_optimiser(resumed)
+    again.load(saved)
+    load_optimiser(again, its_optimiser, state)
+    assert torch.equal(resumed.rough, alone.rough)
+    for slope in (0.7, 0.1):
+        step(alone, weights, optimiser, slope)
+        step(resumed, again, its_optimiser, slope)
+    for name, weight in weights.named.items():
+        assert torch.equal(again.named[name], weight)
+    assert torch.equal(resumed.rough, alone.rough)
+    assert torch.equal(resumed.exact, alone.exact)
+
+
+def test_another_models_weights_are_refused() -> None:
+    weights = TrainedWeights(Rough())
+    with pytest.raises(UserError, match="the checkpoint holds other weights than this configuration trains"):
+        weights.load({"rough": torch.zeros(1, 2)})

@@ -235,8 +235,8 @@ def test_peft_alone_reads_a_saved_reward_adapter(family: str, tmp_path: Path) ->
 def peft_adapter(folder: Path, family: str = "llama", **options: Any) -> Any:
     """Made and saved by peft itself beside `base`, whose name is then given relative to it; the model it makes."""
     save_tiny_lm(folder / "base", family=family)
-    options = {"r": 2, "lora_alpha": 3, "target_modules": "all-linear", "task_type": "CAUSAL_LM"} | options
-    model: Any = get_peft_model(POLICIES.from_pretrained(folder / "base"), LoraConfig(**options))
+    settings: dict[str, Any] = {"r": 2, "lora_alpha": 3, "target_modules": "all-linear", "task_type": "CAUSAL_LM"}
+    model: Any = get_peft_model(POLICIES.from_pretrained(folder / "base"), LoraConfig(**settings | options))
     with torch.no_grad():
         for name, weight in model.named_parameters():
             if "lora_B" in name:

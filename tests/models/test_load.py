@@ -10,10 +10,20 @@ import pytest
 import torch
 from transformers import BertConfig, BertForSequenceClassification
 
+from keel.batching import pad_rows
 from keel.errors import UserError
-from keel.models.load import load_causal_lm, load_classifier, resolve_device
+from keel.models.adapters import body_of
+from keel.models.load import (
+    classifier_on,
+    context_length,
+    load_causal_lm,
+    load_classifier,
+    resolve_device,
+    resolve_precision,
+)
+from keel.models.policy import Policy
 from keel.models.reward import RewardModel
-from tests.worlds import save_tiny_lm, tiny_classifier
+from tests.worlds import random_rows, save_tiny_lm, tiny_classifier
 
 
 @pytest.fixture
@@ -135,3 +145,88 @@ def test_devices() -> None:
     assert resolve_device("auto").type in {"cpu", "cuda", "mps"}
     with pytest.raises(UserError, match=r"device: 'gpu' cannot be used here .*; give auto, cpu, cuda or mps"):
         resolve_device("gpu")
+
+
+def test_precisions(monkeypatch: pytest.MonkeyPatch) -> None:
+    cpu, cuda = torch.device("cpu"), torch.device("cuda")
+    assert resolve_precision("auto", cpu) == torch.float32
+    for device in (cpu, cuda):
+        assert resolve_precision("bfloat16", device) == torch.bfloat16
+        assert resolve_precision("float32", device) == torch.float32
+    for able, dtype in ((True, torch.bfloat16), (False, torch.float32)):
+        monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda able=able: able)
+        assert resolve_precision("auto", cuda) == dtype
+
+
+@pytest.mark.parametrize("family", ["llama", "gpt2", "gemma2", "cohere"])
+def test_bfloat16(tmp_path: Path, family: str) -> None:
+    folder = str(save_tiny_lm(tmp_path, family=family))
+    model: Any = load_causal_lm(folder, dtype=torch.bfloat16)
+    assert {weight.dtype for weight in model.parameters()} == {torch.bfloat16}
+    exact: Any = load_causal_lm(folder)
+    for name, weight in exact.state_dict().items():
+        assert torch.equal(model.state_dict()[name], weight.to(torch.bfloat16))
+    rows = pad_rows(random_rows([(3, 5), (2, 9)]))
+    with torch.no_grad():
+        found, expected = Policy(model)(rows).logprobs, Policy(exact)(rows).logprobs  # neither head is refused
+    assert found.dtype == torch.float32
+    torch.testing.assert_close(found, expected, atol=0.1, rtol=0.05)
+
+
+def test_a_score_is_read_in_float32(tmp_path: Path) -> None:
+    """In bfloat16 itself a score of 20 could only be told from 20.125."""
+    saved: Any = tiny_classifier()
+    with torch.no_grad():
+        saved.score.weight.mul_(300)
+    saved.save_pretrained(tmp_path)
+    model = RewardModel(load_classifier(str(tmp_path), dtype=torch.bfloat16))
+    assert {weight.dtype for weight in body_of(model.classifier).parameters()} == {torch.bfloat16}
+    with torch.no_grad():
+        scores = model(pad_rows(random_rows([(3, n) for n in range(1, 9)])))
+    assert scores.abs().median() > 16
+    assert not torch.equal(scores, scores.to(torch.bfloat16).float())
+
+
+@pytest.mark.parametrize("family", ["llama", "gpt2", "gemma2"])
+def test_a_classifier_on_a_body_is_the_one_transformers_would_load(tmp_path: Path, family: str) -> None:
+    folder = str(save_tiny_lm(tmp_path, family=family))
+    backbone = load_causal_lm(folder)
+    classifier, alone = classifier_on(backbone), load_classifier(folder, new_head=True)
+    assert body_of(classifier) is body_of(backbone)
+    assert type(classifier) is type(alone)
+    assert classifier.state_dict().keys() == alone.state_dict().keys()
+    assert all(not weight.is_meta for weight in classifier.parameters())
+    assert not any(module.training for module in classifier.modules())
+    ours, theirs = RewardModel(classifier), RewardModel(alone)
+    rows = pad_rows(random_rows([(3, 5), (2, 9)]))
+    with torch.no_grad():
+        assert (ours(rows) == 0).all()
+        for model in (ours, theirs):
+            model.reset_head(1)
+        assert torch.equal(ours(rows), theirs(rows))
+        assert ours(rows).abs().min() > 0
+
+
+@pytest.mark.parametrize("load", [load_causal_lm, partial(load_classifier, new_head=True)])
+@pytest.mark.parametrize("method", ["bitsandbytes", "gptq"])
+def test_quantised_weights_are_refused(folder: Path, load: Any, method: str) -> None:
+    config = json.loads((folder / "config.json").read_text())
+    config["quantization_config"] = {"quant_method": method, "load_in_4bit": True, "bits": 4}
+    (folder / "config.json").write_text(json.dumps(config))
+    with pytest.raises(UserError) as raised:
+        load(str(folder))
+    assert str(raised.value) == (
+        f"{folder} is quantised: an adapter merged into such weights is rounded away with them, so the reference "
+        "would not be the model that was trained; give the model in bfloat16 or float32"
+    )
+
+
+@pytest.mark.parametrize("load", [load_causal_lm, load_classifier, context_length])
+def test_whether_to_run_its_code_is_never_asked(folder: Path, load: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """transformers asks at the terminal where it is not told."""
+    config = json.loads((folder / "config.json").read_text())
+    config |= {"model_type": "homemade", "auto_map": {"AutoConfig": "code.Config"}}
+    (folder / "config.json").write_text(json.dumps(config))
+    monkeypatch.setattr("builtins.input", lambda *_: pytest.fail("asked"))
+    with pytest.raises(UserError, match="no model could be loaded from"):
+        load(str(folder))

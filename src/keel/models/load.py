@@ -91,7 +91,9 @@ def classifier_on(backbone: nn.Module, *, trust_remote_code: bool = False) -> nn
     ):
         raise UserError(f"{type(backbone).__name__} has no sequence classifier with a `score` head on the same body")
     setattr(classifier, classifier.base_model_prefix, body)
-    classifier.score = nn.utils.skip_init(nn.Linear, config.get_text_config().hidden_size, 1, bias=False)
+    classifier.score = nn.Linear(config.get_text_config().hidden_size, 1, bias=False, device="meta").to_empty(
+        device="cpu"
+    )
     nn.init.zeros_(classifier.score.weight)
     result: nn.Module = classifier.eval()
     return result
