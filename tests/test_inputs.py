@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import linecache
 import sys
 from pathlib import Path
@@ -231,6 +232,21 @@ def test_a_model_counts_by_its_contents_and_a_hub_name_by_itself(tmp_path: Path)
     assert hash_model(str(tmp_path)) != before
     assert hash_model("hub/base") == "hub:hub/base"
     assert hash_model("gpt2") == "hub:gpt2"  # one of the old names, without an owner
+
+
+def test_an_adapter_counts_with_its_base(tmp_path: Path) -> None:
+    for name, base in (("base", None), ("first", "../base"), ("second", "../first"), ("hubs", "owner/name")):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "model.safetensors").write_bytes(b"weights")
+        config = json.dumps({"peft_type": "LORA", "base_model_name_or_path": base})
+        if base is not None:
+            (tmp_path / name / "adapter_config.json").write_text(config)
+    names = ("base", "first", "second", "hubs")
+    before = [hash_model(str(tmp_path / name)) for name in names]
+    assert len(set(before)) == 4
+    (tmp_path / "base" / "model.safetensors").write_bytes(b"others")
+    after = [hash_model(str(tmp_path / name)) for name in names]
+    assert [old == new for old, new in zip(before, after, strict=True)] == [False, False, False, True]
 
 
 @pytest.mark.parametrize("source", ["/nowhere/model", "./nowhere", "runs/other/sft/model"])

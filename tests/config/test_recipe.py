@@ -203,6 +203,28 @@ SFT = {"data": "d.jsonl"}
             "`collect.sampling.stop.0`: string should have at least 1 character",
         ),
         ({"sft": {"data": {"function": "a:b", "split": "test"}}}, "`sft.data`: split has no effect on a function"),
+        # layouts
+        (
+            {"model": {"base": "m", "lora": {"rank": 8}}},
+            "`model`: lora has no effect with tune: full; leave it out",
+        ),
+        (
+            {"model": {"base": "m", "tune": "lora", "lora": {"targets": []}}},
+            "`model.lora.targets`: tuple should have at least 1",
+        ),
+        (
+            {"ppo": PPO | {"critic": "none"}},
+            "`ppo`: critic: none leaves advantage.kind gae without values to bootstrap from; use kind: monte_carlo",
+        ),
+        (
+            {"ppo": PPO | {"critic": "none", "advantage": {"kind": "monte_carlo"}, "update": {"value_clip": 0.1}}},
+            "`ppo`: value_clip has no effect with critic: none; leave it out",
+        ),
+        ({"ppo": PPO | {"critic_init": "a/b"}}, "`ppo`: critic_init has no effect with critic: head; leave it out"),
+        (
+            {"ppo": PPO | {"critic": "network", "reward": [{"function": "a:b"}]}},
+            "`ppo`: critic: network starts from a reward model, and ppo.reward names none: give critic_init",
+        ),
     ],
 )
 def test_refused_in_one_sentence(stages: dict[str, Any], sentence: str) -> None:

@@ -159,7 +159,9 @@ def held(runs: Runs, layout: Layout, tmp_path: Path, monkeypatch: pytest.MonkeyP
         for module in found.values()
         for weight in module.parameters()
     }
-    return {"all": sum(storages.values()), "base": numbers_in(out / "sft" / "model" / "model.safetensors")}
+    trained = int(bench.models.describe().rsplit("; ", 1)[1].split()[0].replace(",", ""))  # as the terminal says
+    base = numbers_in(out / "sft" / "model" / "model.safetensors")
+    return {"all": sum(storages.values()), "trained": trained, "base": base}
 
 
 HIDDEN, HIDDEN_MLP, RANK = 16, 42, 4
@@ -176,12 +178,14 @@ def test_with_adapters_the_base_is_held_once(
     layout = next(one for one in LAYOUTS if one[:3] == ("lora", critic, precision))
     count = held(runs, layout, tmp_path, monkeypatch)
     assert count["all"] == count["base"] + expected[critic]
+    assert count["trained"] == expected[critic] - ADAPTER - HIDDEN  # all but the reward's
 
 
 def test_full_tuning_holds_a_base_for_each_role(runs: Runs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     count = held(runs, ("full", "network", "float32", False), tmp_path, monkeypatch)
     critic, reward = count["base"] + PAD + (HIDDEN + 1), count["base"] + PAD + HIDDEN
     assert count["all"] == 2 * count["base"] + critic + reward
+    assert count["trained"] == count["base"] + critic
 
 
 # --- the artefacts of adapters ---
@@ -291,12 +295,14 @@ def test_a_critic_network_with_another_vocabulary(moved: Path, tmp_path: Path) -
 def test_a_policy_elsewhere_than_the_reference(moved: Path, tmp_path: Path) -> None:
     """The reward model's adapter belongs on the reference's base, the policy's on another: both are right."""
     run = moved / "run"
+    shutil.copytree(run / "reward" / "model", tmp_path / "judge" / "model.v2")  # what it is called is free
+    shutil.copytree(run / "reward" / "adapter", tmp_path / "judge" / "adapter")
     recipe = ppo_recipe(
         moved,
         critic="network",
         policy=str(run / "ppo" / "model"),
         reference=str(run / "sft" / "model"),
-        reward=[{"model": str(run / "reward" / "model")}],
+        reward=[{"model": str(tmp_path / "judge" / "model.v2")}],
     )
     scores = {}
     for tune in ("full", "lora"):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
@@ -36,7 +36,7 @@ class LoRAConfig(Config):
 
     rank: int = Field(16, gt=0)
     alpha: float = Field(32.0, gt=0)
-    targets: tuple[str, ...] | Literal["all-linear"] = Field(
+    targets: Annotated[tuple[str, ...], Field(min_length=1)] | Literal["all-linear"] = Field(
         "all-linear", description="names of the linear layers that are adapted; all of the body's unless given"
     )
 

@@ -75,7 +75,7 @@ class UpdateConfig(OptimConfig):
 
     lr: float = Field(1e-5, gt=0)
     schedule: Literal["cosine", "constant"] = "constant"
-    critic_lr_scale: float = Field(10.0, gt=0, description="the critic head's learning rate over the body's")
+    critic_lr_scale: float = Field(10.0, gt=0, description="the critic's learning rate over the policy's")
     epochs: int = Field(4, gt=0)
     minibatches: int = Field(4, gt=0)
     token_budget: int = Field(8192, gt=0, description="padded tokens a micro-batch; changes memory, not the result")

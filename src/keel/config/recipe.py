@@ -21,7 +21,7 @@ from keel.errors import UserError
 
 NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._-]*$"
 
-_INTERNAL = ("function-", "literal[", "[key]", "[source", "tagged-union[")  # what pydantic adds to a fault's path
+_INTERNAL = ("function-", "literal[", "[key]", "[source", "tagged-union[", "tuple[")  # what pydantic adds to a path
 
 
 class Recipe(Config):
