@@ -206,14 +206,18 @@ def test_a_sampler_without_the_temperature_is_named() -> None:
     assert explain(policy, rollout_at(1.0, policy)).startswith("Cause: temperature")
 
 
-def test_in_bfloat16_a_cause_is_told_from_rounding() -> None:
-    """The sampler's own log-probabilities stand beside the learner's, which they meet but for rounding."""
+@pytest.mark.parametrize(("at", "cause"), [(1.0, "Cause: temperature"), (0.2, "No cause that could be tried alone")])
+def test_in_bfloat16_a_cause_is_told_from_rounding(at: float, cause: str) -> None:
+    """It is the sampler that must be explained, and a single token that is far off explains nothing."""
     policy = tiny_policy()
     policy.backbone.to(torch.bfloat16)
-    for at, cause in ((1.0, "Cause: temperature"), (0.2, "No cause that could be tried alone")):
-        sampled = rollout_at(at, policy)
-        rollout = replace(sampled, sampler_logprobs=sampled.logprobs)
-        assert explain_ratio(policy, rollout, temperature=0.7, tolerance=0.1).startswith(cause)
+    sampled = rollout_at(at, policy)
+    off = torch.zeros_like(sampled.logprobs)
+    off[0, 0] = 0.3
+    with torch.no_grad():
+        own: Tensor = policy(sampled.sequences, temperature=0.7).logprobs
+    rollout = replace(sampled, logprobs=own, sampler_logprobs=sampled.logprobs + off)
+    assert explain_ratio(policy, rollout, temperature=0.7, tolerance=0.1).startswith(cause)
 
 
 class CountsFromTheRight(Policy):
