@@ -11,12 +11,12 @@ from pathlib import Path
 from typing import Any
 
 import keel
+from keel.adapter_config import adapter_base
 from keel.config.data import DataConfig
 from keel.config.ppo import RewardSource
 from keel.config.recipe import Recipe
 from keel.data.files import data_files
 from keel.errors import UserError
-from keel.models.adapter_config import adapter_base
 from keel.references import resolve
 from keel.runs.identity import Identity, flatten, hash_directory, hash_file
 

@@ -9,11 +9,12 @@ from pathlib import Path
 
 import torch
 
+from keel.adapter_config import CONFIG_FILE, adapter_base, read_adapter_config
 from keel.build.shelf import ADAPTER
 from keel.errors import UserError
-from keel.models.adapters import CONFIG_FILE, WEIGHTS_FILE, read_adapter_config
+from keel.models.adapters import WEIGHTS_FILE
 from keel.models.export import NORMALISATION_FILE
-from keel.models.load import adapter_base, load_causal_lm, load_classifier
+from keel.models.load import load_causal_lm, load_classifier
 from keel.models.quiet import quiet_transformers
 from keel.report.card import model_card
 from keel.runs import files
@@ -84,6 +85,6 @@ def _convert(folder: Path, work: Path, dtype: str | None, *, classifier: bool) -
     model = load(str(folder), dtype=getattr(torch, dtype or "float32"))
     with quiet_transformers():
         model.save_pretrained(work)  # type: ignore[operator]  # nn.Module's attributes are untyped
-    load_codec(adapter_base(str(folder)) or str(folder)).save(work)
+    load_codec(str(folder)).save(work)
     if (folder / NORMALISATION_FILE).is_file():
         shutil.copy2(folder / NORMALISATION_FILE, work)

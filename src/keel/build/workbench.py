@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import TypeVar
 
 from keel.build.shelf import Shelf
@@ -21,7 +20,6 @@ from keel.engines.scorers import (
 )
 from keel.errors import UserError
 from keel.inputs import Inputs, Reward
-from keel.models.adapter_config import adapter_base
 from keel.models.load import context_length
 from keel.records import PromptItem
 from keel.references import resolve
@@ -34,7 +32,6 @@ from keel.text.templates import install_template
 from keel.text.tokenizers import load_codec
 from keel.user_functions import checked
 
-_TOKENIZER_CONFIG = "tokenizer_config.json"
 R = TypeVar("R", bound=Prompt | Demonstration | Comparison)
 T = TypeVar("T")
 
@@ -163,10 +160,6 @@ class Workbench:
 
 def load_renderer(source: str, *, chat_template: str = "auto", trust_remote_code: bool = False) -> Renderer:
     """A model's tokenizer with its one chat template, as the owner of ids."""
-    model = source
-    while (base := adapter_base(model)) is not None:  # an adapter may come with a tokenizer, or use its base's
-        source = source if (Path(source) / _TOKENIZER_CONFIG).is_file() else base
-        model = base
-    codec = load_codec(source, trust_remote_code=trust_remote_code, model=model)
+    codec = load_codec(source, trust_remote_code=trust_remote_code)
     install_template(codec, chat_template)
     return Renderer(codec)

@@ -7,6 +7,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+from keel.adapter_config import adapter_base
 from keel.config.data import DataConfig
 from keel.config.model import ModelConfig
 from keel.config.recipe import Recipe
@@ -16,7 +17,7 @@ from keel.data.reasons import Check
 from keel.doctor.finding import Finding, bad, good, note
 from keel.errors import UserError
 from keel.inputs import Inputs, stage_inputs
-from keel.models.load import adapter_base, context_length, resolve_device
+from keel.models.load import context_length, resolve_device
 from keel.references import resolve
 from keel.runs.layout import STAGES
 from keel.text.templates import install_template

@@ -19,8 +19,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from keel.adapter_config import CONFIG_FILE, read_adapter_config
 from keel.errors import UserError, first_line
-from keel.models.adapter_config import CONFIG_FILE, read_adapter_config
 
 WEIGHTS_FILE = "adapter_model.safetensors"
 ALL_LINEAR = "all-linear"

@@ -11,8 +11,8 @@ from safetensors import SafetensorError
 from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSequenceClassification
 
+from keel.adapter_config import adapter_base, whole_model
 from keel.errors import UserError, first_line
-from keel.models.adapter_config import adapter_base
 from keel.models.adapters import body_of, load_adapter, merge_adapter
 from keel.models.quiet import quiet_transformers
 
@@ -101,8 +101,7 @@ def classifier_on(backbone: nn.Module, *, trust_remote_code: bool = False) -> nn
 
 def context_length(source: str, *, trust_remote_code: bool = False) -> int | None:
     """The longest text in tokens that the model's positions allow; None where its config states no limit."""
-    while (base := adapter_base(source)) is not None:
-        source = base
+    source = whole_model(source)
     try:
         config = AutoConfig.from_pretrained(source, trust_remote_code=trust_remote_code)
     except (OSError, ValueError) as error:

@@ -8,13 +8,14 @@ from typing import Any, TypeVar
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
+from keel.adapter_config import whole_model
 from keel.config.data import DataConfig
 from keel.data.convert import COMPARISONS, DEMONSTRATIONS, LABELS, PROMPTS, RANKINGS, RATINGS, Kind, guess_kind
 from keel.data.load import read_records, told_by
 from keel.data.read import read_rows
 from keel.data.split import in_validation
 from keel.errors import UserError, first_line
-from keel.models.load import adapter_base, context_length
+from keel.models.load import context_length
 from keel.models.quiet import quiet_transformers
 from keel.schema import Comparison, Demonstration, Prompt
 from keel.starters.facts import ModelFacts, SourceFacts
@@ -38,7 +39,7 @@ def look_at_model(source: str) -> tuple[ModelFacts, Renderer]:
     """
     kind: Any = AutoModelForCausalLM  # untyped
     try:
-        config: Any = AutoConfig.from_pretrained(adapter_base(source) or source)
+        config: Any = AutoConfig.from_pretrained(whole_model(source))
         with quiet_transformers(), torch.device("meta"):
             parameters = sum(parameter.numel() for parameter in kind.from_config(config).parameters())
     except (OSError, ValueError) as error:

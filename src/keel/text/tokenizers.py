@@ -11,6 +11,7 @@ from tokenizers import Tokenizer as RawTokenizer
 from tokenizers import decoders, models, pre_tokenizers, trainers
 from transformers import AutoTokenizer, GPT2Tokenizer, PreTrainedTokenizerFast
 
+from keel.adapter_config import tokenizer_source, whole_model
 from keel.errors import UserError, first_line
 
 EOS, PAD = "<|eos|>", "<|pad|>"
@@ -93,17 +94,15 @@ class TextCodec:
         self.hf.save_pretrained(folder)
 
 
-def load_codec(source: str, *, trust_remote_code: bool = False, model: str | None = None) -> TextCodec:
-    """The tokenizer of a model directory or hub name; its EOS set includes the generation config's.
-
-    `model` is where the latter stands, if elsewhere.
-    """
+def load_codec(source: str, *, trust_remote_code: bool = False) -> TextCodec:
+    """The tokenizer of a model (or adapter) directory or hub name; its EOS set includes the generation config's."""
+    source, model = tokenizer_source(source), whole_model(source)
     try:
         hf = _bare_bpe(Path(source)) or AutoTokenizer.from_pretrained(source, trust_remote_code=trust_remote_code)
     except (OSError, ValueError) as error:
         hint = "" if Path(source).is_dir() else " (and there is no such directory)"
         raise UserError(f"no tokenizer could be loaded from {source}: {first_line(error)}{hint}") from error
-    return TextCodec(hf, _generation_eos(model or source))
+    return TextCodec(hf, _generation_eos(model))
 
 
 def _bare_bpe(folder: Path) -> Any:

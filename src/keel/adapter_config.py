@@ -9,6 +9,7 @@ from typing import Any
 from keel.errors import UserError
 
 CONFIG_FILE = "adapter_config.json"
+_TOKENIZER_CONFIG = "tokenizer_config.json"
 
 
 def read_adapter_config(folder: Path) -> dict[str, Any]:
@@ -34,3 +35,17 @@ def adapter_base(source: str) -> str | None:
         raise UserError(f"{folder / CONFIG_FILE} does not name the model the adapter belongs on")
     beside = folder / str(base)
     return str(beside) if beside.is_dir() else str(base)
+
+
+def whole_model(source: str) -> str:
+    """The model below a directory's adapter, or adapters; the source itself where it is no adapter."""
+    while (base := adapter_base(source)) is not None:
+        source = base
+    return source
+
+
+def tokenizer_source(source: str) -> str:
+    """Where the tokenizer of a model stands: an adapter may come with one, or use its base's."""
+    while (base := adapter_base(source)) is not None and not (Path(source) / _TOKENIZER_CONFIG).is_file():
+        source = base
+    return source
