@@ -14,8 +14,9 @@ import pytest
 
 import keel
 from keel.config.recipe import Recipe, parse_recipe
+from keel.config.rewards import RewardSource
 from keel.errors import UserError
-from keel.inputs import Reward, hash_model, stage_identity, stage_inputs
+from keel.inputs import hash_model, stage_identity, stage_inputs
 from keel.runs.identity import differences
 from tests.end_to_end.tiny import tiny_recipe
 
@@ -40,7 +41,10 @@ def test_the_whole_pipeline_reads_its_own_stages() -> None:
     assert found["reward"].models == {"init": sft, "reference": sft}
     assert found["reward"].data["reward.data"].path == str(RUN / "collect" / "comparisons" / "comparisons.jsonl")
     assert found["ppo"].models == {"policy": sft, "reference": sft}
-    rewards = (Reward("reward", 1.0, reward, None), Reward("keel.demo.polite", 0.1, None, "keel.demo:polite"))
+    rewards = (
+        RewardSource(model=reward, name="reward"),
+        RewardSource(function="keel.demo:polite", name="keel.demo.polite", weight=0.1),
+    )
     assert found["ppo"].rewards == found["evaluate"].rewards == rewards
     assert found["ppo"].functions == {"utility": "keel.demo:polite"}
     assert found["evaluate"].models == {"policy": ppo, "reference": sft}
@@ -53,7 +57,7 @@ def test_without_a_supervised_stage_everything_starts_from_the_base() -> None:
     assert stage_inputs(recipe, RUN, "ppo").models == {"policy": "hub/base", "reference": "hub/base"}
     judged = stage_inputs(recipe, RUN, "evaluate")
     assert judged.models == {"policy": str(RUN / "ppo" / "model"), "reference": "hub/base"}
-    assert judged.rewards == (Reward("judge", 1.0, "hub/judge", None),)
+    assert judged.rewards == (RewardSource(model="hub/judge", name="judge"),)
 
 
 def test_a_stage_may_name_its_own_models() -> None:
@@ -141,12 +145,37 @@ def changed(before: Recipe, after: Recipe, stage: str, run: Path = RUN) -> list[
         (
             "ppo.reward=[{model: reward}]",
             "evaluate",
-            ["rewards.keel.demo.polite: 0.1 → (absent)", f"input reward keel.demo.polite: keel {VERSION} → (absent)"],
+            [
+                'rewards.keel.demo.polite.function: "keel.demo:polite" → (absent)',
+                "rewards.keel.demo.polite.weight: 0.1 → (absent)",
+                'rewards.keel.demo.polite.template: "auto" → (absent)',
+                f"input reward keel.demo.polite: keel {VERSION} → (absent)",
+            ],
         ),
         (
             "ppo.reward=[{model: reward}, {function: 'keel.demo:polite', weight: 0.5}]",
             "evaluate",
-            ["rewards.keel.demo.polite: 0.1 → 0.5"],
+            ["rewards.keel.demo.polite.weight: 0.1 → 0.5"],
+        ),
+        (
+            "ppo.reward=[{model: reward, label: 2, max_tokens: 9}, {function: 'keel.demo:polite', weight: 0.1}]",
+            "ppo",
+            ["rewards.reward.label: (absent) → 2", "rewards.reward.max_tokens: (absent) → 9"],
+        ),
+        (
+            "ppo.reward=[{model: reward, template: pair}, {function: 'keel.demo:terse', name: keel.demo.polite,"
+            " weight: 0.1}]",
+            "evaluate",
+            [
+                'rewards.reward.template: "auto" → "pair"',
+                'rewards.keel.demo.polite.function: "keel.demo:polite" → "keel.demo:terse"',
+            ],
+        ),
+        (
+            "ppo.reward=[{model: reward}, {function: 'keel.demo:polite', weight: 0.1, workers: 2, timeout: 1,"
+            " on_error: none}]",
+            "ppo",
+            [],
         ),
         ("sft.checkpoint_every=9", "sft", []),
         ("ppo.checkpoint_every=9", "ppo", []),
@@ -299,3 +328,13 @@ def test_a_change_in_any_source_makes_another_stage(tmp_path: Path) -> None:
     after = stage_identity(one, "sft", stage_inputs(one, RUN, "sft"))
     (difference,) = differences(before, after)
     assert difference.startswith("input sft.data[1]: ")
+
+
+def test_a_reward_models_template_counts_by_its_contents(tmp_path: Path) -> None:
+    file = tmp_path / "judge.jinja"
+    recipe = recipe_of(ppo={**PPO, "reward": [{"model": "hub/judge", "template": str(file)}]})
+    hashes = []
+    for text in ("one", "two"):
+        file.write_text(text)
+        hashes.append(stage_identity(recipe, "ppo", stage_inputs(recipe, RUN, "ppo")).inputs["template of judge"])
+    assert hashes[0] != hashes[1]

@@ -124,7 +124,7 @@ def test_the_recipe_shown_is_a_recipe() -> None:
     (text,) = re.findall(r"```yaml\n(.*?)```", (ROOT / "README.md").read_text(encoding="utf-8"), re.S)
     recipe = parse_recipe(yaml.safe_load(text), "README.md")
     assert recipe.ppo is not None
-    assert [source.name for source in recipe.ppo.reward] == ["reward", "my_rules.no_repetition"]
+    assert [source.logged_as for source in recipe.ppo.reward] == ["reward", "my_rules.no_repetition"]
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / "recipes").glob("*.yaml")), ids=lambda path: path.stem)

@@ -16,12 +16,15 @@ from torch import nn
 from transformers import (
     AutoModelForCausalLM,
     AutoModelForSequenceClassification,
+    BertConfig,
     CohereConfig,
+    DebertaV2Config,
     Gemma2Config,
     GPT2Config,
     GraniteConfig,
     LlamaConfig,
     PreTrainedTokenizerFast,
+    RobertaConfig,
 )
 
 from keel.batching import pad_rows
@@ -111,6 +114,25 @@ def prefix_space_codec() -> TextCodec:
     return codec
 
 
+def encoder_tokenizer(*, token_types: bool = True) -> Any:
+    """As BERT and its children have it: `[CLS] a [SEP]`, pairs with token types, no end token and no template."""
+    raw = Tokenizer.from_str(tiny_codec().hf.backend_tokenizer.to_str())
+    raw.add_special_tokens(["[CLS]", "[SEP]"])
+    ids = [(token, raw.token_to_id(token)) for token in ("[CLS]", "[SEP]")]
+    raw.post_processor = processors.TemplateProcessing(
+        single="[CLS] $A [SEP]", pair="[CLS] $A [SEP] $B:1 [SEP]:1", special_tokens=ids
+    )
+    names = ["input_ids", "token_type_ids", "attention_mask"]
+    kind: Any = PreTrainedTokenizerFast
+    return kind(
+        tokenizer_object=raw,
+        cls_token="[CLS]",
+        sep_token="[SEP]",
+        pad_token="<|pad|>",
+        model_input_names=names if token_types else names[::2],
+    )
+
+
 def wrapped(raw: Tokenizer, **special: str) -> Any:
     """A transformers tokenizer around a raw one."""
     kind: Any = PreTrainedTokenizerFast
@@ -156,6 +178,29 @@ def tiny_classifier(family: str = "llama", *, vocab: int = VOCAB, seed: int = 0,
 def with_critic(backbone: nn.Module) -> Policy:
     """A policy with a new critic head."""
     return Policy(backbone, critic=ValueHead(hidden_size(backbone)))
+
+
+def tiny_encoder(family: str, *, vocab: int = VOCAB, num_labels: int = 1, context: int = 64) -> nn.Module:
+    """A random encoder's sequence classifier, read at its first token; its pad id is 1."""
+    common: dict[str, Any] = {
+        "vocab_size": vocab,
+        "hidden_size": 16,
+        "intermediate_size": 24,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 2,
+        "max_position_embeddings": context,
+        "pad_token_id": 1,
+        "num_labels": num_labels,
+    }
+    if family == "bert":
+        config: Any = BertConfig(**common)
+    elif family == "roberta":  # counts positions from behind the pad id
+        config = RobertaConfig(**common)
+    else:
+        assert family == "deberta"  # relative positions
+        common |= {"relative_attention": True, "position_biased_input": False, "pos_att_type": ["p2c", "c2p"]}
+        config = DebertaV2Config(type_vocab_size=0, **common)
+    return _random(AutoModelForSequenceClassification, config, seed=0)
 
 
 def _random(kind: Any, config: Any, seed: int) -> nn.Module:

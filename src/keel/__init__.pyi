@@ -13,11 +13,11 @@ from keel.config.ppo import AdvantageConfig as AdvantageConfig
 from keel.config.ppo import HeldOutConfig as HeldOutConfig
 from keel.config.ppo import KLConfig as KLConfig
 from keel.config.ppo import PPOConfig as PPOConfig
-from keel.config.ppo import RewardSource as RewardSource
 from keel.config.ppo import UpdateConfig as UpdateConfig
 from keel.config.recipe import Recipe as Recipe
 from keel.config.recipe import load_recipe as load_recipe
 from keel.config.reward import RewardConfig as RewardConfig
+from keel.config.rewards import RewardSource as RewardSource
 from keel.config.sampling import RLSamplingConfig as RLSamplingConfig
 from keel.config.sampling import SamplingConfig as SamplingConfig
 from keel.config.sft import SFTConfig as SFTConfig

@@ -13,26 +13,17 @@ from typing import Any
 import keel
 from keel.adapter_config import adapter_base
 from keel.config.data import DataConfig
-from keel.config.ppo import RewardSource
 from keel.config.recipe import Recipe
+from keel.config.rewards import RewardSource
 from keel.data.files import data_files
 from keel.errors import UserError
 from keel.references import resolve
 from keel.runs.identity import Identity, flatten, hash_directory, hash_file
 
-_NO_EFFECT = {"checkpoint_every", "gradient_checkpointing"}  # settings that leave the result as it is
+# settings that leave the result as it is
+_NO_EFFECT = {"checkpoint_every", "gradient_checkpointing", "workers", "timeout", "on_error"}
 COMPARISONS = "comparisons"  # the collect stage's artefact
 COMPARISONS_FILE = "comparisons.jsonl"
-
-
-@dataclass(frozen=True)
-class Reward:
-    """One term of the score; either `model` (a directory or a hub name) or `function` is there."""
-
-    name: str  # in the logs
-    weight: float
-    model: str | None
-    function: str | None
 
 
 @dataclass(frozen=True)
@@ -42,7 +33,7 @@ class Inputs:
     data: Mapping[str, DataConfig] = field(default_factory=dict)  # of several sources of a key: KEY[0], KEY[1], …
     models: Mapping[str, str] = field(default_factory=dict)  # a directory or a hub name
     functions: Mapping[str, str] = field(default_factory=dict)  # module:function
-    rewards: tuple[Reward, ...] = ()
+    rewards: tuple[RewardSource, ...] = ()  # named, and with a model that is a directory or a hub name
 
     def sources(self, key: str) -> tuple[DataConfig, ...]:
         """The sources of data that a key names: none, one, or several."""
@@ -57,18 +48,18 @@ def stage_inputs(recipe: Recipe, run: Path, stage: str) -> Inputs:
 def stage_identity(recipe: Recipe, stage: str, inputs: Inputs) -> Identity:
     """Settings and hashes of inputs. Raises UserError for a path that is not there."""
     config = getattr(recipe, stage)
-    settings: dict[str, Any] = {stage: config.model_dump(mode="json"), "seed": recipe.seed}
-    if stage == "evaluate":  # it may judge by the rewards of ppo
-        settings["rewards"] = {reward.name: reward.weight for reward in inputs.rewards}
+    settings: dict[str, Any] = {stage: config.model_dump(mode="json", exclude={"reward"}), "seed": recipe.seed}
+    settings["rewards"] = {source.logged_as: _effects(source) for source in inputs.rewards}  # evaluate may use ppo's
     template = recipe.model.chat_template
     settings["model"] = _model_settings(recipe, stage)
     kept = {key: value for key, value in flatten(settings).items() if key.rsplit(".", 1)[-1] not in _NO_EFFECT}
-    rewards = {f"reward {source.name}": source.model for source in inputs.rewards if source.model}
-    functions = dict(inputs.functions) | {f"reward {s.name}": s.function for s in inputs.rewards if s.function}
+    rewards = {f"reward {source.logged_as}": source.model for source in inputs.rewards if source.model}
+    functions = dict(inputs.functions) | {f"reward {s.logged_as}": s.function for s in inputs.rewards if s.function}
+    templates = {"chat_template": template} | {f"template of {s.logged_as}": s.template for s in inputs.rewards}
     hashes = {key: _hash_data(data) for key, data in inputs.data.items()}
     hashes |= {key: hash_model(source) for key, source in {**inputs.models, **rewards}.items()}
     hashes |= {key: _hash_function(reference) for key, reference in functions.items()}
-    hashes |= {"chat_template": hash_file(Path(template))} if Path(template).is_file() else {}
+    hashes |= {key: hash_file(Path(file)) for key, file in templates.items() if Path(file).is_file()}
     return Identity(config=kept, inputs=hashes)
 
 
@@ -78,6 +69,11 @@ def _model_settings(recipe: Recipe, stage: str) -> dict[str, Any]:
     if stage in ("collect", "evaluate") or (stage == "sft" and recipe.model.scratch):
         without |= {"tune", "lora"}
     return recipe.model.model_dump(mode="json", exclude=without)
+
+
+def _effects(source: RewardSource) -> dict[str, Any]:
+    """What a reward is besides its name; where its model lies plays no part."""
+    return source.model_dump(mode="json", exclude={"name", "model"}, exclude_none=True)
 
 
 def start_model(recipe: Recipe, run: Path) -> str:
@@ -166,9 +162,9 @@ def _evaluate(recipe: Recipe, run: Path) -> Inputs:
     )
 
 
-def _rewards(recipe: Recipe, run: Path, sources: tuple[RewardSource, ...]) -> tuple[Reward, ...]:
+def _rewards(recipe: Recipe, run: Path, sources: tuple[RewardSource, ...]) -> tuple[RewardSource, ...]:
     return tuple(
-        Reward(one.name, one.weight, _model(recipe, run, one.model, "") if one.model else None, one.function)
+        one.model_copy(update={"name": one.logged_as, "model": one.model and _model(recipe, run, one.model, "")})
         for one in sources
     )
 

@@ -7,7 +7,7 @@ a response is [B, T] with index 0 = the first response token; rows are padded on
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import torch
@@ -177,6 +177,7 @@ class Scores:
 
     total: Tensor  # float [B], the weighted sum
     parts: Mapping[str, Tensor]  # float [B] each, unweighted; NaN = no opinion
+    cut: Mapping[str, Tensor] = field(default_factory=dict)  # bool [B] each, by reward model: its prompt was cut
 
 
 @dataclass(frozen=True)

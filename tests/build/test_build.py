@@ -24,7 +24,12 @@ from keel.records import EncodedRow, PromptItem, Samples
 from keel.runs.metrics import read_lines
 from keel.schema import Prompt
 from tests.pipeline.support import Heard, begin_stage
-from tests.worlds import prefix_space_codec, save_tiny_lm, tiny_classifier, tiny_codec
+from tests.worlds import (
+    prefix_space_codec,
+    save_tiny_lm,
+    tiny_classifier,
+    tiny_codec,
+)
 
 PPO: dict[str, Any] = {
     "iterations": 1,
@@ -108,7 +113,7 @@ def test_prompts_leave_room_for_the_response(model: str, tmp_path: Path) -> None
     short = str(save_tiny_lm(tmp_path / "short"))
     config = Path(short) / "config.json"
     config.write_text(config.read_text().replace('"max_position_embeddings": 64', '"max_position_embeddings": 32'))
-    assert bench.room([model, short], 512) == 32  # the reference and the reward models read it too
+    assert bench.room([model, short], 512) == 32  # the reference reads it too
 
 
 def save_reward_model(folder: Path, codec: Any) -> str:

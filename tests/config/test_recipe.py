@@ -50,7 +50,7 @@ def test_reads_a_recipe(tmp_path: Path) -> None:
     assert recipe.reward is not None
     assert recipe.reward.data == "collect"
     assert recipe.ppo is not None
-    assert [source.name for source in recipe.ppo.reward] == ["reward"]
+    assert [source.logged_as for source in recipe.ppo.reward] == ["reward"]
     assert recipe.ppo.kl.target == 6.0
 
 
@@ -152,11 +152,28 @@ SFT = {"data": "d.jsonl"}
             {"ppo": PPO | {"rollout_batch": 10}},
             "`ppo`: rollout_batch (10) must be a multiple of update.minibatches (4)",
         ),
-        ({"ppo": PPO | {"reward": []}}, "ppo.reward is empty: give at least one reward model or function"),
+        ({"ppo": PPO | {"reward": []}}, "`ppo.reward`: it is empty: give at least one reward model or function"),
         ({"ppo": PPO | {"reward": [{"weight": 2}]}}, "`ppo.reward.0`: a reward is either `model:` or `function:`"),
         (
             {"ppo": PPO | {"reward": [{"model": "a/same"}, {"model": "b/same/"}]}},
-            "two rewards share a name (same, same); each is logged apart, so names must differ",
+            "two rewards share a name (same, same); each is logged apart, so give them a `name:` each",
+        ),
+        (
+            {"ppo": PPO | {"reward": [{"function": "a:b", "label": 1}]}},
+            "`ppo.reward.0`: label has no effect on a function; leave it out",
+        ),
+        (
+            {"ppo": PPO | {"reward": [{"model": "a/b", "workers": 2}]}},
+            "`ppo.reward.0`: workers has no effect on a model; leave it out",
+        ),
+        (
+            {"ppo": PPO | {"reward": [{"function": "a:b", "timeout": 2}]}},
+            "`ppo.reward.0`: timeout has no effect without workers, since what runs in Keel's own process cannot be",
+        ),
+        ({"ppo": PPO | {"reward": [{"model": "a/b", "name": "a/b"}]}}, "`ppo.reward.0.name`: string should match"),
+        (
+            {"ppo": PPO, "evaluate": {"prompts": "p.jsonl", "reward": [{"model": "a/same"}, {"model": "b/same"}]}},
+            "`evaluate.reward`: two rewards share a name (same, same)",
         ),
         (
             {"ppo": PPO | {"sampling": {"top_k": 5}}},

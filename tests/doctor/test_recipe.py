@@ -11,6 +11,7 @@ from keel.doctor.finding import Finding, Mark
 from keel.doctor.recipe import check_recipe
 from tests.end_to_end.tiny import tiny_recipe
 from tests.starters.support import save_rows, save_world, world_codec
+from tests.worlds import encoder_tokenizer, tiny_encoder
 
 
 @pytest.fixture(autouse=True)
@@ -63,7 +64,11 @@ def test_every_stage_from_nothing_with_functions() -> None:
             "function my_rules:nice",
             'there is no module "my_rules"',
         ),
-        ({"ppo": {"prompts": "prompts.jsonl", "reward": [{"model": "judge"}]}}, "model judge", "no model could be"),
+        (
+            {"ppo": {"prompts": "prompts.jsonl", "reward": [{"model": "judge"}]}},
+            "reward model judge",
+            "no model could be",
+        ),
         ({"model": {"base": "model", "chat_template": "gone.jinja"}}, "model model", "gone.jinja cannot be read"),
     ],
 )
@@ -97,6 +102,19 @@ def test_an_adapter_needs_its_base() -> None:
     assert check(recipe)["model adapter"].said == "context 128"
     Path("model/model.safetensors").unlink()
     assert "model holds no safetensors weights" in check(recipe)["model adapter"].said
+
+
+def test_a_judge_needs_no_end_token_and_a_template_that_can_be_read() -> None:
+    encoder: Any = tiny_encoder("bert")
+    encoder.save_pretrained("judge")
+    encoder_tokenizer().save_pretrained("judge")
+    reward = {"model": "judge", "template": "auto"}
+    finding = check(whole(ppo={"prompts": "prompts.jsonl", "reward": [reward]}))["reward model judge"]
+    assert (finding.mark, finding.said) == (Mark.GOOD, "reads 64 tokens")
+    reward["template"] = "gone.jinja"
+    finding = check(whole(ppo={"prompts": "prompts.jsonl", "reward": [reward]}))["reward model judge"]
+    assert finding.mark is Mark.BAD
+    assert "template of the reward judge: gone.jinja cannot be read" in finding.said
 
 
 def test_pickled_weights_do_not_count() -> None:

@@ -13,6 +13,7 @@ from keel.config.sampling import SamplingConfig
 from keel.engines.base import Scorer
 from keel.engines.scorers import (
     FunctionScorer,
+    Limit,
     PolicyScorer,
     RewardModelScorer,
     WeightedScorer,
@@ -115,7 +116,7 @@ def test_with_the_policys_tokenizer_a_reward_model_sees_the_sampled_ids(budget: 
 def test_with_another_tokenizer_a_reward_model_sees_the_text(budget: int) -> None:
     codec = prefix_space_codec()
     model = RewardModel(tiny_classifier(vocab=len(codec.hf))).eval()
-    scorer = RewardModelScorer("rm", model, token_budget=budget, renderer=Renderer(codec))
+    scorer = RewardModelScorer("rm", model, token_budget=budget, encoder=Renderer(codec))
     pieces = [  # by hand: <s> starts and, where the response ended, ends; a prompt's last space is the response's
         ("▁Could ▁you ▁lend ▁me ▁the ▁ladder? ▁Of ▁course.", True),
         ("▁When ▁does ▁it ▁open? ▁The ▁market ▁opens ▁at ▁nine.", False),
@@ -127,6 +128,52 @@ def test_with_another_tokenizer_a_reward_model_sees_the_text(budget: int) -> Non
         ids = [token.id for word in words for token in word]
         expected.append(classifier_score(model, [1, *ids, 1] if ended else [1, *ids]))
     assert scorer.score(three_samples()).total.tolist() == pytest.approx(expected, abs=1e-5)
+
+
+def test_a_text_beyond_the_limit_loses_the_beginning_of_its_prompt() -> None:
+    model, rows = tiny_reward_model(), random_rows([(3, 5), (9, 7), (6, 4), (12, 2)])
+    said: list[str] = []
+    limit = Limit(8, start_ids=frozenset({rows[1].tokens[0]}))
+    samples = rollout_of(rows, torch.zeros(4, 7)).samples
+    for budget in BUDGETS:
+        scorer = RewardModelScorer("rm", model, token_budget=budget, limit=limit, say=said.append)
+        scores = scorer.score(samples)
+        kept = [  # by hand: 8 tokens each, the response whole; the second one's start token stays
+            list(rows[0].tokens),
+            [rows[1].tokens[0], *rows[1].tokens[-7:]],
+            list(rows[2].tokens[-8:]),
+            list(rows[3].tokens[-8:]),
+        ]
+        assert scores.total.tolist() == pytest.approx([classifier_score(model, ids) for ids in kept], abs=1e-5)
+        assert scores.cut["rm"].tolist() == [False, True, True, True]
+        scorer.score(samples)
+    assert len(said) == len(BUDGETS)  # each scorer says it once
+    assert said[0] == (
+        "warning: the reward rm reads at most 8 tokens; longer texts (16 here) lose the beginning of their prompt "
+        "(reward/rm/cut counts them)."
+    )
+
+
+@pytest.mark.parametrize(("start", "longest"), [(frozenset(), 7), (frozenset(range(VOCAB)), 7)])
+def test_a_response_is_never_cut(start: frozenset[int], longest: int) -> None:
+    """At least one token of the prompt stays, so a response may have one less than the limit."""
+    limit = Limit(8, start)
+    (fits,) = random_rows([(9, longest)])
+    row = limit.cut(fits, "rm")
+    assert (len(row.tokens), row.prompt_length, row.tokens[1:]) == (8, 1, fits.tokens[9:])
+    (too_long,) = random_rows([(9, longest + 1)])
+    with pytest.raises(UserError, match=r"^the reward rm reads at most 8 tokens, and a response has 8; lower sampling"):
+        limit.cut(too_long, "rm")
+
+
+def test_a_text_within_the_limit_stays_as_it_is() -> None:
+    model, rows = tiny_reward_model(), random_rows(LENGTHS)
+    samples = rollout_of(rows, torch.zeros(len(rows), 7)).samples
+    said: list[str] = []
+    limited = RewardModelScorer("rm", model, token_budget=40, limit=Limit(16), say=said.append).score(samples)
+    assert limited.total.tolist() == RewardModelScorer("rm", model, token_budget=40).score(samples).total.tolist()
+    assert limited.cut["rm"].tolist() == [False] * len(rows)
+    assert said == []
 
 
 # --- functions and sums
@@ -158,6 +205,14 @@ def test_no_opinion_counts_as_nothing_and_is_seen_in_the_parts() -> None:
     assert scores.parts["f"].isnan().tolist() == [False, True, False]
 
 
+def test_a_function_without_any_opinion_is_spoken_of_once() -> None:
+    said: list[str] = []
+    silent = FunctionScorer("f", lambda prompts, responses, rows: [None] * len(responses), said.append)
+    for _ in range(2):
+        assert silent.score(three_samples()).total.tolist() == [0.0, 0.0, 0.0]
+    assert said == ["warning: the function f has no opinion on any of 3 responses."]
+
+
 def test_a_broken_function_stops() -> None:
     with pytest.raises(UserError, match=r"my:f returned nan \(row 1, prompt 'When does it open\? '"):
         function_scorer([1.5, math.nan, -2.0]).score(three_samples())
@@ -184,6 +239,7 @@ def test_a_model_and_a_function_together() -> None:
     alone = own.score(three_samples()).total
     torch.testing.assert_close(together.total, 0.5 * alone + torch.tensor([1.0, 0.0, 2.0]))
     assert together.parts.keys() == {"rm", "f"}
+    assert together.cut.keys() == {"rm"}
 
 
 # --- which known cause makes the first ratio differ from 1

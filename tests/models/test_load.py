@@ -8,12 +8,12 @@ from typing import Any
 
 import pytest
 import torch
-from transformers import BertConfig, BertForSequenceClassification
 
 from keel.batching import pad_rows
 from keel.errors import UserError
 from keel.models.adapters import body_of
 from keel.models.load import (
+    choose_label,
     classifier_on,
     context_length,
     load_causal_lm,
@@ -23,7 +23,7 @@ from keel.models.load import (
 )
 from keel.models.policy import Policy
 from keel.models.reward import RewardModel
-from tests.worlds import random_rows, save_tiny_lm, tiny_classifier
+from tests.worlds import random_rows, save_tiny_lm, tiny_classifier, tiny_lm
 
 
 @pytest.fixture
@@ -127,17 +127,47 @@ def test_a_missing_directory_is_said_to_be_missing(tmp_path: Path) -> None:
         load_causal_lm(str(tmp_path / "none"))
 
 
-def test_a_classifier_with_several_labels_is_no_reward_model(tmp_path: Path) -> None:
+def test_a_classifier_with_several_labels_cannot_be_trained(tmp_path: Path) -> None:
     model: Any = tiny_classifier(num_labels=3)
     model.save_pretrained(tmp_path)
     with pytest.raises(UserError, match="is no reward model with one score a text: its head's weights have another"):
-        load_classifier(str(tmp_path))
+        load_classifier(str(tmp_path), new_head=True)
 
 
-def test_an_encoders_classifier_is_no_reward_model() -> None:
-    config = BertConfig(hidden_size=8, num_hidden_layers=1, num_attention_heads=1, intermediate_size=8, vocab_size=9)
-    with pytest.raises(UserError, match="BertForSequenceClassification has no `score` head"):
-        RewardModel(BertForSequenceClassification(config))
+def test_a_classifier_is_loaded_as_it_is_and_to_be_trained_without_its_pad_id(tmp_path: Path) -> None:
+    model: Any = tiny_classifier(num_labels=3)
+    model.config.pad_token_id = 7
+    model.save_pretrained(tmp_path / "three")
+    three: Any = load_classifier(str(tmp_path / "three"))
+    assert three.score.weight.shape == (3, 16)
+    assert three.config.pad_token_id == 7
+    one: Any = tiny_classifier()
+    one.config.pad_token_id = 0  # the end token: read at the last token before it, the end would never be learned
+    one.save_pretrained(tmp_path / "one")
+    trained: Any = load_classifier(str(tmp_path / "one"), new_head=True)
+    assert trained.config.pad_token_id is None
+
+
+def test_a_reward_head_on_a_shared_body_forgets_the_bodys_pad_id() -> None:
+    """Many bases pad with their end token, where the score is read."""
+    base: Any = tiny_lm()
+    base.config.pad_token_id = 0
+    shared: Any = classifier_on(base)
+    assert shared.config.pad_token_id is None
+    assert base.config.pad_token_id == 0
+
+
+def test_a_label_is_chosen_by_index_or_name() -> None:
+    model: Any = tiny_classifier(num_labels=3)
+    model.config.id2label = {0: "rude", 1: "neutral", 2: "polite"}
+    assert [choose_label(model, label, "label") for label in (2, "polite", 0, "neutral")] == [2, 2, 0, 1]
+    assert choose_label(tiny_classifier(), None, "label") == 0
+    listed = r"give one of 0 \(rude\), 1 \(neutral\), 2 \(polite\)$"
+    with pytest.raises(UserError, match="^label of the reward r: the model has several labels; " + listed):
+        choose_label(model, None, "label of the reward r")
+    for label in (3, -1, "kind"):
+        with pytest.raises(UserError, match=f"^label: {label!r} names no label of the model; " + listed):
+            choose_label(model, label, "label")
 
 
 def test_devices() -> None:

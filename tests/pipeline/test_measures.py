@@ -85,6 +85,7 @@ def test_the_metrics_of_a_rollout_by_hand() -> None:
     scores = Scores(
         total=torch.tensor([1.0, 3.0]),
         parts={"sure": torch.tensor([1.0, 3.0]), "shy": torch.tensor([float("nan"), 2.0])},
+        cut={"sure": torch.tensor([True, False])},
     )
     gap = torch.tensor([[0.5, 0.25, 7.0], [0.0, 0.0, 0.25]])  # 0.75 and 0.25 nats; 7 lies outside the mask
     rollout = Rollout(
@@ -108,13 +109,18 @@ def test_the_metrics_of_a_rollout_by_hand() -> None:
     assert metrics["objective/score_length_correlation"] == pytest.approx(1.0)
     assert metrics["ppo/val/explained_variance"] == pytest.approx(0.0)
     assert metrics["reward/sure"] == 2.0
+    assert metrics["reward/sure/std"] == 1.0  # population
     assert metrics["reward/sure/missing"] == 0.0
+    assert metrics["reward/sure/cut"] == 0.5
     assert metrics["reward/shy"] == 2.0
+    assert metrics["reward/shy/std"] == 0.0  # of the one that it has an opinion on
     assert metrics["reward/shy/missing"] == 0.5
+    assert "reward/shy/cut" not in metrics
 
     silent = replace(rollout, scores=Scores(scores.total, {"silent": torch.full((2,), float("nan"))}))
     metrics = rollout_metrics(silent, rewards, rewards)
     assert math.isnan(metrics["reward/silent"])
+    assert math.isnan(metrics["reward/silent/std"])
     assert metrics["reward/silent/missing"] == 1.0
 
     kinds = [replace(prompt, kind=kind) for prompt, kind in zip(rollout.samples.prompts, ("b", "a"), strict=True)]

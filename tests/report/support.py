@@ -160,6 +160,7 @@ def _ppo() -> list[dict[str, Any]]:
         if iteration:
             row |= {"objective/scores": iteration / 40, "objective/kl": iteration / 20, "objective/kl_coef": 0.1}
             row |= {"reward/reward": iteration / 40, "reward/<i>rule</i>": 0.5, "reward/reward/missing": 0.0}
+            row |= {"reward/reward/std": 1.0, "reward/reward/cut": 0.0}
         if iteration % 10 == 0:
             row |= {"eval/scores": iteration / 40, "eval/kl": iteration / 20, "eval/utility": utility_at(iteration)}
         rows.append(row)

@@ -77,7 +77,7 @@ def test_what_is_liked_is_a_function_or_a_model_or_both() -> None:
         assert [getattr(source, kind) for source in ppo.reward] == [judge]
     both = planned(PAIRS, judge="my_rules:polite").ppo
     assert both is not None
-    assert [source.name for source in both.reward] == ["reward", "my_rules.polite"]
+    assert [source.logged_as for source in both.reward] == ["reward", "my_rules.polite"]
 
 
 def test_lengths_hold_ninety_nine_percent() -> None:

@@ -66,7 +66,9 @@ def run_recipe(
                 continue
             run.write_recipe(content)  # no sooner: a start that is refused leaves the run as it was
             stage.begin()
-            summary = RUNNERS[name](Workbench(recipe, inputs, stage, console))
+            bench = Workbench(recipe, inputs, stage, console)
+            with bench.closing:
+                summary = RUNNERS[name](bench)
             stage.finish(summary)
         run.write_recipe(content)
 

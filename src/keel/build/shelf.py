@@ -75,6 +75,7 @@ class Shelf:
             model = RewardModel(classifier, adapter="reward", recompute=recompute)
         else:
             model = RewardModel(self._load_classifier(source, new_head=True), recompute=recompute)
+        model.require_trainable()
         model.head.float()  # what trains keeps float32
         model.reset_head(self._draws.torch_seed("head"))
         return self._as("reward", model)
@@ -145,6 +146,7 @@ class Shelf:
         reward = self._shared(source, "critic", trained=True)
         if reward is None:
             reward = RewardModel(self._load_classifier(source))
+            reward.require_trainable()
             if self.config.tune == "lora":
                 reward.classifier.requires_grad_(False)
                 add_adapter(reward.classifier, "critic", self._lora, seed=self._draws.torch_seed("critic"))

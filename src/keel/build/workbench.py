@@ -3,23 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import ExitStack
 from typing import TypeVar
 
+from keel.build.rewards import function_scorer, model_scorer
 from keel.build.shelf import Shelf
 from keel.config.data import DataConfig, LongPrompts
 from keel.config.recipe import Recipe
+from keel.config.rewards import RewardSource
 from keel.config.sampling import SamplingConfig
 from keel.data.convert import PROMPTS, Kind
 from keel.data.load import Labelled, Loaded, Mixed, load
 from keel.data.reasons import Check
 from keel.engines.base import Scorer
-from keel.engines.scorers import (
-    FunctionScorer,
-    RewardModelScorer,
-    WeightedScorer,
-)
+from keel.engines.scorers import FunctionScorer, WeightedScorer
 from keel.errors import UserError
-from keel.inputs import Inputs, Reward
+from keel.inputs import Inputs
 from keel.models.load import context_length
 from keel.records import PromptItem
 from keel.references import resolve
@@ -67,6 +66,7 @@ class Workbench:
         self.console = console
         self.draws = Draws(recipe.seed, stage.name)
         self.models = Shelf(recipe.model, recipe.device, stage, self.draws)
+        self.closing = ExitStack()  # what has to be ended with the stage
 
     def renderer(self, source: str) -> Renderer:
         """The text side of a model."""
@@ -85,8 +85,8 @@ class Workbench:
         return min(max_tokens, left)
 
     def other_models(self) -> list[str]:
-        """The reference and the reward models: whatever else reads what is sampled."""
-        return [self.inputs.models["reference"], *(reward.model for reward in self.inputs.rewards if reward.model)]
+        """The reference and the critic: whatever else reads what is sampled, and cuts nothing off."""
+        return [self.inputs.models[role] for role in ("reference", "critic") if role in self.inputs.models]
 
     def require_same_tokenizer(self, renderer: Renderer, source: str, what: str) -> None:
         """Refuse a second model that would read the first one's ids as other words."""
@@ -145,17 +145,23 @@ class Workbench:
     def function(self, key: str) -> Scorer | None:
         """The user's function of that key as a scorer, if there is one."""
         reference = self.inputs.functions.get(key)
-        return None if reference is None else FunctionScorer(key, checked(reference, resolve(reference)))
+        return None if reference is None else FunctionScorer(key, checked(reference, resolve(reference)), self._warn)
 
-    def _reward(self, source: Reward, renderer: Renderer) -> Scorer:
+    def _reward(self, source: RewardSource, renderer: Renderer) -> Scorer:
         if source.function is not None:
-            return FunctionScorer(source.name, checked(source.function, resolve(source.function)))
+            return function_scorer(source, self._warn, self.closing)
         assert source.model is not None
-        trust = self.recipe.model.trust_remote_code
-        model = self.models.reward_model(source.model, f"reward model {source.name}")
-        own = load_renderer(source.model, trust_remote_code=trust)
-        shared = renderer.codec.hf.get_vocab().items() <= own.codec.hf.get_vocab().items()
-        return RewardModelScorer(source.name, model, token_budget=SCORING_TOKENS, renderer=None if shared else own)
+        return model_scorer(
+            source,
+            self.models.reward_model(source.model, f"reward model {source.logged_as}"),
+            renderer,
+            token_budget=SCORING_TOKENS,
+            trust_remote_code=self.recipe.model.trust_remote_code,
+            say=self._warn,
+        )
+
+    def _warn(self, text: str) -> None:
+        self.console.say(f"{self.stage.name}: {text}")
 
 
 def load_renderer(source: str, *, chat_template: str = "auto", trust_remote_code: bool = False) -> Renderer:

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Annotated
-
 from pydantic import Field, model_validator
 
 from keel.config.base import Config, Function
 from keel.config.data import LongPrompts, Sources, refuse_weights
-from keel.config.ppo import RewardSource
+from keel.config.rewards import Rewards
 from keel.config.sampling import RLSamplingConfig
 
 
@@ -18,9 +16,7 @@ class EvaluateConfig(Config):
     prompts: Sources
     policy: str | None = Field(None, description="the trained model; the ppo stage's unless given")
     reference: str | None = Field(None, description="what it is compared with; the ppo stage's reference unless given")
-    reward: Annotated[tuple[RewardSource, ...], Field(min_length=1)] | None = Field(
-        default=None, description="the judge; ppo's rewards unless given"
-    )
+    reward: Rewards | None = Field(None, description="the judges; ppo's rewards unless given")
     utility: Function | None = Field(None, description="module:function of the true utility, where it is known")
     measures: dict[str, Function] = Field({}, description="further module:function measures, reported as means")
     demonstrations: Sources | None = Field(None, description="held-out answers whose likelihood is compared")

@@ -8,29 +8,9 @@ from pydantic import Field, model_validator
 
 from keel.config.base import Config, Function, refuse_without_effect
 from keel.config.data import LongPrompts, Sources, refuse_weights
+from keel.config.rewards import Rewards, RewardSource
 from keel.config.sampling import RLSamplingConfig
 from keel.config.training import OptimConfig
-
-
-class RewardSource(Config):
-    """One term of the score: a reward model (`reward`, a path or a hub name) or a Python function."""
-
-    model: str | None = None
-    function: Function | None = Field(
-        None, description="module:function(prompts, responses, rows) -> list of float or None"
-    )
-    weight: float = 1.0
-
-    @model_validator(mode="after")
-    def _one_source(self) -> RewardSource:
-        if (self.model is None) == (self.function is None):
-            raise ValueError("a reward is either `model:` or `function:`")
-        return self
-
-    @property
-    def name(self) -> str:
-        """What its score is called in the logs."""
-        return self.function.replace(":", ".") if self.function else str(self.model).rstrip("/").rsplit("/", 1)[-1]
 
 
 class AdvantageConfig(Config):
@@ -126,7 +106,7 @@ class PPOConfig(Config):
     policy: str | None = Field(None, description="where the policy starts; the supervised stage's model unless given")
     reference: str | None = Field(None, description="the leash's anchor; the policy's start unless given")
     sampling: RLSamplingConfig = RLSamplingConfig()
-    reward: tuple[RewardSource, ...] = (RewardSource(model="reward"),)
+    reward: Rewards = (RewardSource(model="reward"),)
     score_clip: float | None = Field(None, gt=0)
     score_whiten: bool = Field(False, description="whiten the batch's scores: acts as kl.coef times their spread")
     eos_penalty: float = Field(0.0, ge=0, description="taken off the score of a response that never ends")
@@ -157,13 +137,6 @@ class PPOConfig(Config):
                 "the coefficient could fall below 0"
             )
         self._critic_fits()
-        if not self.reward:
-            raise ValueError("ppo.reward is empty: give at least one reward model or function")
-        names = [source.name for source in self.reward]
-        if len(set(names)) != len(names):
-            raise ValueError(
-                f"two rewards share a name ({', '.join(names)}); each is logged apart, so names must differ"
-            )
         return self
 
     def _critic_fits(self) -> None:

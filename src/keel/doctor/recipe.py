@@ -11,6 +11,7 @@ from keel.adapter_config import adapter_base
 from keel.config.data import DataConfig
 from keel.config.model import ModelConfig
 from keel.config.recipe import Recipe
+from keel.config.rewards import OWN_WAYS, RewardSource
 from keel.data.convert import COMPARISONS, DEMONSTRATIONS, PROMPTS, Kind, convert
 from keel.data.read import read_rows
 from keel.data.reasons import Check
@@ -20,8 +21,9 @@ from keel.inputs import Inputs, stage_inputs
 from keel.models.load import context_length, resolve_device
 from keel.references import resolve
 from keel.runs.layout import STAGES
+from keel.text.judging import ChatText
 from keel.text.templates import install_template
-from keel.text.tokenizers import load_codec
+from keel.text.tokenizers import load_codec, load_tokenizer
 
 _MODEL_MEND = "name a directory, or a hub name that can be reached from here"
 _ROWS = 100  # read of each source
@@ -54,11 +56,13 @@ def _check_inputs(stage: str, inputs: Inputs, model: ModelConfig, out: Path) -> 
     if tokenizer:
         findings.append(check_tokenizer(tokenizer))
     policies = [source for key, source in inputs.models.items() if key != "tokenizer"]
-    judges = [reward.model for reward in inputs.rewards if reward.model]
-    for source in dict.fromkeys(policies + judges):
+    trust = model.trust_remote_code
+    for source in dict.fromkeys(policies):
         if not Path(source).is_relative_to(out):
-            template = model.chat_template if source in policies else "auto"
-            findings.append(check_model(source, template, trust_remote_code=model.trust_remote_code))
+            findings.append(check_model(source, model.chat_template, trust_remote_code=trust))
+    for reward in inputs.rewards:
+        if reward.model and reward.model not in policies and not Path(reward.model).is_relative_to(out):
+            findings.append(check_judge(reward, trust_remote_code=trust))
     functions = [*inputs.functions.values(), *(reward.function for reward in inputs.rewards if reward.function)]
     findings += [check_function(reference) for reference in dict.fromkeys(functions)]
     return findings
@@ -87,12 +91,31 @@ def check_model(source: str, chat_template: str, *, trust_remote_code: bool) -> 
     def look() -> str:
         context = context_length(source, trust_remote_code=trust_remote_code)
         install_template(load_codec(source, trust_remote_code=trust_remote_code), chat_template)
-        for folder in map(Path, filter(None, (source, adapter_base(source)))):
-            if folder.is_dir() and not list(folder.glob("*.safetensors")):
-                raise UserError(f"{folder} holds no safetensors weights (others are never read); convert them first")
+        _require_safetensors(source)
         return f"context {context:,}" if context else "no stated context"
 
     return _tried(f"model {source}", look, _MODEL_MEND)
+
+
+def check_judge(reward: RewardSource, *, trust_remote_code: bool) -> Finding:
+    """As `check_model`, for a reward model: its tokenizer need know no end token, as an encoder's does not."""
+    source = str(reward.model)
+
+    def look() -> str:
+        context = context_length(source, trust_remote_code=trust_remote_code)
+        tokenizer = load_tokenizer(source, trust_remote_code=trust_remote_code)
+        if reward.template not in OWN_WAYS:
+            install_template(ChatText(tokenizer), reward.template, f"template of the reward {reward.logged_as}")
+        _require_safetensors(source)
+        return f"reads {context:,} tokens" if context else "no stated context"
+
+    return _tried(f"reward model {source}", look, _MODEL_MEND)
+
+
+def _require_safetensors(source: str) -> None:
+    for folder in map(Path, filter(None, (source, adapter_base(source)))):
+        if folder.is_dir() and not list(folder.glob("*.safetensors")):
+            raise UserError(f"{folder} holds no safetensors weights (others are never read); convert them first")
 
 
 def check_tokenizer(source: str) -> Finding:

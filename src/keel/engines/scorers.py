@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from keel.batching import cut_by_tokens, pad_rows, take, take_tokens, to_device
 from keel.engines.base import Scorer
+from keel.errors import UserError
 from keel.models.policy import Policy
 from keel.models.reward import RewardModel
 from keel.records import EncodedRow, PromptItem, Rollout, Samples, Scores, Sequences
-from keel.text.render import Renderer
+from keel.text.judging import Encoder
 from keel.user_functions import Opinions
 
 
@@ -51,20 +53,58 @@ class PolicyScorer:
         return result
 
 
-class RewardModelScorer:
-    """A reward model on responses: it sees the sampled ids where it shares the policy's tokenizer, else the text."""
+@dataclass(frozen=True)
+class Limit:
+    """What a reward model can read: longer texts lose the beginning of their prompt, but for its start token."""
 
-    def __init__(self, name: str, model: RewardModel, *, token_budget: int, renderer: Renderer | None = None) -> None:
+    tokens: int
+    start_ids: frozenset[int] = frozenset()
+
+    def cut(self, row: EncodedRow, name: str) -> EncodedRow:
+        """The row within the limit, its response whole. Raises UserError where the response alone is too long."""
+        excess = len(row.tokens) - self.tokens
+        if excess <= 0:
+            return row
+        kept = int(row.tokens[0] in self.start_ids)
+        if row.prompt_length - excess < max(kept, 1):
+            raise UserError(
+                f"the reward {name} reads at most {self.tokens} tokens, and a response has {row.response_length}; "
+                "lower sampling.max_new_tokens, or give a model that reads longer texts"
+            )
+        return EncodedRow(row.tokens[:kept] + row.tokens[kept + excess :], row.prompt_length - excess)
+
+
+class RewardModelScorer:
+    """A reward model on responses: it sees the text as `encoder` writes it, or the sampled ids where there is none.
+
+    Where `limit` cuts a text, the scores say so, and `say` is told once.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        model: RewardModel,
+        *,
+        token_budget: int,
+        encoder: Encoder | None = None,
+        limit: Limit | None = None,
+        say: Callable[[str], None] = lambda text: None,
+    ) -> None:
         self.name = name
         self.model = model
         self.token_budget = token_budget
-        self._renderer = renderer  # given where the tokenizers differ
+        self._encoder = encoder
+        self._limit = limit
+        self._say = say
+        self._said = False
 
     def score(self, samples: Samples) -> Scores:
-        scores = self._map(
-            (samples.judged or samples.sequences) if self._renderer is None else self._rendered(samples, self._renderer)
-        )
-        return Scores(total=scores, parts={self.name: scores})
+        sequences = samples.judged or samples.sequences
+        if self._encoder is not None:
+            sequences = self._written(samples, self._encoder)
+        sequences, cut = self._within_limit(sequences)
+        scores = self._map(sequences)
+        return Scores(total=scores, parts={self.name: scores}, cut={self.name: cut})
 
     def score_rows(self, rows: Sequence[EncodedRow]) -> Tensor:
         """Scores [len(rows)] of texts that are already token ids."""
@@ -78,26 +118,48 @@ class RewardModelScorer:
             scores[torch.tensor(rows)] = self.model(part).cpu()
         return scores
 
+    def _within_limit(self, sequences: Sequences) -> tuple[Sequences, Tensor]:
+        """The texts cut to the limit, and which of them were, bool [B]."""
+        lengths = sequences.lengths
+        if self._limit is None or int(lengths.max()) <= self._limit.tokens:
+            return sequences, torch.zeros(len(sequences), dtype=torch.bool)
+        if not self._said:
+            self._say(
+                f"warning: the reward {self.name} reads at most {self._limit.tokens} tokens; longer texts "
+                f"({int(lengths.max())} here) lose the beginning of their prompt (reward/{self.name}/cut counts them)."
+            )
+            self._said = True
+        rows = [
+            EncodedRow(tuple(tokens[:length]), prompt)
+            for tokens, length, prompt in zip(
+                sequences.tokens.tolist(), lengths.tolist(), sequences.prompt_lengths.tolist(), strict=True
+            )
+        ]
+        return pad_rows([self._limit.cut(row, self.name) for row in rows]), (lengths > self._limit.tokens).cpu()
+
     @staticmethod
-    def _rendered(samples: Samples, renderer: Renderer) -> Sequences:
-        rows: list[EncodedRow] = []
-        for prompt, text, ended in zip(samples.prompts, samples.texts, samples.ended.tolist(), strict=True):
-            rows.append(renderer.encode(prompt.source, text, ended=ended))
-        return pad_rows(rows)
+    def _written(samples: Samples, encoder: Encoder) -> Sequences:
+        responses = zip(samples.prompts, samples.texts, samples.ended.tolist(), strict=True)
+        return pad_rows([encoder.encode(prompt.source, text, ended=ended) for prompt, text, ended in responses])
 
 
 class FunctionScorer:
-    """A Python function on texts."""
+    """A Python function on texts; `say` is told once where it has no opinion on any of them."""
 
-    def __init__(self, name: str, function: Opinions) -> None:
+    def __init__(self, name: str, function: Opinions, say: Callable[[str], None] = lambda text: None) -> None:
         self.name = name
         self.function = function
+        self._say = say
+        self._said = False
 
     def score(self, samples: Samples) -> Scores:
         values = self.function(
             prompt_texts(samples.prompts), list(samples.texts), [dict(p.row) for p in samples.prompts]
         )
         opinions = torch.tensor([float("nan") if value is None else value for value in values])
+        if opinions.isnan().all() and not self._said:
+            self._say(f"warning: the function {self.name} has no opinion on any of {len(values)} responses.")
+            self._said = True
         return Scores(total=opinions.masked_fill(opinions.isnan(), 0.0), parts={self.name: opinions})
 
 
@@ -110,11 +172,13 @@ class WeightedScorer:
     def score(self, samples: Samples) -> Scores:
         total = torch.zeros(len(samples.texts))
         parts: dict[str, Tensor] = {}
+        cut: dict[str, Tensor] = {}
         for scorer, weight in self.scorers:
             scores = scorer.score(samples)
             total = total + weight * scores.total
             parts |= scores.parts
-        return Scores(total=total, parts=parts)
+            cut |= scores.cut
+        return Scores(total=total, parts=parts, cut=cut)
 
 
 def prompt_texts(prompts: Sequence[PromptItem]) -> list[str]:

@@ -77,6 +77,7 @@ def classifier_on(backbone: nn.Module, *, trust_remote_code: bool = False) -> nn
     model: Any = backbone
     config = copy.deepcopy(model.config)
     config.num_labels = 1
+    config.get_text_config().pad_token_id = None  # it may end a text, and there too the last token has the score
     kind: Any = AutoModelForSequenceClassification  # untyped
     body = body_of(backbone)
     try:
@@ -113,16 +114,19 @@ def context_length(source: str, *, trust_remote_code: bool = False) -> int | Non
 def load_classifier(
     source: str, *, dtype: torch.dtype = torch.float32, new_head: bool = False, trust_remote_code: bool = False
 ) -> nn.Module:
-    """A sequence classifier with one label; with `new_head`, one that the weights lack is made.
+    """A sequence classifier as it is; with `new_head` one to be trained, of one label.
 
-    Raises UserError as `load_causal_lm` does, where the weights have a head of several labels, and where they have
-    none and no new one is asked for.
+    To be trained it gets a head where the weights lack one, and is read at the last token, whatever that is: its pad
+    id may end a text till the trained one gets its own. Raises UserError as `load_causal_lm` does, where the weights
+    have no head and no new one is asked for, and where one is and they have a head of several labels.
     """
     if (base := adapter_base(source)) is not None:
         if not new_head:
             raise UserError(f"{source} is an adapter alone, no reward model; give the whole model it was merged into")
         return _merged(load_classifier(base, dtype=dtype, new_head=True, trust_remote_code=trust_remote_code), source)
-    options = {"dtype": dtype, "num_labels": 1, "output_loading_info": True}
+    options: dict[str, Any] = {"dtype": dtype, "output_loading_info": True}
+    if new_head:
+        options["num_labels"] = 1
     try:
         model, found = _load(AutoModelForSequenceClassification, source, trust_remote_code, **options)
     except RuntimeError:  # transformers' for weights of another shape
@@ -134,10 +138,30 @@ def load_classifier(
             f"{source} is no reward model: its weights lack {', '.join(sorted(found['missing_keys']))}; give a "
             "sequence classifier, such as a reward stage makes"
         )
-    if isinstance(head := getattr(model, "score", None), nn.Module):
-        head.float()  # in bfloat16 scores that differ by half a per cent would be one
+    for part in model.children():
+        if part is not body_of(model):
+            part.float()  # in bfloat16 scores that differ by half a per cent would be one
+    if new_head:
+        model.config.get_text_config().pad_token_id = None
     classifier: nn.Module = model.eval()
     return classifier
+
+
+def choose_label(classifier: nn.Module, label: int | str | None, key: str) -> int:
+    """The index of the label that is the score, by index or name; `key` is what errors call the recipe's key.
+
+    Raises UserError with the list of labels where there is no such one, or several and none is chosen.
+    """
+    config: Any = classifier.config
+    names = {int(index): str(name) for index, name in config.id2label.items()}
+    chosen = [index for index, name in names.items() if label in (index, name)]
+    if label is None and len(names) == 1:
+        return 0
+    if len(chosen) == 1:
+        return chosen[0]
+    known = ", ".join(f"{index} ({name})" for index, name in sorted(names.items()))
+    fault = "the model has several labels" if label is None else f"{label!r} names no label of the model"
+    raise UserError(f"{key}: {fault}; give one of {known}")
 
 
 def _load(kind: Any, source: str, trust_remote_code: bool, **options: Any) -> Any:

@@ -91,7 +91,9 @@ def rollout_metrics(rollout: Rollout, rewards: Tensor, returns: Tensor) -> dict[
     for name, part in rollout.scores.parts.items():
         known = part[~part.isnan()]
         metrics[f"reward/{name}"] = float(known.mean()) if len(known) else float("nan")
+        metrics[f"reward/{name}/std"] = Moments.of(known).std if len(known) else float("nan")
         metrics[f"reward/{name}/missing"] = 1 - len(known) / len(part)
+    metrics |= {f"reward/{name}/cut": float(cut.float().mean()) for name, cut in rollout.scores.cut.items()}
     return metrics
 
 

@@ -322,7 +322,7 @@ def _reward_parts(found: Sequence[Source]) -> Iterator[_Chart]:
     """One chart a reward, where a run has more than one."""
     rows = [row for source in found for row in source.stage.metrics[-1:]]
     names = dict.fromkeys(key.removeprefix("reward/") for row in rows for key in row if key.startswith("reward/"))
-    names = {name: None for name in names if not name.endswith("/missing")}
+    names = {name: None for name in names if not name.endswith(("/std", "/missing", "/cut"))}
     if len(names) > 1:
         for name in names:
             yield _Chart(

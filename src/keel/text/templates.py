@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from jinja2 import TemplateError
 
@@ -23,8 +23,18 @@ PLAIN = (
 )
 
 
-def install_template(codec: TextCodec, choice: str) -> None:
-    """Give the tokenizer its one chat template: `auto` keeps its own if it has one, else Keel's plain one."""
+class HasTokenizer(Protocol):
+    """Whatever holds transformers' tokenizer."""
+
+    hf: Any
+
+
+def install_template(codec: HasTokenizer, choice: str, key: str = "model.chat_template") -> None:
+    """Give the tokenizer its one chat template: `auto` keeps its own if it has one, else Keel's plain one.
+
+    Any other choice is a file; `key` is what errors call the recipe's key. Raises UserError for a file that cannot be
+    read or holds no template.
+    """
     if choice == "auto":
         if codec.hf.chat_template is None:
             codec.hf.chat_template = PLAIN
@@ -33,14 +43,14 @@ def install_template(codec: TextCodec, choice: str) -> None:
         codec.hf.chat_template = Path(choice).read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "not UTF-8"
-        raise UserError(f"model.chat_template: {choice} cannot be read ({reason}); give `auto` or a file") from None
+        raise UserError(f"{key}: {choice} cannot be read ({reason}); give `auto` or a file") from None
     try:
         write_turns(codec, [{"role": "user", "content": "a"}], open_turn=True)
     except UserError as error:
-        raise UserError(f"model.chat_template: {choice}: {error}") from None
+        raise UserError(f"{key}: {choice}: {error}") from None
 
 
-def write_turns(codec: TextCodec, turns: list[dict[str, Any]], *, open_turn: bool) -> str:
+def write_turns(codec: HasTokenizer, turns: list[dict[str, Any]], *, open_turn: bool) -> str:
     """The turns as the tokenizer's template writes them, with the assistant's turn opened or not.
 
     Raises UserError where the template is no valid Jinja or refuses the dialogue (a role it does not know).

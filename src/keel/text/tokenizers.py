@@ -35,8 +35,7 @@ class TextCodec:
         opener = hf.convert_ids_to_tokens(self._opener_ids)
         self._adds_prefix_space = bool(opener) and opener[0].startswith("\u2581")
         self._anchor_ids: list[int] = hf.encode(_ANCHOR, add_special_tokens=False)
-        special = {str(token) for token in hf.added_tokens_decoder.values() if token.special}
-        self._special = re.compile("|".join(map(re.escape, sorted(special, key=len, reverse=True))) or r"(?!)")
+        self._special = spelt_special(hf)
 
     def encode(self, text: str) -> list[int]:
         """Ids of a text as it stands inside a longer one: no special tokens, no prefix space.
@@ -94,15 +93,26 @@ class TextCodec:
         self.hf.save_pretrained(folder)
 
 
+def spelt_special(hf: Any) -> re.Pattern[str]:
+    """What finds the special tokens of a tokenizer that a text spells."""
+    special = {str(token) for token in hf.added_tokens_decoder.values() if token.special}
+    return re.compile("|".join(map(re.escape, sorted(special, key=len, reverse=True))) or r"(?!)")
+
+
 def load_codec(source: str, *, trust_remote_code: bool = False) -> TextCodec:
     """The tokenizer of a model (or adapter) directory or hub name; its EOS set includes the generation config's."""
-    source, model = tokenizer_source(source), whole_model(source)
+    hf = load_tokenizer(source, trust_remote_code=trust_remote_code)
+    return TextCodec(hf, _generation_eos(whole_model(source)))
+
+
+def load_tokenizer(source: str, *, trust_remote_code: bool = False) -> Any:
+    """transformers' tokenizer of a model (or adapter) directory or hub name, as it is."""
+    source = tokenizer_source(source)
     try:
-        hf = _bare_bpe(Path(source)) or AutoTokenizer.from_pretrained(source, trust_remote_code=trust_remote_code)
+        return _bare_bpe(Path(source)) or AutoTokenizer.from_pretrained(source, trust_remote_code=trust_remote_code)
     except (OSError, ValueError) as error:
         hint = "" if Path(source).is_dir() else " (and there is no such directory)"
         raise UserError(f"no tokenizer could be loaded from {source}: {first_line(error)}{hint}") from error
-    return TextCodec(hf, _generation_eos(model))
 
 
 def _bare_bpe(folder: Path) -> Any:

@@ -1,0 +1,90 @@
+"""The rewards of a stage from their configuration."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import ExitStack
+from typing import Any
+
+from keel.config.rewards import RewardSource
+from keel.engines.reward_functions import WorkerFunction
+from keel.engines.scorers import FunctionScorer, Limit, RewardModelScorer
+from keel.errors import UserError
+from keel.models.load import choose_label
+from keel.models.reward import SHIFT_KEY, RewardModel, position_limit
+from keel.references import resolve
+from keel.text.judging import ChatText, Encoder, PairText
+from keel.text.render import Renderer
+from keel.text.templates import PLAIN, install_template
+from keel.text.tokenizers import load_codec, load_tokenizer
+from keel.user_functions import checked
+
+_NO_LIMIT = 10**9  # what a tokenizer says that states no length
+
+
+def function_scorer(source: RewardSource, say: Callable[[str], None], closing: ExitStack) -> FunctionScorer:
+    """A function as a reward, in worker processes if there are to be some; they end with `closing`."""
+    assert source.function is not None
+    function = resolve(source.function)
+    if source.workers is None:
+        return FunctionScorer(source.logged_as, checked(source.function, function), say)
+    in_workers = WorkerFunction(
+        source.function, workers=source.workers, timeout=source.timeout, on_error=source.on_error, say=say
+    )
+    closing.callback(in_workers.close)
+    return FunctionScorer(source.logged_as, in_workers, say)
+
+
+def model_scorer(
+    source: RewardSource,
+    model: RewardModel,
+    policy: Renderer,
+    *,
+    token_budget: int,
+    trust_remote_code: bool,
+    say: Callable[[str], None],
+) -> RewardModelScorer:
+    """A reward model as it is: with its own tokenizer, way of writing a text, and length."""
+    name = source.logged_as
+    model.label = choose_label(model.classifier, source.label, f"label of the reward {name}")
+    tokenizer = load_tokenizer(str(source.model), trust_remote_code=trust_remote_code)
+    encoder: Encoder | None = _encoder(source, model, tokenizer, trust_remote_code=trust_remote_code)
+    model.token_types = isinstance(encoder, PairText) and encoder.token_types
+    if isinstance(encoder, Renderer) and policy.codec.hf.get_vocab().items() <= tokenizer.get_vocab().items():
+        encoder = None  # Keel's own way of writing with the policy's own ids: it sees the very ones that were sampled
+    limit = _limit(source, model, tokenizer)
+    return RewardModelScorer(name, model, token_budget=token_budget, encoder=encoder, limit=limit, say=say)
+
+
+def _encoder(source: RewardSource, model: RewardModel, tokenizer: Any, *, trust_remote_code: bool) -> Encoder:
+    """Who writes what the model reads.
+
+    `auto` is Keel's own way for a model that Keel trained and for a decoder without a chat template, the template for
+    one that has it, and a pair of texts for an encoder.
+    """
+    config: Any = model.classifier.config
+    has_template = tokenizer.chat_template not in (None, PLAIN) and not hasattr(config, SHIFT_KEY)
+    template = source.template
+    if template == "pair" or (template == "auto" and not has_template and not model.reads_last_token):
+        return PairText(tokenizer)
+    if template == "text" or (template == "auto" and not has_template):
+        codec = load_codec(str(source.model), trust_remote_code=trust_remote_code)
+        install_template(codec, "auto")
+        return Renderer(codec)
+    encoder = ChatText(tokenizer)
+    install_template(encoder, template, f"template of the reward {source.logged_as}")
+    return encoder
+
+
+def _limit(source: RewardSource, model: RewardModel, tokenizer: Any) -> Limit | None:
+    """The model's positions, and the tokenizer's length unless `max_tokens` says otherwise."""
+    positions = position_limit(model.classifier)
+    if source.max_tokens is not None and positions is not None and source.max_tokens > positions:
+        raise UserError(
+            f"max_tokens of the reward {source.logged_as} is {source.max_tokens}, and the model has {positions} "
+            "positions; lower it"
+        )
+    stated = source.max_tokens or int(min(tokenizer.model_max_length, _NO_LIMIT))
+    tokens = min(stated, positions or _NO_LIMIT)
+    start = {tokenizer.bos_token_id, tokenizer.cls_token_id} - {None}
+    return None if tokens == _NO_LIMIT else Limit(tokens, frozenset(start))

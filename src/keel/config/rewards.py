@@ -1,0 +1,66 @@
+"""What scores responses: reward models and Python functions, in ppo and in evaluate."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import AfterValidator, Field, model_validator
+
+from keel.config.base import Config, Function, refuse_without_effect
+
+OWN_WAYS = ("auto", "pair", "text")  # templates that are no files
+
+
+class RewardSource(Config):
+    """One term of the score: a reward model (`reward`, a path or a hub name) or a Python function."""
+
+    model: str | None = None
+    function: Function | None = Field(
+        None, description="module:function(prompts, responses, rows) -> list of float or None"
+    )
+    name: str | None = Field(
+        None, pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", description="in the logs; the model's or function's unless given"
+    )
+    weight: float = 1.0
+    label: int | str | None = Field(None, description="model: which label's logit is the score, by index or name")
+    max_tokens: int | None = Field(None, gt=0, description="model: what it reads at most; its own limit unless given")
+    template: str = Field("auto", description="model: what it reads is written by auto, pair, text, or a template file")
+    workers: int | None = Field(None, gt=0, description="function: processes; in Keel's own process unless given")
+    timeout: float | None = Field(None, gt=0, description="function in workers: seconds a response may take")
+    on_error: Literal["stop", "none"] = Field(
+        "stop", description="function in workers: end the run, or count a failed response as no opinion"
+    )
+
+    @model_validator(mode="after")
+    def _one_source(self) -> RewardSource:
+        if (self.model is None) == (self.function is None):
+            raise ValueError("a reward is either `model:` or `function:`")
+        if self.model is None:
+            refuse_without_effect(self, "label", "max_tokens", "template", because="on a function")
+        else:
+            refuse_without_effect(self, "workers", "timeout", "on_error", because="on a model")
+        if self.workers is None:
+            because = "without workers, since what runs in Keel's own process cannot be ended (`workers: 1` can)"
+            refuse_without_effect(self, "timeout", "on_error", because=because)
+        return self
+
+    @property
+    def logged_as(self) -> str:
+        """What its score is called in the logs."""
+        if self.name is not None:
+            return self.name
+        return self.function.replace(":", ".") if self.function else str(self.model).rstrip("/").rsplit("/", 1)[-1]
+
+
+def _told_apart(sources: tuple[RewardSource, ...]) -> tuple[RewardSource, ...]:
+    if not sources:
+        raise ValueError("it is empty: give at least one reward model or function")
+    names = [source.logged_as for source in sources]
+    if len(set(names)) != len(names):
+        raise ValueError(
+            f"two rewards share a name ({', '.join(names)}); each is logged apart, so give them a `name:` each"
+        )
+    return sources
+
+
+Rewards = Annotated[tuple[RewardSource, ...], AfterValidator(_told_apart)]
