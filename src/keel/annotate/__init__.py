@@ -1,1 +1,1 @@
-"""Who compares responses: scripted rules here; files and people by the same protocol."""
+"""Who compares responses: scripted rules and your own annotators by one protocol; a person in a terminal."""

@@ -22,6 +22,10 @@ class Taste(StrEnum):
 def demo(
     out: Annotated[Path, typer.Option(help="Where the runs go, one directory a taste.")] = Path("runs/demo"),
     taste: Annotated[Taste, typer.Option(help="One taste, or both from one supervised model.")] = Taste.BOTH,
+    me: Annotated[bool, typer.Option("--me", help="Your own taste: judge some 40 pairs with the arrow keys.")] = False,
+    pairs: Annotated[
+        int | None, typer.Option(min=10, max=1000, help="With --me: pairs to judge; 40 unless given.")
+    ] = None,
     set_: Set = None,
     fresh_from: FreshFrom = None,
 ) -> None:
@@ -30,8 +34,22 @@ def demo(
     A small language of everyday requests is generated; a model learns it from nothing; two scripted annotators
     (one likes politeness, one brevity) compare its replies; each gets a reward model and a policy.
 
+    With `--me` you are the annotator: two replies at a time, ← or → for the better one. It goes on where it was left.
+
     **Example:** `keel demo --taste polite --set ppo.kl.coef=0 --out runs/no-leash`
     """
+    from keel.errors import UserError
+
+    if me and taste is not Taste.BOTH:
+        raise UserError(f"--taste {taste} has no effect with --me, where the taste is yours; leave one of them out")
+    if pairs is not None and not me:
+        raise UserError("--pairs has no effect without --me; add it, or leave --pairs out")
+    if me:
+        from keel.cli.demo_me import demo_me
+
+        demo_me(out / "me", num_pairs=pairs, overrides=set_ or (), fresh_from=fresh_from)
+        return
+
     from keel.build import run_recipe
     from keel.cli.console import TerminalConsole
     from keel.cli.summary import print_summary
