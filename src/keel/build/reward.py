@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from keel.build.workbench import SCORING_TOKENS, Fits, Workbench
+from keel.config.data import sources_of
 from keel.data.convert import COMPARISONS
 from keel.data.load import Labelled
 from keel.engines.learner import GradientLearner
@@ -29,6 +30,7 @@ def run_reward(bench: Workbench) -> dict[str, Any]:
     renderer = bench.renderer(source)
     room = bench.room([source], config.max_tokens)
     data = bench.load("reward.data", COMPARISONS, renderer, room, config.long_prompts)
+    _warn_of_seen(bench)
     for origin, loaded in data.sources:
         if (config.flip_probability or config.label_smoothing) and any(row.margin for row in loaded.train):
             raise UserError(
@@ -84,3 +86,20 @@ def _encode_pair(renderer: Renderer, labelled: Labelled[Comparison], room: int) 
     known = row.extra.get(FIRST_PROBABILITY)
     probability = known if isinstance(known, float) else None
     return EncodedPair(chosen, rejected, row.margin or 0.0, row.weight, probability, labelled.source, labelled.kind)
+
+
+def _warn_of_seen(bench: Workbench) -> None:
+    """What sft imitated is no longer held out for the reward model that starts from it: it knows the chosen replies.
+
+    A prompt is held out by its hash, so equal shares of one source hold out the same prompts in both stages.
+    """
+    sft = bench.recipe.sft
+    shares = {source.name: source.validation for source in sources_of(sft.data)} if sft else {}
+    for source in bench.inputs.sources("reward.data"):
+        seen = shares.get(source.name)
+        if seen is not None and seen < source.validation:
+            bench.console.say(
+                f"reward: warning: sft held out {seen:g} of {source.name} and this stage holds out "
+                f"{source.validation:g}, so the start model has seen replies that are to judge it; give both the same "
+                "validation."
+            )
