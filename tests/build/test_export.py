@@ -108,3 +108,21 @@ def test_refusals(run: Path, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"no finished sft, reward or ppo stage to export \(finished: none\)"):
         export_model(copy, tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+def test_a_reward_models_directory_keeps_its_head_when_it_is_converted(run: Path, tmp_path: Path) -> None:
+    out = export_model(run / "reward" / "model", tmp_path / "out", dtype="bfloat16")
+    ours: Any = AutoModelForSequenceClassification.from_pretrained(run / "reward" / "model")
+    theirs: Any = AutoModelForSequenceClassification.from_pretrained(out, dtype=torch.float32)
+    assert torch.allclose(logits(theirs), logits(ours), atol=0.05)
+    assert (out / "keel_reward.json").read_bytes() == (run / "reward" / "model" / "keel_reward.json").read_bytes()
+
+
+def test_merging_keeps_the_precision_of_the_base(run: Path, tmp_path: Path) -> None:
+    base = export_model(run, tmp_path / "base", stage="sft", dtype="bfloat16")
+    adapter = tmp_path / "adapter"
+    shutil.copytree(run / "ppo" / "adapter", adapter)
+    config = json.loads((adapter / "adapter_config.json").read_text())
+    (adapter / "adapter_config.json").write_text(json.dumps(config | {"base_model_name_or_path": str(base)}))
+    merged: Any = AutoModelForCausalLM.from_pretrained(export_model(adapter, tmp_path / "merged"), dtype="auto")
+    assert merged.dtype == torch.bfloat16

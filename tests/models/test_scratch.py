@@ -2,9 +2,11 @@ from __future__ import annotations
 
 from typing import Any
 
+import pytest
 import torch
 from torch import nn
 
+from keel.errors import UserError
 from keel.models.policy import Policy
 from keel.models.scratch import scratch_causal_lm
 
@@ -46,3 +48,11 @@ def test_the_architecture_is_the_one_asked_for() -> None:
     assert {p.dtype for p in model.parameters()} == {torch.float32}
     assert not model.training
     Policy(model)  # its head is one that Keel knows
+
+
+def test_the_attention_kernel_is_the_one_asked_for() -> None:
+    shape: Any = {"hidden": 16, "layers": 1, "heads": 2, "intermediate": None, "vocab": 50, "context": 32}
+    eager: Any = scratch_causal_lm(**shape, eos_id=0, seed=0, attention="eager")
+    assert eager.config._attn_implementation == "eager"
+    with pytest.raises(UserError, match=r"model\.attention: flash_attention_2 cannot be used here"):
+        scratch_causal_lm(**shape, eos_id=0, seed=0, attention="flash_attention_2")

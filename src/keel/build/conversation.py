@@ -11,7 +11,7 @@ from keel.config.sampling import SamplingConfig
 from keel.engines.base import DrawKey
 from keel.engines.sampler import CachedSampler
 from keel.errors import UserError
-from keel.models.load import context_length, load_causal_lm, resolve_device
+from keel.models.load import context_length, load_causal_lm, resolve_device, resolve_precision
 from keel.models.policy import Policy
 from keel.models.quiet import quiet_transformers
 from keel.records import PromptItem, Samples
@@ -32,7 +32,8 @@ class Responder:
 
     @cached_property
     def _policy(self) -> Policy:
-        return Policy(load_causal_lm(self.source)).to(resolve_device(self._device)).eval()
+        device = resolve_device(self._device)
+        return Policy(load_causal_lm(self.source, dtype=resolve_precision("auto", device))).to(device).eval()
 
     def respond(
         self, items: Sequence[PromptItem], sampling: SamplingConfig, key: DrawKey, hear: Hear | None = None

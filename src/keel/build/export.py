@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -59,7 +60,7 @@ def export_model(
     if adapter_only:
         _copy_adapter(folder, work, out)
     elif dtype is not None or adapter_base(str(folder)) is not None:
-        _convert(folder, work, dtype, classifier=stage == "reward")
+        _convert(folder, work, dtype)
     else:
         shutil.copytree(folder, work, dirs_exist_ok=True)
     if card:
@@ -80,9 +81,12 @@ def _copy_adapter(folder: Path, work: Path, out: Path) -> None:
     (work / CONFIG_FILE).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
 
 
-def _convert(folder: Path, work: Path, dtype: str | None, *, classifier: bool) -> None:
-    load = load_classifier if classifier else load_causal_lm
-    model = load(str(folder), dtype=getattr(torch, dtype or "float32"))
+def _convert(folder: Path, work: Path, dtype: str | None) -> None:
+    """The whole model in another precision, or an adapter merged into its base in the base's own."""
+    config: dict[str, Any] = files.read_json(folder / "config.json") or {}
+    kinds = " ".join(config.get("architectures") or ())
+    load = load_classifier if "ForSequenceClassification" in kinds else load_causal_lm
+    model = load(str(folder), dtype="auto" if dtype is None else getattr(torch, dtype))
     with quiet_transformers():
         model.save_pretrained(work)  # type: ignore[operator]  # nn.Module's attributes are untyped
     load_codec(str(folder)).save(work)

@@ -81,5 +81,6 @@ def _scratch_policy(bench: Workbench, codec: TextCodec) -> Policy:
         context=scratch.context,
         eos_id=int(codec.hf.eos_token_id),
         seed=bench.draws.torch_seed("weights"),
+        attention=bench.recipe.model.attention,
     )
     return bench.models.own_policy(backbone.to(bench.models.precision))

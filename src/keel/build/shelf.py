@@ -135,7 +135,10 @@ class Shelf:
 
     def _load_classifier(self, source: str, *, new_head: bool = False) -> nn.Module:
         trust = self.config.trust_remote_code
-        return load_classifier(source, dtype=self.precision, new_head=new_head, trust_remote_code=trust).to(self.device)
+        attention = self.config.attention
+        return load_classifier(
+            source, dtype=self.precision, attention=attention, new_head=new_head, trust_remote_code=trust
+        ).to(self.device)
 
     def _critic(self, kind: str, backbone: nn.Module, source: str | None) -> ValueHead | ValueNetwork | None:
         if kind == "none":

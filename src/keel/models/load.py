@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from safetensors import SafetensorError
@@ -15,6 +15,9 @@ from keel.adapter_config import adapter_base, whole_model
 from keel.errors import UserError, first_line
 from keel.models.adapters import body_of, load_adapter, merge_adapter
 from keel.models.quiet import quiet_transformers
+
+Dtype = torch.dtype | Literal["auto"]
+"""A precision, or the one that the weights were saved in."""
 
 
 def resolve_device(choice: str) -> torch.device:
@@ -42,7 +45,7 @@ def resolve_precision(choice: str, device: torch.device) -> torch.dtype:
 
 
 def load_causal_lm(
-    source: str, *, dtype: torch.dtype = torch.float32, attention: str = "auto", trust_remote_code: bool = False
+    source: str, *, dtype: Dtype = torch.float32, attention: str = "auto", trust_remote_code: bool = False
 ) -> nn.Module:
     """A causal language model, dropout off; a directory with a LoRA adapter gives its base with the adapter merged.
 
@@ -112,7 +115,12 @@ def context_length(source: str, *, trust_remote_code: bool = False) -> int | Non
 
 
 def load_classifier(
-    source: str, *, dtype: torch.dtype = torch.float32, new_head: bool = False, trust_remote_code: bool = False
+    source: str,
+    *,
+    dtype: Dtype = torch.float32,
+    attention: str = "auto",
+    new_head: bool = False,
+    trust_remote_code: bool = False,
 ) -> nn.Module:
     """A sequence classifier as it is; with `new_head` one to be trained, of one label.
 
@@ -123,8 +131,12 @@ def load_classifier(
     if (base := adapter_base(source)) is not None:
         if not new_head:
             raise UserError(f"{source} is an adapter alone, no reward model; give the whole model it was merged into")
-        return _merged(load_classifier(base, dtype=dtype, new_head=True, trust_remote_code=trust_remote_code), source)
+        whole = load_classifier(
+            base, dtype=dtype, attention=attention, new_head=True, trust_remote_code=trust_remote_code
+        )
+        return _merged(whole, source)
     options: dict[str, Any] = {"dtype": dtype, "output_loading_info": True}
+    options |= {} if attention == "auto" else {"attn_implementation": attention}
     if new_head:
         options["num_labels"] = 1
     try:

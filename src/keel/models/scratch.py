@@ -2,15 +2,31 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import nn
 from transformers import LlamaConfig, LlamaForCausalLM
 
+from keel.errors import UserError, first_line
+
 
 def scratch_causal_lm(
-    *, hidden: int, layers: int, heads: int, intermediate: int | None, vocab: int, context: int, eos_id: int, seed: int
+    *,
+    hidden: int,
+    layers: int,
+    heads: int,
+    intermediate: int | None,
+    vocab: int,
+    context: int,
+    eos_id: int,
+    seed: int,
+    attention: str = "auto",
 ) -> nn.Module:
-    """Random weights, a function of `seed` alone; embeddings tied; float32."""
+    """Random weights, a function of `seed` alone; embeddings tied; float32.
+
+    Raises UserError where the attention kernel is not to be had.
+    """
     config = LlamaConfig(
         hidden_size=hidden,
         num_hidden_layers=layers,
@@ -26,6 +42,12 @@ def scratch_causal_lm(
     )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        model: nn.Module = LlamaForCausalLM(config)
+        model: Any = LlamaForCausalLM(config)
+    if attention != "auto":
+        try:
+            model.set_attn_implementation(attention)
+        except (ImportError, ValueError) as error:
+            raise UserError(f"model.attention: {attention} cannot be used here: {first_line(error)}") from None
     model.eval()
-    return model
+    made: nn.Module = model
+    return made
