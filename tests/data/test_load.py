@@ -177,3 +177,18 @@ def test_several_sources_stand_one_after_another(write: Write) -> None:
     whole = mixed.whole()
     assert (whole.mixture.sizes, whole.validation) == ((20, 1), ())
     assert {row.record for row in whole.train} == {row.record for row in (*mixed.train, *mixed.validation)}
+
+
+def test_a_topic_is_held_out_whole(tmp_path: Path) -> None:
+    path = tmp_path / "rows.jsonl"
+    write_jsonl(path, [Prompt(f"topic{n % 8}_view {n}") for n in range(80)])
+    loaded = load_prompts(DataConfig(path=str(path), validation=0.4, together="^[^_]*"))
+    sides = [{str(row.prompt).split("_")[0] for row in part} for part in (loaded.train, loaded.validation)]
+    assert sides[0]
+    assert sides[1]
+    assert not sides[0] & sides[1]
+
+
+def test_a_broken_pattern_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"'\(' is no regular expression"):
+        DataConfig(path="rows.jsonl", together="(")

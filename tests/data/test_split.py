@@ -46,3 +46,15 @@ def test_the_whole_dialogue_decides() -> None:
         in_validation((Message("user", prompt), Message("assistant", "Yes?"), last), 0.5) for prompt in PROMPTS[:64]
     ]
     assert 16 < sum(sides) < 48
+
+
+def test_prompts_with_the_same_match_fall_on_one_side() -> None:
+    """Forty topics of five prompts each: whole topics are held out, and about the share of them."""
+    sides = {
+        topic: {in_validation(f"t{topic}_view {n}", 0.3, together=r"^[^_]*") for n in range(5)} for topic in range(40)
+    }
+    assert all(len(side) == 1 for side in sides.values())
+    assert 4 <= sum(side == {True} for side in sides.values()) <= 20
+    apart = [in_validation(f"t{topic}_view {n}", 0.3) for topic in range(40) for n in range(5)]
+    assert any(len(set(apart[i : i + 5])) == 2 for i in range(0, 200, 5))
+    assert in_validation("no match here", 0.3, together="^_") == in_validation("no match here", 0.3)

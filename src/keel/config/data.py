@@ -48,6 +48,10 @@ class DataConfig(Config):
     validation: float = Field(
         default=0.05, ge=0, lt=1, description="share of the prompts held out, chosen by their hash"
     )
+    together: str | None = Field(
+        default=None,
+        description="a regular expression: prompts whose first match is the same are held out together, as one topic",
+    )
     max_unusable: float = Field(
         default=0.05, ge=0, le=1, description="stop when a larger share of the rows is unusable"
     )
@@ -67,6 +71,15 @@ class DataConfig(Config):
         if not isinstance(value, str):
             return value
         return {"function" if _REFERENCE.fullmatch(value) else "path": value}
+
+    @field_validator("together")
+    @classmethod
+    def _is_a_pattern(cls, value: str | None) -> str | None:
+        try:
+            re.compile(value or "")
+        except re.error as error:
+            raise ValueError(f"{value!r} is no regular expression ({error})") from None
+        return value
 
     @field_validator("outcomes", mode="before")
     @classmethod

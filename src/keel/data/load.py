@@ -115,7 +115,7 @@ def load(config: DataConfig, kind: Kind[R], fits: Callable[[R], bool] | None = N
     """The records of one kind in a source; see `load_prompts`."""
     records, check = read_records(config, kind, fits)
     check.enforce(config.max_unusable, config.name)
-    held_out = [in_validation(told_by(record, config.system), config.validation) for record in records]
+    held_out = [in_validation(told_by(record, config.system), config.validation, config.together) for record in records]
     train = tuple(record for record, held in zip(records, held_out, strict=True) if not held)
     validation = tuple(record for record, held in zip(records, held_out, strict=True) if held)
     if not train:
