@@ -222,7 +222,7 @@ def test_a_cut_by_hand() -> None:
     renderer = RENDERERS["prefix"]  # 1 starts a text
     assert renderer.cut([1, 5, 6, 7], 3) == [1, 6, 7]
     assert renderer.cut([5, 6, 7, 8], 3) == [6, 7, 8]
-    assert renderer.cut([1, 5, 6, 7], 1) == [7]
+    assert renderer.cut([1, 5, 6, 7], 1) == [1]
     assert renderer.cut([1, 5, 6, 7], 4) == [1, 5, 6, 7]
     with pytest.raises(ValueError, match="no prompt fits in 0 tokens"):
         renderer.cut([1, 5], 0)

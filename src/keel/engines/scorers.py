@@ -15,6 +15,7 @@ from keel.models.policy import Policy
 from keel.models.reward import RewardModel
 from keel.records import EncodedRow, PromptItem, Rollout, Samples, Scores, Sequences
 from keel.text.judging import Encoder
+from keel.text.render import cut_left
 from keel.user_functions import Opinions
 
 
@@ -62,16 +63,16 @@ class Limit:
 
     def cut(self, row: EncodedRow, name: str) -> EncodedRow:
         """The row within the limit, its response whole. Raises UserError where the response alone is too long."""
-        excess = len(row.tokens) - self.tokens
-        if excess <= 0:
+        if len(row.tokens) <= self.tokens:
             return row
-        kept = int(row.tokens[0] in self.start_ids)
-        if row.prompt_length - excess < max(kept, 1):
+        room = self.tokens - row.response_length
+        if room < 1:
             raise UserError(
                 f"the reward {name} reads at most {self.tokens} tokens, and a response has {row.response_length}; "
                 "lower sampling.max_new_tokens, or give a model that reads longer texts"
             )
-        return EncodedRow(row.tokens[:kept] + row.tokens[kept + excess :], row.prompt_length - excess)
+        prompt = cut_left(row.tokens[: row.prompt_length], room, self.start_ids)
+        return EncodedRow((*prompt, *row.tokens[row.prompt_length :]), len(prompt))
 
 
 class RewardModelScorer:

@@ -98,7 +98,10 @@ def _kind(config: DataConfig) -> Kind[Any]:
             f"with `keel data convert {config.name} --field prompt=… --field response=… --out NEW.jsonl`"
         )
     if kind is RATINGS:
-        raise UserError(f"{config.name} holds ratings, from which no stage learns; make comparisons of them")
+        raise UserError(
+            f"{config.name} holds ratings, from which no stage learns yet; a function of yours can make "
+            "comparisons of them (keel data convert --map my_rules:pairs --kind comparisons)"
+        )
     if kind is RANKINGS:
         return COMPARISONS
     return DEMONSTRATIONS if kind is LABELS else kind

@@ -7,7 +7,7 @@ the assistant in a dialogue: what was a response stays the same ids when more tu
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -28,6 +28,16 @@ def dialogue_text(prompt: Dialogue) -> str:
     if len(prompt) == 1:
         return prompt[0].content
     return "\n".join(f"{message.role}: {message.content}" for message in prompt)
+
+
+def cut_left(ids: Sequence[int], room: int, start_ids: Collection[int]) -> list[int]:
+    """At most `room` ≥ 1 ids of a prompt: its start token, if there is one, and as much of its end as fits."""
+    if len(ids) <= room:
+        return list(ids)
+    if room < 1:
+        raise ValueError(f"no prompt fits in {room} tokens")
+    kept = int(ids[0] in start_ids)
+    return [*ids[:kept], *ids[len(ids) - room + kept :]]
 
 
 class Renderer:
@@ -80,13 +90,8 @@ class Renderer:
         return self.turn_end
 
     def cut(self, ids: Sequence[int], room: int) -> list[int]:
-        """At most `room` ≥ 1 ids of a prompt: its start token, if there is one, and as much of its end as fits."""
-        if len(ids) <= room:
-            return list(ids)
-        if room < 1:
-            raise ValueError(f"no prompt fits in {room} tokens")
-        kept = 1 if ids[0] in self._start_ids and room > 1 else 0
-        return [*ids[:kept], *ids[len(ids) - room + kept :]]
+        """See `cut_left`."""
+        return cut_left(ids, room, self._start_ids)
 
     def item(self, prompt: Prompt, *, room: int | None = None, kind: str | None = None) -> PromptItem:
         """A prompt ready to be sampled from, its oldest tokens cut where it is longer than `room`.
