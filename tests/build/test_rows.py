@@ -9,6 +9,9 @@ from typing import Any
 import pytest
 
 from keel.build import run_recipe
+from keel.build.evaluate import run_evaluate
+from keel.build.workbench import load_renderer
+from keel.records import EncodedRow
 from keel.runs.metrics import read_lines
 from keel.schema import Prompt
 from tests.build.test_build import PPO, bench_of, model, prompts_file, recipe_of
@@ -46,9 +49,11 @@ def test_every_stage_knows_what_becomes_of_long_prompts(long_prompts: str, model
     pairs = [{"prompt": text, "chosen": "Of course.", "rejected": "No."} for text in texts]
     both = {"long_prompts": long_prompts, "prompts": prompts}
     trained = {"long_prompts": long_prompts, "epochs": 1}
+    answered = {"path": rows_file(tmp_path, "demos.jsonl", demos), **data}
+    judged = {"demonstrations": answered, "sampling": SHORT, "frontier_samples": 2, "per_prompt": 1}
     recipe = recipe_of(
         model,
-        sft={"data": {"path": rows_file(tmp_path, "demos.jsonl", demos), **data}, **trained},
+        sft={"data": answered, **trained},
         collect={**both, "annotator": {"script": "keel.demo:polite"}, "sampling": SHORT},
         reward={
             "data": {"path": rows_file(tmp_path, "pairs.jsonl", pairs), **data},
@@ -57,13 +62,51 @@ def test_every_stage_knows_what_becomes_of_long_prompts(long_prompts: str, model
             **trained,
         },
         ppo={**PPO, **both, "evaluate": {"prompts": prompts}, "reward": TASTE},
-        evaluate={**both, "reward": TASTE, "sampling": SHORT, "frontier_samples": 2, "per_prompt": 1},
+        evaluate={**both, **judged, "reward": TASTE},
     )
     console = Heard()
     run_recipe(recipe, tmp_path / "out", console=console)
     told = "lose their oldest tokens" if long_prompts == "cut" else "rows left out (1 too long)"
     stages = [line.split(":")[0] for line in console.said if told in line]
-    assert stages == ["sft", "collect", "reward", "ppo", "ppo", "evaluate"]
+    normalisation = ["reward"] if long_prompts == "cut" else []  # else its prompts are left out with their rows
+    assert stages == ["sft", "collect", "reward", *normalisation, "ppo", "ppo", "evaluate", "evaluate"]
+
+
+def test_demonstrations_are_judged_as_they_were_cut(
+    model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    judged: list[EncodedRow] = []
+    monkeypatch.setattr("keel.build.evaluate.evaluate", lambda *given, **_: judged.extend(given[3]))
+    demos = rows_file(tmp_path, "demos.jsonl", [{"prompt": LONG.strip(), "response": "No."}])
+    prompts = {"path": rows_file(tmp_path, "prompts.jsonl", [{"prompt": "Could you"}]), "validation": 0}
+    config = {"prompts": prompts, "demonstrations": demos, "long_prompts": "cut", "policy": model, "reference": model}
+    recipe = recipe_of(model, evaluate={**config, "sampling": SHORT, "reward": TASTE})
+    bench, _ = bench_of(recipe, tmp_path, "evaluate")
+    run_evaluate(bench)
+    [row] = judged
+    assert len(row.tokens) == 64  # the model's context
+    assert (
+        row.tokens[row.prompt_length :]
+        == load_renderer(model).encode("Could you", "No.").tokens[-row.response_length :]
+    )
+
+
+def test_prompts_that_leave_normalisation_no_room_are_counted(model: str, tmp_path: Path) -> None:
+    texts = ["Could you", "Could you", "Could you lend me the ladder on Sunday?"]
+    pairs = [{"prompt": text, "chosen": "Of course.", "rejected": "No."} for text in texts]
+    data = {"path": rows_file(tmp_path, "pairs.jsonl", pairs), "validation": 0}
+    renderer = load_renderer(model)
+    room = renderer.length(Prompt(texts[-1])) - 1
+    reward = {
+        "data": data,
+        "normalise_samples": 8,
+        "normalise_sampling": {"max_new_tokens": 64 - room},
+        "epochs": 1,
+    }
+    console = Heard()
+    run_recipe(recipe_of(model, reward=reward), tmp_path / "out", console=console)
+    [line] = [line for line in console.said if "left out" in line]
+    assert line.startswith(f"reward: normalisation: 1 of 3 prompts left out (longer than the {room} tokens that")
 
 
 def test_sources_are_mixed_and_reported_by_kind(model: str, tmp_path: Path) -> None:

@@ -8,7 +8,12 @@ import pytest
 import yaml
 
 from keel.config.data import DataConfig
+from keel.config.evaluate import EvaluateConfig
+from keel.config.model import ModelConfig
+from keel.config.ppo import PPOConfig
 from keel.config.recipe import Recipe, apply_override, load_recipe, parse_recipe
+from keel.config.reward import RewardConfig
+from keel.config.sampling import RLSamplingConfig, SamplingConfig
 from keel.demo.recipe import RECIPE as DEMO
 from keel.errors import UserError
 
@@ -404,8 +409,60 @@ def test_what_is_judged_is_sampled_as_ppo_samples() -> None:
     assert alike.evaluate.sampling == alike.ppo.sampling
     own = parse_recipe(tree(**stages | {"evaluate": {"prompts": "p", "sampling": {"max_new_tokens": 9}}}), "r.yaml")
     assert own.evaluate is not None
-    assert (own.evaluate.sampling.max_new_tokens, own.evaluate.sampling.temperature) == (9, 1.0)
+    assert (own.evaluate.sampling.max_new_tokens, own.evaluate.sampling.temperature) == (9, 0.8)
     assert parse_recipe(alike.model_dump(mode="json"), "recipe.json") == alike
+
+
+RL = {"max_new_tokens": 12, "temperature": 0.8, "stop": (".",)}
+
+
+def test_evaluate_takes_each_key_that_it_lacks_from_ppo() -> None:
+    ppo = PPO | {"sampling": RL, "max_prompt_tokens": 99, "long_prompts": "cut"}
+    recipe = parse_recipe(tree(ppo=ppo, evaluate={"prompts": "p", "sampling": {"batch": 8}}), "r.yaml")
+    assert recipe.evaluate is not None
+    assert recipe.evaluate.sampling == RLSamplingConfig(max_new_tokens=12, temperature=0.8, stop=(".",), batch=8)
+    assert (recipe.evaluate.max_prompt_tokens, recipe.evaluate.long_prompts) == (99, "cut")
+    own = parse_recipe(tree(ppo=ppo, evaluate={"prompts": "p", "max_prompt_tokens": 7, "long_prompts": "drop"}), "r")
+    assert own.evaluate is not None
+    assert (own.evaluate.max_prompt_tokens, own.evaluate.long_prompts) == (7, "drop")
+    assert parse_recipe(own.model_dump(mode="json"), "recipe.json") == own
+
+
+def test_scores_are_centred_on_ppo_sampling_else_on_collect_sampling() -> None:
+    collect = {"prompts": "p", "annotator": {"script": "a:b"}, "sampling": {"top_k": 5}}
+    stages = {"collect": collect, "reward": {"normalise_sampling": {"batch": 8}}}
+    after_ppo = parse_recipe(tree(ppo=PPO | {"sampling": RL}, **stages), "r.yaml")
+    after_collect = parse_recipe(tree(ppo=PPO, **stages), "r.yaml")
+    assert after_ppo.reward is not None
+    assert after_collect.reward is not None
+    expected = SamplingConfig(max_new_tokens=12, temperature=0.8, stop=(".",), batch=8)
+    assert after_ppo.reward.normalise_sampling == expected
+    assert after_collect.reward.normalise_sampling == SamplingConfig(top_k=5, batch=8)
+
+
+@pytest.mark.parametrize("stages", ["typed", "typed sampling"])
+def test_typed_stages_make_the_same_recipe_as_the_file(stages: str) -> None:
+    ppo = {"prompts": "p", "sampling": RL, "max_prompt_tokens": 99}
+    evaluate = {"prompts": "p", "sampling": {"batch": 8}}
+    file = parse_recipe(tree(ppo=ppo, evaluate=evaluate), "r.yaml")
+    typed: dict[str, Any]
+    if stages == "typed":
+        typed = {
+            "ppo": PPOConfig.model_validate(ppo),
+            "evaluate": EvaluateConfig.model_validate(evaluate),
+            "reward": RewardConfig(),
+            "model": ModelConfig(base="some/model"),
+        }
+    else:
+        typed = {"ppo": ppo | {"sampling": RLSamplingConfig.model_validate(RL)}, "evaluate": evaluate}
+    assert Recipe.model_validate(tree() | typed) == file
+
+
+@pytest.mark.parametrize("stage", ["ppo", "evaluate"])
+def test_sampling_that_is_no_mapping_is_named(stage: str) -> None:
+    stages: dict[str, Any] = {"ppo": PPO | {"sampling": RL}, "evaluate": {"prompts": "p"}}
+    stages[stage] = stages[stage] | {"sampling": "greedy"}
+    assert refusal(**stages).startswith(f"r.yaml: `{stage}.sampling` should be a mapping of keys, not 'greedy'")
 
 
 def test_an_adaptive_coefficient_cannot_fall_below_zero() -> None:

@@ -63,6 +63,15 @@ def test_every_token_by_hand_where_the_end_token_is_the_start_token() -> None:
     assert tokens[prompt_length(row) :] == ["▁the", "▁little", "▁on", "e", ".", "<s>"]
 
 
+def test_a_prompt_that_is_too_long_for_its_response_loses_its_oldest_tokens_by_hand() -> None:
+    renderer = RENDERERS["prefix"]
+    row = renderer.encode("the ladder was", " the little one.", room=9)  # ten tokens without it
+    tokens = renderer.codec.hf.convert_ids_to_tokens(list(row.tokens))
+    assert tokens[: row.prompt_length] == ["<s>", "▁ladder", "▁was"]
+    assert tokens[row.prompt_length :] == ["▁the", "▁little", "▁on", "e", ".", "<s>"]
+    assert renderer.encode("the ladder was", " the little one.", room=10).prompt_length == 4
+
+
 def test_a_response_gets_no_space_that_was_not_written() -> None:
     renderer = RENDERERS["prefix"]
     row = renderer.demonstration(Demonstration("the ladder w", "as"))

@@ -35,8 +35,9 @@ def run_evaluate(bench: Workbench) -> dict[str, Any]:
     demonstrations: list[EncodedRow] = []
     if config.demonstrations is not None:
         longest = bench.room([policy_source, reference_source], config.max_prompt_tokens + sampling.max_new_tokens)
-        rows = bench.load("evaluate.demonstrations", DEMONSTRATIONS, renderer, longest).whole().train
-        demonstrations = [renderer.encode(row.record.prompt, row.record.response) for row in rows[: config.count]]
+        answered = bench.load("evaluate.demonstrations", DEMONSTRATIONS, renderer, longest, config.long_prompts)
+        rows = [row.record for row in answered.whole().train[: config.count]]
+        demonstrations = [renderer.encode(row.prompt, row.response, room=longest) for row in rows]
     engines = EvaluateEngines(
         policy_sampler=CachedSampler(policy, renderer),
         reference_sampler=CachedSampler(reference, renderer),

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from keel.build.workbench import SCORING_TOKENS, Fits, Workbench
 from keel.config.data import sources_of
+from keel.config.reward import RewardConfig
 from keel.data.convert import COMPARISONS
 from keel.data.load import Labelled
 from keel.engines.learner import GradientLearner
@@ -17,7 +19,7 @@ from keel.engines.scorers import (
 from keel.errors import UserError
 from keel.pipeline.epochs import total_steps
 from keel.pipeline.reward import EncodedPair, RewardEngines, by_prompt, mixture_of, train_reward
-from keel.records import Pairs
+from keel.records import Pairs, PromptItem
 from keel.schema import FIRST_PROBABILITY, Comparison, Prompt
 from keel.text.render import Renderer
 
@@ -51,13 +53,8 @@ def run_reward(bench: Workbench) -> dict[str, Any]:
     scorer = RewardModelScorer("reward", model, token_budget=SCORING_TOKENS)
     reference = bench.inputs.models["reference"]
     bench.require_same_tokenizer(renderer, reference, "the reference of the reward stage")
-    sampling = config.normalise_sampling
-    prompt_room = bench.room([reference, source], room, sampling)
-    fits = Fits(renderer, prompt_room, config.long_prompts)
-    asked = [Labelled(Prompt(row.record.prompt), row.kind) for row in data.train]
-    prompts = bench.items(renderer, [prompt for prompt in asked if fits(prompt.record)], prompt_room)
-    if not prompts:
-        raise UserError(f"reward: no prompt leaves room for the {sampling.max_new_tokens} tokens of normalise_sampling")
+    prompt_room = bench.room([reference, source], room, config.normalise_sampling)
+    prompts = _prompts_to_normalise(bench, config, renderer, data.train, prompt_room)
     engines = RewardEngines(
         learner=learner,
         score_rows=scorer.score_rows,
@@ -78,6 +75,26 @@ def run_reward(bench: Workbench) -> dict[str, Any]:
         draws=bench.draws,
         console=bench.console,
     )
+
+
+def _prompts_to_normalise(
+    bench: Workbench, config: RewardConfig, renderer: Renderer, train: Sequence[Labelled[Comparison]], room: int
+) -> list[PromptItem]:
+    """The comparisons' prompts that leave room for a response, and a word on those that do not."""
+    fits = Fits(renderer, room, config.long_prompts)
+    asked = [Labelled(Prompt(row.record.prompt), row.kind) for row in train]
+    kept = [prompt for prompt in asked if fits(prompt.record)]
+    if not kept:
+        tokens = config.normalise_sampling.max_new_tokens
+        raise UserError(f"reward: no prompt leaves room for the {tokens} tokens of normalise_sampling")
+    if len(kept) < len(asked):
+        left_out = len(asked) - len(kept)
+        bench.console.say(
+            f"reward: normalisation: {left_out} of {len(asked)} prompts left out (longer than the {room} tokens that "
+            "normalise_sampling leaves)."
+        )
+    bench.report_cuts("normalisation", fits)
+    return bench.items(renderer, kept, room)
 
 
 def _encode_pair(renderer: Renderer, labelled: Labelled[Comparison], room: int) -> EncodedPair:

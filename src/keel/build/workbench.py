@@ -104,10 +104,7 @@ class Workbench:
             fits = Fits(renderer, room, long_prompts)
             parts.append((data, load(data, kind, fits)))
             self.report(data, parts[-1][1].check)
-            if fits.num_cut:
-                self.console.say(
-                    f"{self.stage.name}: {data.name}: {fits.num_cut} prompts lose their oldest tokens to fit {room}."
-                )
+            self.report_cuts(data.name, fits)
         return Mixed(tuple(parts))
 
     def prompts(self, key: str, renderer: Renderer, room: int, long_prompts: LongPrompts = "drop") -> Mixed[Prompt]:
@@ -132,6 +129,13 @@ class Workbench:
             )
             self.console.say(
                 f"{self.stage.name}: {data.name}: {check.left_out} of {check.total} rows left out ({reasons})."
+            )
+
+    def report_cuts(self, name: str, fits: Fits) -> None:
+        """Say how many prompts of `name` are kept for their cut, if any."""
+        if fits.num_cut:
+            self.console.say(
+                f"{self.stage.name}: {name}: {fits.num_cut} prompts lose their oldest tokens to fit {fits.room}."
             )
 
     def say_models(self) -> None:

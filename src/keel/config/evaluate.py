@@ -20,9 +20,11 @@ class EvaluateConfig(Config):
     utility: Function | None = Field(None, description="module:function of the true utility, where it is known")
     measures: dict[str, Function] = Field({}, description="further module:function measures, reported as means")
     demonstrations: Sources | None = Field(None, description="held-out answers whose likelihood is compared")
-    max_prompt_tokens: int = Field(512, gt=0)
-    long_prompts: LongPrompts = Field("drop", description="a longer prompt is left out, or its oldest tokens are")
-    sampling: RLSamplingConfig = Field(RLSamplingConfig(), description="ppo's unless given")
+    max_prompt_tokens: int = Field(512, gt=0, description="ppo's unless given")
+    long_prompts: LongPrompts = Field(
+        "drop", description="a longer prompt is left out, or its oldest tokens are; ppo's unless given"
+    )
+    sampling: RLSamplingConfig = Field(RLSamplingConfig(), description="each key is ppo's unless given")
     count: int = Field(200, gt=0, description="prompts")
     per_prompt: int = Field(4, gt=0, description="responses a prompt of each model")
     frontier_samples: int = Field(128, gt=1, description="reference samples a prompt for the frontier")

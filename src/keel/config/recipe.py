@@ -42,15 +42,17 @@ class Recipe(Config):
     @model_validator(mode="before")
     @classmethod
     def _sample_alike(cls, tree: Any) -> Any:
-        """What is judged and what the scores are centred on is sampled as ppo samples, unless it says otherwise."""
+        """What is judged and what the scores are centred on is sampled as ppo samples, but for the keys given there."""
         if not isinstance(tree, Mapping):
             return tree
-        stages = {name: dict(stage) for name, stage in tree.items() if isinstance(stage, Mapping)}
-        known = [stages[name]["sampling"] for name in ("ppo", "collect") if "sampling" in stages.get(name, {})]
-        if "ppo" in stages and "sampling" in stages["ppo"] and "evaluate" in stages:
-            stages["evaluate"].setdefault("sampling", stages["ppo"]["sampling"])
-        if known and "reward" in stages:
-            stages["reward"].setdefault("normalise_sampling", known[0])
+        stages = {name: given for name, stage in tree.items() if (given := _given(stage)) is not None}
+        ppo, collect = stages.get("ppo", {}), stages.get("collect", {})
+        if "evaluate" in stages:
+            prompts = {key: ppo[key] for key in ("max_prompt_tokens", "long_prompts") if key in ppo}
+            stages["evaluate"] = prompts | stages["evaluate"]
+            _fill(stages["evaluate"], "sampling", ppo.get("sampling"))
+        if "reward" in stages:
+            _fill(stages["reward"], "normalise_sampling", ppo.get("sampling", collect.get("sampling")))
         return {**tree, **stages}
 
     @model_validator(mode="after")
@@ -66,6 +68,20 @@ class Recipe(Config):
             if any(source.model == "reward" for source in sources) and not self.reward:
                 raise ValueError(f"{stage}.reward uses the model `reward`, but the recipe has no reward stage")
         return self
+
+
+def _given(value: Any) -> dict[str, Any] | None:
+    """The keys that a mapping or a typed record was given; None for what is neither."""
+    if isinstance(value, Config):
+        return value.model_dump(exclude_unset=True)
+    return dict(value) if isinstance(value, Mapping) else None
+
+
+def _fill(stage: dict[str, Any], key: str, source: Any) -> None:
+    """Give the stage's record `key` those keys of `source` that it lacks; what is no record is left to validation."""
+    inherited, own = _given(source), _given(stage.get(key, {}))
+    if inherited and own is not None:
+        stage[key] = inherited | own
 
 
 def load_recipe(path: Path, overrides: Sequence[str] = ()) -> Recipe:

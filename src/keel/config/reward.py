@@ -23,7 +23,9 @@ class RewardConfig(TrainingConfig):
     )
     head_lr_scale: float = Field(10.0, gt=0, description="the new head's learning rate over the body's")
     normalise_samples: int = Field(512, gt=1, description="reference samples on which the scores get mean 0 and sd 1")
-    normalise_sampling: SamplingConfig = Field(SamplingConfig(), description="ppo's, else collect's, unless given")
+    normalise_sampling: SamplingConfig = Field(
+        SamplingConfig(), description="each key is ppo's, where ppo has no sampling collect's, unless given"
+    )
 
     @model_validator(mode="after")
     def _one_noise(self) -> RewardConfig:

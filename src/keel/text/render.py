@@ -108,10 +108,16 @@ class Renderer:
         ids = self.codec.encode(space + response)
         return [*ids, self.end_token(prompt)] if ended else ids
 
-    def encode(self, prompt: Dialogue, response: str, *, ended: bool = True) -> EncodedRow:
-        """Prompt, response and (unless it was cut off) its end token as ids; the response is what trains."""
+    def encode(self, prompt: Dialogue, response: str, *, ended: bool = True, room: int | None = None) -> EncodedRow:
+        """Prompt, response and (unless it was cut off) its end token as ids; the response is what trains.
+
+        The prompt is cut where both are longer than `room`.
+        """
         ids, space = self.prompt(prompt)
-        return EncodedRow((*ids, *self.answer(prompt, space, response, ended=ended)), prompt_length=len(ids))
+        answer = self.answer(prompt, space, response, ended=ended)
+        if room is not None:
+            ids = self.cut(ids, room - len(answer))
+        return EncodedRow((*ids, *answer), prompt_length=len(ids))
 
     def demonstration(
         self,
