@@ -65,6 +65,10 @@ def test_forks_that_cannot_be_are_refused(finished: Path, tmp_path: Path) -> Non
         run(tmp_path / "new", two_stages(4), fork=f"{finished}/reward@3")
     with pytest.raises(UserError, match=r"ppo: step 3 is past ppo.iterations 2; raise it, or fork earlier"):
         run(tmp_path / "new", two_stages(2), fork=f"{finished}/ppo@3")
+    with pytest.raises(UserError, match=r'^--fork: model.tune: "full" → "lora" changes which weights train'):
+        run(tmp_path / "lora", two_stages(4, "model.tune=lora"), fork=f"{finished}/ppo@3")
+    assert not (tmp_path / "lora").exists()
+    assert "ppo: forked" in run(tmp_path / "lora", two_stages(4), fork=f"{finished}/ppo@3")[1]
 
 
 def test_an_extension_says_what_it_does(tmp_path: Path) -> None:

@@ -200,3 +200,5 @@ def test_another_models_weights_are_refused() -> None:
     weights = TrainedWeights(Rough())
     with pytest.raises(UserError, match="the checkpoint holds other weights than this configuration trains"):
         weights.load({"rough": torch.zeros(1, 2)})
+    with pytest.raises(UserError, match="the checkpoint holds other weights than this configuration trains"):
+        weights.load({"rough": torch.zeros(2, 2), "exact": torch.zeros(1)})

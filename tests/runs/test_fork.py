@@ -6,12 +6,14 @@ import json
 import os
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from keel.errors import UserError
 from keel.runs.checkpoint import step_path
 from keel.runs.fork import Fork, ForkPoint
+from keel.runs.identity import Identity
 from keel.runs.metrics import read_lines
 from tests.runs.support import PPO, SFT, complete, opened, other, tensors
 
@@ -145,3 +147,34 @@ def test_a_stage_that_is_there_is_not_replaced_by_a_fork(old: Path, tmp_path: Pa
         pytest.raises(UserError, match="was forked from step 3 of"),
     ):
         run.stage("ppo", PPO)
+
+
+LORA = {"model.tune": "lora", "model.lora.rank": 16, "model.lora.targets": "all-linear", "ppo.critic": "head"}
+
+
+@pytest.mark.parametrize(
+    ("changes", "named"),
+    [
+        ({"model.tune": "full"}, 'model.tune: "lora" → "full"'),
+        ({"model.lora.rank": 8}, "model.lora.rank: 16 → 8"),
+        ({"ppo.critic": "none"}, 'ppo.critic: "head" → "none"'),
+    ],
+)
+def test_weights_that_did_not_train_are_not_forked(changes: dict[str, Any], named: str, tmp_path: Path) -> None:
+    begun = Identity({**PPO.config, **LORA}, PPO.inputs)
+    with opened(tmp_path / "old") as run:
+        stage = run.stage("ppo", begun)
+        stage.begin()
+        stage.checkpoint(3, tensors(3), {}, best=None)
+    point = ForkPoint(tmp_path / "old", "ppo", 3)
+    with opened(tmp_path / "new", fork=point) as run:
+        with pytest.raises(UserError, match=f"^--fork: {re.escape(named)} changes which weights train, .* --fork out"):
+            run.stage("ppo", Identity({**begun.config, **changes}, PPO.inputs))
+        assert not list((tmp_path / "new").glob("*ppo*"))
+        assert run.stage("ppo", begun).fork is not None
+
+
+def test_settings_that_the_forked_stage_does_not_read_may_change(old: Path) -> None:
+    """As do those of adapters in the supervised stage of a model from nothing."""
+    ForkPoint(old, "sft", None).require_same_weights(LORA)
+    ForkPoint(old, "reward", None).require_same_weights(LORA)  # never begun: another sentence's matter

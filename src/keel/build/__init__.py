@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from keel.references import resolve
 from keel.runs.callbacks import Callback, Guarded
 from keel.runs.console import Console
 from keel.runs.fork import ForkPoint
+from keel.runs.identity import flatten
 from keel.runs.layout import STAGES
 from keel.runs.loggers import make_loggers
 from keel.runs.run import Run
@@ -49,6 +51,8 @@ def run_recipe(
     point = ForkPoint.parse(fork) if fork is not None else None
     if point is not None and getattr(recipe, point.stage) is None:
         raise UserError(f"--fork {fork}: the recipe has no {point.stage} stage to start from there")
+    if point is not None and not os.path.lexists(out / point.stage):
+        point.require_same_weights(flatten(content))  # before the stages ahead of it are made
     options: dict[str, Any] = {"reuse": reuse, "fresh_from": fresh_from, "fork": point, "extend": extend}
     told = [*callbacks, *recipe_callbacks(recipe, console.say)]
     with Run.open(out, recipe.name, **options, callbacks=told, console=console.say) as run:

@@ -42,7 +42,9 @@ class TrainedWeights:
 
     def load(self, tensors: Mapping[str, Tensor]) -> None:
         """Take these values, by name. Raises UserError where they are those of another model."""
-        if tensors.keys() != self.named.keys():
+        if {name: tensor.shape for name, tensor in tensors.items()} != {
+            name: weight.shape for name, weight in self.named.items()
+        }:
             raise UserError("the checkpoint holds other weights than this configuration trains")
         with torch.no_grad():
             for name, weight in self.named.items():

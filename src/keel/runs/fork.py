@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from keel.errors import UserError
 from keel.runs import files
@@ -13,6 +15,7 @@ from keel.runs.layout import CHECKPOINTS, FORKED, IDENTITY, METRICS, SAMPLES, ST
 
 _INPUT = "fork"  # the checkpoint among the inputs of a forked stage's identity
 _TOKENIZER = "tokenizer"  # trained before the first step; the weights are for its ids
+_WEIGHTS = ("model.tune", "model.lora", "ppo.critic")  # settings that decide which weights train
 
 
 @dataclass(frozen=True)
@@ -50,6 +53,20 @@ class ForkPoint:
             raise UserError(f"--fork: {self.path} keeps no checkpoint of step {self.step}; it has {listed}.")
         return checkpoint.step_path(self.path / CHECKPOINTS, kept[-1] if self.step is None else self.step)
 
+    def require_same_weights(self, config: Mapping[str, Any]) -> None:
+        """Raises UserError where the settings `config` (as in `Identity`) train other weights than the stage's did."""
+        if not (self.path / IDENTITY).exists():
+            return  # nothing was begun there: `checkpoint` says so
+        was = _of_weights(Identity.read(self.path).config)
+        decided = {_root(key) for key in was}  # tuning plays no part in the supervised stage of a model from nothing
+        now = {key: value for key, value in _of_weights(config).items() if _root(key) in decided}
+        changed = differences(Identity(was, {}), Identity(now, {}))
+        if changed:
+            raise UserError(
+                f"--fork: {changed[0]} changes which weights train, and the checkpoints of {self.path} hold the "
+                "others; leave that key as it was there, or leave --fork out and train the stage from its start."
+            )
+
 
 @dataclass(frozen=True)
 class Fork:
@@ -82,11 +99,13 @@ class Fork:
 def start(point: ForkPoint, path: Path, identity: Identity) -> Fork:
     """Make the stage in `path` as it was at `point`: checkpoint, logs (to be cut back), tokenizer. All or nothing.
 
-    The best checkpoint so far comes along if it is still kept. Raises UserError if a checkpoint is not whole.
+    The best checkpoint so far comes along if it is still kept. Raises UserError if a checkpoint is not whole, or
+    `identity` trains other weights.
     """
     from keel.runs import checkpoint
 
     source = point.checkpoint()
+    point.require_same_weights(identity.config)
     beside = path.with_name(f".{path.name}.fork")
     shutil.rmtree(beside, ignore_errors=True)
     copies = beside / CHECKPOINTS
@@ -112,6 +131,15 @@ def start(point: ForkPoint, path: Path, identity: Identity) -> Fork:
     files.sync_tree(beside)
     files.move(beside, path)
     return fork
+
+
+def _root(key: str) -> str | None:
+    """Which of `_WEIGHTS` the key is, or lies below."""
+    return next((root for root in _WEIGHTS if key == root or key.startswith(f"{root}.")), None)
+
+
+def _of_weights(config: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in config.items() if _root(key) is not None}
 
 
 def _unmarked(identity: Identity) -> Identity:
