@@ -68,6 +68,15 @@ def test_evaluate() -> None:
     assert found.seconds == pytest.approx(9.0 + 30 * 2.0 + 30 * 100 * 0.15)
 
 
+def test_evaluate_on_fewer_prompts_than_were_asked_for() -> None:
+    """The same times, for two prompts and a frontier of 2 x 10 samples: 4 s a prompt, 0.15 s a sample."""
+    small = EvaluateConfig(prompts=DATA, count=4, frontier_prompts=3, frontier_samples=10)
+    whole = EvaluateConfig(prompts=DATA, count=200, frontier_prompts=64, frontier_samples=100)
+    measured = Measured(seconds=20.0, marks={0: 50.0, 1: 56.0, 2: 58.0, 3: 61.0})
+    found = evaluate_forecast(whole, small, measured, prompts=2, shrink=1.0)
+    assert found.seconds == pytest.approx(9.0 + 2 * 4.0 + 2 * 100 * 0.15)
+
+
 def test_texts_that_will_be_shorter_cost_less() -> None:
     assert shrinkage(10.0, 20.0, 50.0) == 0.5
     assert shrinkage(10.0, 50.0, 20.0) == 1.0  # a model that ends early has not been seen to write long

@@ -83,8 +83,9 @@ def evaluate_forecast(
 ) -> Forecast:
     """Both models' responses and their comparison by the prompts, the frontier by its samples."""
     at = [measured.marks[number] for number in range(4)]
-    judged = (at[2] - at[0]) * shrink / small.count
-    frontier = (at[3] - at[2]) * shrink / (min(small.frontier_prompts, small.count) * small.frontier_samples)
+    measured_prompts = min(small.count, prompts)
+    judged = (at[2] - at[0]) * shrink / measured_prompts
+    frontier = (at[3] - at[2]) * shrink / (min(small.frontier_prompts, measured_prompts) * small.frontier_samples)
     count = min(config.count, prompts)
     samples = min(config.frontier_prompts, count) * config.frontier_samples
     seconds = measured.seconds - (at[3] - at[0]) + count * judged + samples * frontier
