@@ -39,11 +39,14 @@ def test_the_table(recipe: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.
     assert "In all about 7 min" in text
 
 
+@pytest.mark.parametrize("option", [["--out", "somewhere"], ["--extend"]], ids=lambda option: option[0])
 def test_options_that_keep_something_are_refused(
-    recipe: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    option: list[str], recipe: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr("sys.argv", ["keel", "run", recipe, "--smoke", "--out", "somewhere"])
+    monkeypatch.setattr("sys.argv", ["keel", "run", recipe, "--smoke", *option])
     with pytest.raises(SystemExit) as ended:
         main()
     assert ended.value.code == 2
-    assert capsys.readouterr().err == "keel: --out has no effect with --smoke, which keeps nothing; leave it out\n"
+    assert (
+        capsys.readouterr().err == f"keel: {option[0]} has no effect with --smoke, which keeps nothing; leave it out\n"
+    )

@@ -36,7 +36,8 @@ def run(
     **Example:** `keel run recipes/tinystories.yaml --set ppo.kl.coef=0.1 --out runs/shorter-leash`
     """
     if smoke:
-        _smoke(recipe, set_, {"--out": out, "--reuse": reuse, "--fresh-from": fresh_from, "--fork": fork})
+        without_effect = {"--out": out, "--reuse": reuse, "--fresh-from": fresh_from, "--fork": fork}
+        _smoke(recipe, set_, without_effect | {"--extend": extend or None})
     else:
         _walk(recipe, out, set_, reuse=reuse, fresh_from=fresh_from, fork=fork, extend=extend)
 
