@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from pathlib import Path
 from typing import Any
 
@@ -114,6 +115,22 @@ def test_prompts_leave_room_for_the_response(model: str, tmp_path: Path) -> None
     config = Path(short) / "config.json"
     config.write_text(config.read_text().replace('"max_position_embeddings": 64', '"max_position_embeddings": 32'))
     assert bench.room([model, short], 512) == 32  # the reference reads it too
+
+
+def test_prompts_that_are_cut_bring_no_warning(
+    model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(logging.getLogger("transformers"), "propagate", True)
+    prompts = prompts_file(tmp_path, ["Could you lend me the ladder?"] * 3 + ["the ladder " * 40])
+    recipe = recipe_of(model, ppo={**PPO, "prompts": prompts, "reward": [{"function": "keel.demo:polite"}]})
+    bench, _ = bench_of(recipe, tmp_path)
+    renderer = bench.renderer(model)
+    loaded = bench.prompts("ppo.prompts", renderer, 60, "cut")
+    items = bench.items(renderer, [*loaded.train, *loaded.validation], 60)
+    assert max(len(item.tokens) for item in items) == 60
+    assert not caplog.messages
+    bench.renderer(model).length(Prompt("the ladder " * 40))
+    assert "Token indices sequence length is longer" in caplog.text  # so it would have been heard
 
 
 def save_reward_model(folder: Path, codec: Any) -> str:

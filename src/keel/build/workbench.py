@@ -20,6 +20,7 @@ from keel.engines.scorers import FunctionScorer, WeightedScorer
 from keel.errors import UserError
 from keel.inputs import Inputs
 from keel.models.load import context_length
+from keel.models.quiet import quiet_transformers
 from keel.records import PromptItem
 from keel.references import resolve
 from keel.runs.console import Console
@@ -102,7 +103,8 @@ class Workbench:
         parts: list[tuple[DataConfig, Loaded[R]]] = []
         for data in self.inputs.sources(key):
             fits = Fits(renderer, room, long_prompts)
-            parts.append((data, load(data, kind, fits)))
+            with quiet_transformers():  # its warning of texts beyond the context: those are left out or cut here
+                parts.append((data, load(data, kind, fits)))
             self.report(data, parts[-1][1].check)
             self.report_cuts(data.name, fits)
         return Mixed(tuple(parts))
