@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from keel.build.workbench import SCORING_TOKENS, Workbench, load_renderer
+from keel.build.workbench import SCORING_TOKENS, Workbench
 from keel.engines.learner import GradientLearner
 from keel.engines.losses import ppo_loss
 from keel.engines.sampler import CachedSampler
@@ -24,7 +24,7 @@ from keel.text.render import Renderer
 
 
 def run_ppo(bench: Workbench) -> dict[str, Any]:
-    """PPO with the critic's head on the policy's backbone and a frozen copy as the reference."""
+    """PPO in the layout that the recipe asks for: who shares a base is the shelf's business."""
     config = bench.recipe.ppo
     assert config is not None
     source = bench.inputs.models["policy"]
@@ -86,7 +86,7 @@ def _critic_source(bench: Workbench, renderer: Renderer) -> str | None:
     """The reward model that a critic network starts from."""
     source = bench.inputs.models.get("critic")
     if source is not None:
-        known = load_renderer(source, trust_remote_code=bench.recipe.model.trust_remote_code).codec.hf.get_vocab()
+        known = bench.renderer(source).codec.hf.get_vocab()
         if not renderer.codec.hf.get_vocab().items() <= known.items():
             raise UserError(
                 f"ppo.critic: network reads the policy's tokens, and {source} has another vocabulary; give critic_init "

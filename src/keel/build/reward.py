@@ -13,9 +13,7 @@ from keel.data.load import Labelled
 from keel.engines.learner import GradientLearner
 from keel.engines.losses import reward_loss
 from keel.engines.sampler import CachedSampler
-from keel.engines.scorers import (
-    RewardModelScorer,
-)
+from keel.engines.scorers import RewardModelScorer
 from keel.errors import UserError
 from keel.pipeline.epochs import total_steps
 from keel.pipeline.reward import EncodedPair, RewardEngines, by_prompt, mixture_of, train_reward
