@@ -6,12 +6,12 @@ from keel.config.collect import AnnotatorConfig as AnnotatorConfig
 from keel.config.collect import CollectConfig as CollectConfig
 from keel.config.data import DataConfig as DataConfig
 from keel.config.evaluate import EvaluateConfig as EvaluateConfig
+from keel.config.kl import KLConfig as KLConfig
 from keel.config.model import LoRAConfig as LoRAConfig
 from keel.config.model import ModelConfig as ModelConfig
 from keel.config.model import ScratchConfig as ScratchConfig
 from keel.config.ppo import AdvantageConfig as AdvantageConfig
 from keel.config.ppo import HeldOutConfig as HeldOutConfig
-from keel.config.ppo import KLConfig as KLConfig
 from keel.config.ppo import PPOConfig as PPOConfig
 from keel.config.ppo import UpdateConfig as UpdateConfig
 from keel.config.recipe import Recipe as Recipe
@@ -21,6 +21,7 @@ from keel.config.rewards import RewardSource as RewardSource
 from keel.config.sampling import RLSamplingConfig as RLSamplingConfig
 from keel.config.sampling import SamplingConfig as SamplingConfig
 from keel.config.sft import SFTConfig as SFTConfig
+from keel.config.shaping import ShapingConfig as ShapingConfig
 from keel.errors import UserError as UserError
 from keel.library import StageResult as StageResult
 from keel.library import collect as collect

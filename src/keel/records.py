@@ -203,6 +203,24 @@ class Rollout:
 
 
 @dataclass(frozen=True)
+class Leash:
+    """The KL to the reference as a term of the loss."""
+
+    coef: float
+    ref_logprobs: Tensor  # float [B, T]
+    baseline: Tensor  # float [B], the mean KL of the response's neighbours: takes off variance
+
+
+@dataclass(frozen=True)
+class Credit:
+    """What a rollout teaches."""
+
+    advantages: Tensor  # float [B, T]
+    returns: Tensor  # float [B, T], the critic's targets
+    leash: Leash | None = None  # None: the KL is paid in the reward
+
+
+@dataclass(frozen=True)
 class PolicyBatch:
     """The part of a rollout that one micro-batch of the policy update sees."""
 
@@ -212,6 +230,7 @@ class PolicyBatch:
     advantages: Tensor  # float [B, T]
     returns: Tensor  # float [B, T]
     importance: Tensor | None = None  # float [B, T] pi_old / pi_sampler, capped; None: they are the same
+    leash: Leash | None = None  # None: the KL is no term of the loss
 
     @property
     def weight(self) -> float:

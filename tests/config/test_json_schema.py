@@ -97,4 +97,4 @@ def test_keys_have_descriptions_and_the_whole_a_title() -> None:
     schema = json.loads(schema_text())
     assert schema["title"] == "Keel recipe"
     assert "2020-12" in schema["$schema"]
-    assert schema["$defs"]["PPOConfig"]["properties"]["rollout_batch"]["description"].startswith("prompts")
+    assert schema["$defs"]["PPOConfig"]["properties"]["rollout_batch"]["description"].startswith("responses")

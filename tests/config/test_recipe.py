@@ -10,7 +10,7 @@ import yaml
 from keel.config.data import DataConfig
 from keel.config.evaluate import EvaluateConfig
 from keel.config.model import ModelConfig
-from keel.config.ppo import PPOConfig
+from keel.config.ppo import AdvantageConfig, PPOConfig
 from keel.config.recipe import Recipe, apply_override, load_recipe, parse_recipe
 from keel.config.reward import RewardConfig
 from keel.config.sampling import RLSamplingConfig, SamplingConfig
@@ -93,7 +93,7 @@ SFT = {"data": "d.jsonl"}
         ({"reward": {"data": {"pth": "x"}}}, "unknown key `reward.data.pth`; did you mean `path`?"),
         (
             {"ppo": PPO | {"kl": {"zzzz": 1}}},
-            "unknown key `ppo.kl.zzzz`; known here: budget, coef, horizon, kind, target",
+            "unknown key `ppo.kl.zzzz`; known here: anneal_from, anneal_over, budget, coef, dual_lr",
         ),
         (
             {"sft": SFT | {"token_bugdet": 1, "epoch": 2}},
@@ -146,12 +146,12 @@ SFT = {"data": "d.jsonl"}
         # ppo
         (
             {"ppo": PPO | {"kl": {"kind": "adaptive"}}},
-            "`ppo.kl`: kl.target belongs to `kind: adaptive`, which needs it",
+            "`ppo.kl`: kl.target belongs to `kind: adaptive` and `kind: constraint`, which need it",
         ),
         ({"ppo": PPO | {"kl": {"target": 6}}}, "`ppo.kl`: kl.target belongs to `kind: adaptive`"),
         (
             {"ppo": PPO | {"kl": {"kind": "adaptive", "target": 6, "coef": 0}}},
-            "kl.coef 0 cannot adapt (it is multiplied)",
+            "kl.coef 0 cannot adapt with kind: adaptive (it is multiplied)",
         ),
         (
             {"ppo": PPO | {"rollout_batch": 10}},
@@ -195,7 +195,7 @@ SFT = {"data": "d.jsonl"}
         ({"ppo": PPO | {"kl": {"horizon": 50}}}, "`ppo.kl`: horizon has no effect with kind: fixed; leave it out"),
         (
             {"ppo": PPO | {"advantage": {"kind": "monte_carlo", "lam": 0.5}}},
-            "`ppo.advantage`: lam has no effect with kind: monte_carlo, which is gae at lam 1; leave it out",
+            "`ppo.advantage`: lam has no effect with kind: monte_carlo; leave it out",
         ),
         (
             {"ppo": PPO | {"update": {"value_coef": 0, "value_clip": 0.1}}},
@@ -225,6 +225,84 @@ SFT = {"data": "d.jsonl"}
             "`collect.sampling.stop.0`: string should have at least 1 character",
         ),
         ({"sft": {"data": {"function": "a:b", "split": "test"}}}, "`sft.data`: split has no effect on a function"),
+        # algorithms
+        (
+            {"ppo": PPO | {"advantage": {"kind": "rlo"}}},
+            "`ppo.advantage.kind`: no estimator is called 'rlo'; there are gae, monte_carlo, td",
+        ),
+        (
+            {"ppo": PPO | {"advantage": {"kind": "rloo", "gamma": 0.9}}},
+            "`ppo.advantage`: gamma has no effect with kind: rloo; leave it out",
+        ),
+        (
+            {"ppo": PPO | {"advantage": {"kind": "grpo", "whiten": True}}},
+            "`ppo.advantage`: whiten: true does not go with kind: grpo; it has a baseline of its own",
+        ),
+        (
+            {"ppo": PPO | {"advantage": {"kind": "reinforce_pp", "whiten": False}}},
+            "`ppo.advantage`: whiten: false does not go with kind: reinforce_pp; whitening is its baseline",
+        ),
+        (
+            {"ppo": PPO | {"advantage": {"kind": "rloo"}, "per_prompt": 1}},
+            "`ppo`: advantage.kind rloo compares the responses to a prompt: give per_prompt 2 or more",
+        ),
+        (
+            {"ppo": PPO | {"advantage": {"kind": "rloo"}, "critic": "head"}},
+            "`ppo`: critic: head would be trained and never read with advantage.kind rloo; leave it out",
+        ),
+        (
+            {"ppo": PPO | {"rollout_batch": 8, "per_prompt": 3}},
+            "`ppo`: rollout_batch (8) counts responses and must be a multiple of per_prompt (3)",
+        ),
+        (
+            {"ppo": PPO | {"update": {"ratio": "gspo"}}},
+            "`ppo`: update.ratio: gspo clips whole responses and needs one advantage a response, and gae gives one a "
+            "token; take sequence, reinforce, rloo, grpo, dr_grpo, or ratio: token",
+        ),
+        (
+            {"ppo": PPO | {"update": {"ratio": "gspo", "reduction": "sequence_sum"}}},
+            "`ppo.update`: reduction has no effect with ratio: gspo, where each response counts once; leave it out",
+        ),
+        (
+            {"ppo": PPO | {"update": {"loss": "policy_gradient", "epochs": 4}}},
+            "`ppo.update`: loss: policy_gradient is the gradient at the policy that sampled: give epochs 1",
+        ),
+        (
+            {"ppo": PPO | {"update": {"loss": "policy_gradient", "clip_high": 0.3}}},
+            "`ppo.update`: clip_high has no effect with loss: policy_gradient, which has no ratio; leave it out",
+        ),
+        (
+            {"ppo": PPO | {"shaping": {"running_scale": True, "whiten": True}}},
+            "`ppo.shaping`: running_scale has no effect beside whiten",
+        ),
+        (
+            {"ppo": PPO | {"kl": {"place": "loss", "estimator": "k1"}}},
+            "`ppo.kl`: the gradient of k1 in the loss is zero in expectation, so it would hold nothing",
+        ),
+        (
+            {"ppo": PPO | {"kl": {"estimator": "token_k3"}}},
+            "`ppo.kl`: estimator: token_k3 is a term of the loss; in the reward the estimate is k1",
+        ),
+        (
+            {"ppo": PPO | {"kl": {"place": "loss"}}},
+            "`ppo`: kl.place: loss beside whitened advantages acts as kl.coef times the advantages' spread: say",
+        ),
+        (
+            {"ppo": PPO | {"kl": {"place": "loss"}, "advantage": {"kind": "reinforce_pp"}}},
+            "`ppo`: kl.place: loss does not go with advantage.kind reinforce_pp",
+        ),
+        (
+            {"ppo": PPO | {"kl": {"kind": "constraint", "target": 1.0, "coef": 0}}},
+            "kl.coef 0 cannot adapt with kind: constraint",
+        ),
+        (
+            {"ppo": PPO | {"kl": {"dual_lr": 0.2}}},
+            "`ppo.kl`: dual_lr has no effect with kind: fixed; leave it out",
+        ),
+        (
+            {"ppo": PPO | {"kl": {"anneal_from": 1.0}}},
+            "`ppo.kl`: kl.anneal_from and kl.anneal_over go together",
+        ),
         # layouts
         (
             {"model": {"base": "m", "lora": {"rank": 8}}},
@@ -236,10 +314,10 @@ SFT = {"data": "d.jsonl"}
         ),
         (
             {"ppo": PPO | {"critic": "none"}},
-            "`ppo`: critic: none leaves advantage.kind gae without values to bootstrap from; use kind: monte_carlo",
+            "`ppo`: critic: none leaves advantage.kind gae without the values it reads; take reward_to_go, rloo",
         ),
         (
-            {"ppo": PPO | {"critic": "none", "advantage": {"kind": "monte_carlo"}, "update": {"value_clip": 0.1}}},
+            {"ppo": PPO | {"advantage": {"kind": "reward_to_go"}, "update": {"value_clip": 0.1}}},
             "`ppo`: value_clip has no effect with critic: none; leave it out",
         ),
         ({"ppo": PPO | {"critic_init": "a/b"}}, "`ppo`: critic_init has no effect with critic: head; leave it out"),
@@ -272,6 +350,10 @@ def test_a_key_that_is_no_text() -> None:
     [
         {"ppo": PPO | {"kl": {"kind": "adaptive", "target": 6, "horizon": 64}}},
         {"ppo": PPO | {"advantage": {"kind": "gae", "lam": 0.5}}},
+        {"ppo": PPO | {"advantage": {"kind": "n_step", "n": 2, "gamma": 0.9, "whiten": False}}},
+        {"ppo": PPO | {"advantage": {"kind": "rloo"}, "update": {"ratio": "gspo"}, "kl": {"place": "loss"}}},
+        {"ppo": PPO | {"kl": {"kind": "constraint", "target": 1, "dual_lr": 0.2, "min_coef": 0.01}}},
+        {"ppo": PPO | {"kl": {"anneal_from": 1.0, "anneal_over": 9}}},
         {"ppo": PPO | {"update": {"value_clip": 0.1, "critic_lr_scale": 2}}},
         {"ppo": PPO | {"update": {"value_coef": 0}}},
         {"ppo": PPO | {"kl": {"coef": 0}}},
@@ -281,6 +363,23 @@ def test_a_key_that_is_no_text() -> None:
 )
 def test_the_same_keys_are_taken_where_they_have_an_effect(stages: dict[str, Any]) -> None:
     parse_recipe(tree(**stages), "r.yaml")
+
+
+def test_an_estimator_brings_what_it_needs() -> None:
+    def ppo(**keys: Any) -> PPOConfig:
+        config = parse_recipe(tree(ppo=PPO | keys), "r.yaml").ppo
+        assert config is not None
+        return config
+
+    rloo = ppo(advantage={"kind": "rloo"})
+    assert (rloo.critic, rloo.per_prompt, rloo.advantage.whitens) == ("none", 4, False)
+    to_go = ppo(advantage={"kind": "reward_to_go"})
+    assert (to_go.critic, to_go.per_prompt, to_go.advantage.whitens) == ("none", 1, True)
+    gae = ppo()
+    assert (gae.critic, gae.per_prompt, gae.advantage.whitens) == ("head", 1, True)
+    assert ppo(advantage=AdvantageConfig(kind="grpo")).per_prompt == 4
+    assert ppo(update={"loss": "policy_gradient"}).update.epochs == 1
+    assert PPOConfig.model_validate(rloo.model_dump(mode="json")) == rloo  # as a run writes it out
 
 
 # Files

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from keel.batching import pad_rows
+from keel.config.ppo import PPOConfig
 from keel.engines.base import DrawKey
 from keel.engines.sampler import CachedSampler
 from keel.models.critic import ValueHead
@@ -21,6 +22,12 @@ from keel.text.tokenizers import TextCodec
 from tests.worlds import VOCAB, random_rows, tiny_classifier, tiny_codec, tiny_lm, with_critic
 
 KEY = DrawKey(Draws(0, "test"), "response", iteration=3)
+
+
+def ppo_config(temperature: float = 1.0, *, ppo: Mapping[str, Any] | None = None, **update: Any) -> PPOConfig:
+    """PPO's settings with those of `update`, and of the stage in `ppo`."""
+    tree = {"prompts": "none.jsonl", "sampling": {"temperature": temperature}, "update": update}
+    return PPOConfig.model_validate({**tree, **(ppo or {})})
 
 
 def tiny_policy(family: str = "llama", *, critic: bool = False, seed: int = 0) -> Policy:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -8,13 +9,13 @@ import torch
 from torch import Tensor
 
 from keel.batching import pad_rows
-from keel.config.ppo import UpdateConfig
+from keel.config.ppo import PPOConfig, UpdateConfig
 from keel.engines.losses import ppo_loss, reward_loss, sft_loss
 from keel.models.critic import ValueHead
 from keel.models.hidden import last_hidden
 from keel.models.policy import Policy
-from keel.records import Pairs, PolicyBatch
-from tests.engines.helpers import exact_logits, exact_logprobs, tiny_policy, tiny_reward_model
+from keel.records import Leash, Pairs, PolicyBatch
+from tests.engines.helpers import exact_logits, exact_logprobs, ppo_config, tiny_policy, tiny_reward_model
 from tests.worlds import random_rows
 
 ROWS = random_rows([(3, 5), (1, 2), (6, 4)], seed=1)
@@ -81,7 +82,7 @@ def naive_ppo(policy: Policy, batch: PolicyBatch, config: UpdateConfig) -> dict[
 def test_ppo_loss_and_statistics_are_a_loop_over_tokens(config: UpdateConfig) -> None:
     policy = tiny_policy(critic=True)
     batch = ppo_batch(policy)
-    loss, tally = ppo_loss(config, TEMPERATURE)(policy, batch, DENOMINATOR)
+    loss, tally = ppo_loss(ppo_config(TEMPERATURE, **config.model_dump(exclude_unset=True)))(policy, batch, DENOMINATOR)
     naive = naive_ppo(policy, batch, config)
     expected = naive["policy"] + config.value_coef * naive["value"] - config.entropy_coef * naive["entropy"]
     assert loss.item() == pytest.approx(expected / DENOMINATOR, rel=1e-5)
@@ -101,6 +102,84 @@ def test_ppo_loss_and_statistics_are_a_loop_over_tokens(config: UpdateConfig) ->
     assert {weight for _, weight in tally.sums.values()} == {11.0}
 
 
+# one response of 5 tokens, one of 2 and one of 4, in a minibatch of 4 responses that may have 7 tokens each
+SPREAD = {
+    "token_mean": [1 / DENOMINATOR] * 3,
+    "sequence_sum": [1 / 4] * 3,
+    "sequence_mean": [1 / (4 * length) for length in (5, 2, 4)],
+    "sequence_sum_by_max_length": [1 / (4 * 7)] * 3,
+}
+
+
+def naive_objective(policy: Policy, batch: PolicyBatch, config: PPOConfig) -> dict[str, float]:
+    """Policy loss, entropy and leash by loops over responses, for one advantage a response."""
+    update, sums = config.update, {"policy": 0.0, "entropy": 0.0, "leash": 0.0}
+    level = {"token": update.reduction, "sequence": "sequence_sum", "gspo": "sequence_mean"}[update.ratio]
+    for index, row in enumerate(ROWS):
+        steps = range(row.response_length)
+        logits = exact_logits(policy.backbone, row) / TEMPERATURE
+        logprobs = exact_logprobs(policy.backbone, row, TEMPERATURE).tolist()
+        log_ratios = [logprobs[t] - float(batch.old_logprobs[index, t]) for t in steps]
+        advantage, share = float(batch.advantages[index, 0]), SPREAD[level][index]
+        if update.loss == "policy_gradient":
+            sums["policy"] -= share * sum(logprobs) * advantage
+        elif update.ratio == "token":
+            sums["policy"] -= share * sum(clipped(math.exp(one), advantage) for one in log_ratios)
+        else:
+            mean = sum(log_ratios) / len(log_ratios)
+            sums["policy"] -= clipped(math.exp(mean if update.ratio == "gspo" else sum(log_ratios)), advantage) / 4
+        entropies = [float(-(one.softmax(-1) * one.log_softmax(-1)).sum()) for one in logits]
+        sums["entropy"] += share * sum(entropies)
+        if batch.leash is not None:
+            gaps = [logprobs[t] - float(batch.leash.ref_logprobs[index, t]) for t in steps]
+            whole = sum(gaps) - float(batch.leash.baseline[index])
+            for log_ratio, d in zip(log_ratios, gaps, strict=True):
+                terms = {"sequence_k2": whole, "token_k2": d * d / 2, "token_k3": math.exp(-d) - 1 + d}
+                sums["leash"] += share * math.exp(log_ratio) * terms[str(config.kl.estimator)]
+    return sums
+
+
+def clipped(ratio: float, advantage: float) -> float:
+    return min(ratio * advantage, min(max(ratio, 0.8), 1.2) * advantage)
+
+
+@pytest.mark.parametrize("estimator", ["sequence_k2", "token_k2", "token_k3"])
+@pytest.mark.parametrize(
+    "update",
+    [
+        *({"reduction": reduction} for reduction in SPREAD),
+        {"ratio": "sequence"},
+        {"ratio": "gspo"},
+        {"loss": "policy_gradient", "reduction": "sequence_sum"},
+        {"loss": "policy_gradient"},
+    ],
+)
+def test_losses_ratios_reductions_and_leashes_are_loops_over_responses(update: dict[str, Any], estimator: str) -> None:
+    policy = tiny_policy(critic=True)
+    config = ppo_config(
+        TEMPERATURE,
+        ppo={
+            "rollout_batch": 8,
+            "sampling": {"temperature": TEMPERATURE, "max_new_tokens": 7},
+            "advantage": {"kind": "sequence", "whiten": False},
+            "kl": {"place": "loss", "estimator": estimator},
+        },
+        minibatches=2,
+        value_coef=0.0,
+        value_clip=0.2,
+        entropy_coef=0.3,
+        **update,
+    )
+    drawn = ppo_batch(policy)
+    leash = Leash(0.7, drawn.old_logprobs + made_up(4, 0.5), made_up(5)[:, 0])
+    batch = replace(drawn, advantages=drawn.advantages[:, :1].expand(3, 5), leash=leash)
+    naive = naive_objective(policy, batch, config)
+    loss, tally = ppo_loss(config)(policy, batch, DENOMINATOR)
+    expected = naive["policy"] - 0.3 * naive["entropy"] + 0.7 * naive["leash"]
+    assert loss.item() == pytest.approx(expected, rel=1e-4)
+    assert tally.means()["ppo/loss/policy"] == pytest.approx(naive["policy"] * DENOMINATOR / 11, rel=1e-4)
+
+
 def after_a_step(config: UpdateConfig, advantages: float) -> tuple[dict[str, float], dict[str, float]]:
     """Statistics before and after one plain gradient step, with advantages all alike."""
     policy = tiny_policy(critic=True)
@@ -109,7 +188,7 @@ def after_a_step(config: UpdateConfig, advantages: float) -> tuple[dict[str, flo
         logprobs = policy(drawn.sequences, temperature=TEMPERATURE).logprobs
     everywhere = torch.full_like(drawn.advantages, advantages)
     batch = PolicyBatch(drawn.sequences, logprobs, drawn.old_values, everywhere, drawn.returns)
-    loss_function = ppo_loss(config, TEMPERATURE)
+    loss_function = ppo_loss(ppo_config(TEMPERATURE, **config.model_dump(exclude_unset=True)))
     loss, before = loss_function(policy, batch, batch.weight)
     torch.autograd.backward(loss)
     with torch.no_grad():

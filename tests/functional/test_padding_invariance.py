@@ -11,9 +11,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from keel.functional.advantages import gae, monte_carlo
+from keel.config.estimators import ESTIMATORS
+from keel.functional import advantages
+from keel.functional.kl import sequence_k2_term, token_k2_term, token_k3_term
 from keel.functional.masked import masked_mean, masked_sum, masked_var, whiten
-from keel.functional.policy import approx_kl_to_old, clipped_policy_loss, clipped_value_loss
+from keel.functional.policy import (
+    approx_kl_to_old,
+    clipped_policy_loss,
+    clipped_value_loss,
+    policy_gradient_loss,
+    policy_ratio,
+)
 from keel.functional.rewards import shape_rewards
 
 WIDTH = 4
@@ -32,14 +40,33 @@ def shaped(a: Tensor, b: Tensor, c: Tensor, mask: Tensor) -> Tensor:
     return shape_rewards(c[:, 0], a, mask, b[:, 0] > 0, kl_coef=0.1, eos_penalty=1.0)
 
 
+def estimate(name: str) -> Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]:
+    """The estimator of that name; all responses are of one prompt, of which there are two or more."""
+
+    def run(a: Tensor, b: Tensor, c: Tensor, mask: Tensor) -> Tensor:
+        two = [torch.cat([part, part]) for part in (a, b, mask)]
+        known = {"values": two[1], "group": torch.zeros(len(two[0])), "gamma": 0.9, "lam": 0.8, "n": 2}
+        result: Tensor = getattr(advantages, name)(
+            rewards=two[0], response_mask=two[2], **{key: known[key] for key in ESTIMATORS[name].reads}
+        )
+        return result
+
+    return run
+
+
 FUNCTIONS: dict[str, Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]] = {
     "masked_sum": lambda a, b, c, mask: masked_sum(a, mask),
     "masked_mean": lambda a, b, c, mask: masked_mean(a, mask),
     "masked_var": lambda a, b, c, mask: masked_var(a, mask),
     "whiten": lambda a, b, c, mask: whiten(a, mask),
-    "gae": lambda a, b, c, mask: gae(a, b, mask),
-    "monte_carlo": lambda a, b, c, mask: monte_carlo(a, b, mask),
+    **{name: estimate(name) for name in ESTIMATORS},
     "shape_rewards": shaped,
+    "policy_gradient_loss": lambda a, b, c, mask: policy_gradient_loss(a, b, mask, denominator=3),
+    "sequence_ratio": lambda a, b, c, mask: policy_ratio(a, b, mask, "sequence"),
+    "gspo_ratio": lambda a, b, c, mask: policy_ratio(a, b, mask, "gspo"),
+    "sequence_k2": lambda a, b, c, mask: sequence_k2_term(a, b, torch.exp(c), mask, torch.zeros(len(a))),
+    "token_k2": lambda a, b, c, mask: token_k2_term(a, b, c, mask),
+    "token_k3": lambda a, b, c, mask: token_k3_term(a, b, c, mask),
     "clipped_policy_loss": policy_loss,
     "clipped_value_loss": value_loss,
     "approx_kl_to_old": lambda a, b, c, mask: approx_kl_to_old(a, b, mask),

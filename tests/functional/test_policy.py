@@ -11,10 +11,15 @@ from torch.testing import assert_close
 from keel.functional.kl import k3
 from keel.functional.policy import (
     PolicyLoss,
+    Ratio,
+    Reduction,
     approx_kl_to_old,
     clipped_policy_loss,
     clipped_value_loss,
     importance_weights,
+    loss_denominator,
+    policy_gradient_loss,
+    token_weights,
 )
 
 ONE = torch.tensor([[True]])
@@ -246,9 +251,95 @@ def test_importance_weights_multiply_each_token_of_the_policy_loss() -> None:
     mask = torch.ones(1, 2, dtype=torch.bool)
     loss = clipped_policy_loss(
         logprobs, old, advantages, mask, clip_low=0.3, clip_high=0.3, denominator=2.0,
-        importance=torch.tensor([[0.25, 2.0]]),
+        weights=torch.tensor([[0.25, 2.0]]),
     ).loss  # fmt: skip
     torch.autograd.backward(loss)
     assert float(loss.detach()) == pytest.approx(-(0.25 * 2.0 + 2.0 * 0.8 * -1.0) / 2)
     assert logprobs.grad is not None
     assert logprobs.grad[0].tolist() == pytest.approx([-0.25 * 2.0 / 2, 2.0 * 0.8 / 2])
+
+
+# --- ratios of whole responses, the plain gradient, reductions
+
+
+def naive_sequence_loss(logprobs: Tensor, old: Tensor, advantages: Tensor, mask: Tensor, *, mean: bool) -> float:
+    """One clipped gain a response."""
+    total = 0.0
+    for row in range(len(mask)):
+        steps = [t for t in range(mask.shape[1]) if mask[row, t]]
+        log_ratio = sum(logprobs[row, t].item() - old[row, t].item() for t in steps)
+        ratio = math.exp(log_ratio / len(steps) if mean else log_ratio)
+        advantage = advantages[row, steps[0]].item()
+        total -= min(ratio * advantage, min(max(ratio, 0.9), 1.3) * advantage)
+    return total
+
+
+@pytest.mark.parametrize("ratio", ["sequence", "gspo"])
+def test_a_ratio_of_the_whole_response_counts_each_response_once(ratio: Ratio) -> None:
+    logprobs, old, _, mask = random_batch()
+    advantages = torch.where(mask, torch.tensor([1.5, -0.7, 0.3, -2.0], dtype=torch.float64)[:, None], math.nan)
+    result = clipped_policy_loss(
+        logprobs, old, advantages, mask, clip_low=0.1, clip_high=0.3, denominator=4, ratio=ratio,
+        weights=token_weights(mask, "sequence_mean").double(),
+    )  # fmt: skip
+    expected = naive_sequence_loss(logprobs, old, advantages, mask, mean=ratio == "gspo")
+    assert result.loss.item() == pytest.approx(expected / 4, rel=1e-6)
+    assert all(len(set(row[kept].tolist())) == 1 for row, kept in zip(result.ratio, mask, strict=True))
+
+
+@pytest.mark.parametrize(("ratio", "spread"), [("sequence", 1.0), ("gspo", 1 / 3)])
+def test_the_gradient_of_a_responses_ratio(ratio: Ratio, spread: float) -> None:
+    """At pi = pi_old, A grad log pi of each token, and for the mean a share of it."""
+    logprobs = torch.tensor([[0.5, 0.2, 0.4]], dtype=torch.float64).log().requires_grad_()
+    mask = torch.ones(1, 3, dtype=torch.bool)
+    weights = token_weights(mask, "sequence_mean").double()
+    loss = clipped_policy_loss(
+        logprobs, logprobs.detach(), torch.full((1, 3), 2.0), mask, clip_low=0.2, clip_high=0.2, denominator=1,
+        ratio=ratio, weights=weights,
+    ).loss  # fmt: skip
+    (gradient,) = torch.autograd.grad(loss, logprobs)
+    assert gradient[0].tolist() == pytest.approx([-2.0 * spread] * 3)
+
+
+def test_a_ratio_of_the_response_refuses_advantages_of_tokens() -> None:
+    logprobs, old, advantages, mask = random_batch()
+    with pytest.raises(ValueError, match="one advantage a response"):
+        clipped_policy_loss(
+            logprobs, old, advantages, mask, clip_low=0.2, clip_high=0.2, denominator=1, ratio="sequence"
+        )
+
+
+def test_the_plain_gradient_is_minus_the_advantage_of_each_token() -> None:
+    logprobs, _, advantages, mask = random_batch()
+    logprobs.requires_grad_()
+    loss = policy_gradient_loss(logprobs, advantages, mask, denominator=14)
+    expected = -sum((advantages[i, t] * logprobs[i, t]).item() for i, t in mask.nonzero().tolist()) / 14
+    assert loss.item() == pytest.approx(expected)
+    (gradient,) = torch.autograd.grad(loss, logprobs)
+    torch.testing.assert_close(gradient, torch.where(mask, -advantages / 14, 0.0))
+    with pytest.raises(ValueError, match="denominator"):
+        policy_gradient_loss(logprobs, advantages, mask, denominator=0)
+
+
+REDUCED = {  # of losses 1, 2, 3 in one response and 10 in another, of at most 5 tokens
+    "token_mean": 16 / 4,
+    "sequence_sum": (6 + 10) / 2,
+    "sequence_mean": (2 + 10) / 2,
+    "sequence_sum_by_max_length": (6 + 10) / (2 * 5),
+}
+
+
+@pytest.mark.parametrize("reduction", REDUCED)
+def test_reductions_by_hand(reduction: Reduction) -> None:
+    losses = torch.tensor([[1.0, 2.0, 3.0], [10.0, 77.0, 77.0]])
+    mask = torch.tensor([[True, True, True], [True, False, False]])
+    denominator = loss_denominator(reduction, tokens=4.0, sequences=2, max_length=5)
+    assert float((token_weights(mask, reduction) * losses).sum() / denominator) == pytest.approx(REDUCED[reduction])
+
+
+def test_importance_of_a_response_is_the_product_of_its_tokens() -> None:
+    old, sampled = torch.tensor([[0.6, 0.3, 0.5]]).log(), torch.tensor([[0.4, 0.6, 0.1]]).log()
+    mask = torch.tensor([[True, True, False]])
+    for ratio in ("sequence", "gspo"):
+        weights = importance_weights(old, sampled, mask, cap=2.0, ratio=ratio)
+        assert weights[0].tolist() == pytest.approx([0.75, 0.75, 1.0])  # 1.5 x 0.5

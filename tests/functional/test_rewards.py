@@ -1,12 +1,13 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import pytest
 import torch
 from torch.testing import assert_close
 
-from keel.functional.rewards import shape_rewards, transform_scores
+from keel.functional.rewards import length_penalty, shape_rewards, transform_scores
 
 MASK = torch.tensor([[True, True, True, False], [True, False, False, False], [True, True, True, True]])
 GAPS = torch.tensor([[0.1, -0.2, 0.3, 9.0], [0.5, 9.0, 9.0, 9.0], [0.0, 0.0, 0.0, 1.0]])
@@ -64,3 +65,29 @@ def test_scores_are_clipped_before_they_are_whitened() -> None:
 def test_a_clip_that_leaves_nothing_is_refused(clip: float) -> None:
     with pytest.raises(ValueError, match="clip must be above 0"):
         transform_scores(SCORES, clip=clip)
+
+
+def test_a_running_scale_divides_before_the_clip() -> None:
+    assert transform_scores(torch.tensor([8.0, -1.0]), scale=2.0, clip=3.0).tolist() == [3.0, -0.5]
+    with pytest.raises(ValueError, match="scale must be above 0, got 0"):
+        transform_scores(SCORES, scale=0.0)
+
+
+def test_length_costs_evenly_and_at_the_limit_softly() -> None:
+    lengths = torch.tensor([1, 6, 7, 8, 10, 12])
+    assert length_penalty(lengths, per_token=0.5).tolist() == [0.5, 3.0, 3.5, 4.0, 5.0, 6.0]
+    assert length_penalty(lengths, buffer=4, max_length=10).tolist() == [0.0, 0.0, 0.25, 0.5, 1.0, 1.0]
+    both = length_penalty(lengths, per_token=0.5, buffer=4, max_length=10)
+    assert both.tolist() == [0.5, 3.0, 3.75, 4.5, 6.0, 7.0]
+
+
+def test_the_cost_of_length_falls_on_the_last_token() -> None:
+    rewards = shape_rewards(SCORES, GAPS, MASK, ENDED, kl_coef=0.0, length_cost=torch.tensor([0.5, 0.25, 1.0]))
+    assert rewards.sum(dim=1).tolist() == [1.5, -1.25, 3.0]
+    assert (rewards != 0).sum(dim=1).tolist() == [1, 1, 1]
+
+
+@pytest.mark.parametrize("wrong", [{"per_token": -0.1}, {"buffer": 11, "max_length": 10}, {"buffer": -1}])
+def test_lengths_without_meaning_are_refused(wrong: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match="must"):
+        length_penalty(torch.tensor([3]), **wrong)

@@ -16,8 +16,8 @@ from keel.functional.kl import k1
 from keel.models.policy import Policy
 from keel.pipeline.ppo import policy_batches
 from keel.pipeline.rollouts import Actors, collect_rollout
-from keel.records import PolicyBatch, Rollout
-from tests.engines.helpers import KEY, items, sampler_of, tiny_policy
+from keel.records import Credit, PolicyBatch, Rollout
+from tests.engines.helpers import KEY, items, ppo_config, sampler_of, tiny_policy
 
 PROMPTS = items([1, 9, 4, 4, 13, 2, 7, 5])
 
@@ -54,8 +54,8 @@ def test_the_learner_sees_a_ratio_of_one_in_any_cut(budget: int) -> None:
     rollout = rollout_of_start(policy, 0.7, 8)
     zeros = torch.zeros_like(rollout.logprobs)
     config = UpdateConfig(token_budget=budget)
-    learner = GradientLearner[PolicyBatch]("ppo", policy, ppo_loss(config, 0.7), OptimConfig(), total_steps=1)
-    means = learner.measure(policy_batches(rollout, zeros, zeros, list(range(8)), config)).means()
+    learner = GradientLearner[PolicyBatch]("ppo", policy, ppo_loss(ppo_config(0.7)), OptimConfig(), total_steps=1)
+    means = learner.measure(policy_batches(rollout, Credit(zeros, zeros), list(range(8)), config)).means()
     assert means["ppo/policy/ratio_gap"] < 1e-5
     assert abs(means["ppo/policy/approxkl"]) < 1e-8
     assert means["ppo/policy/clipfrac"] == 0

@@ -53,7 +53,7 @@ Layout = tuple[str, str, str, bool]
 
 def recipe_of(tune: str, critic: str, precision: str, recompute: bool) -> Recipe:
     settings = [f"model.tune={tune}", f"model.precision={precision}", f"model.gradient_checkpointing={recompute}"]
-    settings += [f"ppo.critic={critic}"] + ["ppo.advantage.kind=monte_carlo"] * (critic == "none")
+    settings += [f"ppo.critic={critic}"] + ["ppo.advantage.kind=reward_to_go"] * (critic == "none")
     lora = [setting for setting in STEP if tune == "lora" or "lora" not in setting]
     return tiny_recipe([*COMMON, *lora, *settings])
 

@@ -17,11 +17,12 @@ from keel.engines.learner import GradientLearner
 from keel.engines.losses import ppo_loss, reward_loss, sft_loss
 from keel.pipeline.ppo import policy_batches
 from keel.pipeline.reward import EncodedPair, by_prompt, microbatches
-from keel.records import EncodedRow, Pairs, PolicyBatch, Sequences
+from keel.records import Credit, EncodedRow, Pairs, PolicyBatch, Sequences
 from tests.engines.helpers import (
     distance,
     exact_logprobs,
     loss_and_gradient,
+    ppo_config,
     rollout_of,
     rows_of,
     tiny_policy,
@@ -76,12 +77,13 @@ def ppo_case(family: str) -> Case:
     for index, row in enumerate(ROWS):
         old[index, : row.response_length] += exact_logprobs(policy.backbone, row, TEMPERATURE).float()
     rollout = replace(rollout_of(ROWS, old), values=fields["old_values"])
+    credit = Credit(fields["advantages"], fields["returns"])
 
     def batches(budget: int, order: Sequence[int]) -> list[PolicyBatch]:
         config = UpdateConfig(token_budget=budget)
-        return policy_batches(rollout, fields["advantages"], fields["returns"], order, config)
+        return policy_batches(rollout, credit, order, config)
 
-    loss = ppo_loss(UpdateConfig(value_coef=0.3, entropy_coef=0.1), TEMPERATURE)
+    loss = ppo_loss(ppo_config(TEMPERATURE, value_coef=0.3, entropy_coef=0.1))
     return Case(policy, loss, batches, ROUNDED)
 
 
@@ -187,6 +189,10 @@ def test_padding_of_any_content_and_width_sft(family: str, fill: int) -> None:
     case.assert_same(loss_and_gradient(case.module, case.loss, [wide]), case(100_000, NORMAL))
 
 
+def padded(field: Tensor) -> Tensor:
+    return nn.functional.pad(field, (0, 6), value=float("nan"))
+
+
 @pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize("fill", [0, 77])
 def test_padding_of_any_content_and_width_ppo(family: str, fill: int) -> None:
@@ -195,10 +201,10 @@ def test_padding_of_any_content_and_width_ppo(family: str, fill: int) -> None:
     order = [ROWS.index(row) for row in rows_of(batch.sequences)]
     wide = PolicyBatch(
         further(batch.sequences, [ROWS[row] for row in order], fill),
-        *(
-            nn.functional.pad(field, (0, 6), value=float("nan"))
-            for field in (batch.old_logprobs, batch.old_values, batch.advantages, batch.returns)
-        ),
+        padded(batch.old_logprobs),
+        padded(batch.old_values),
+        padded(batch.advantages),
+        padded(batch.returns),
     )
     case.assert_same(loss_and_gradient(case.module, case.loss, [wide]), case(100_000, NORMAL))
 

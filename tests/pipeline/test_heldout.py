@@ -65,7 +65,7 @@ def test_a_start_that_hardly_ends_is_named_once(tmp_path: Path) -> None:
     assert metrics["eval/ended"] < 0.5
     assert console.said == [
         f"ppo: warning: {1 - metrics['eval/ended']:.0%} of the responses never end within 2 tokens and are scored as "
-        "they stand; raise sampling.max_new_tokens or set eos_penalty if that is not meant."
+        "they stand; raise sampling.max_new_tokens or set shaping.eos_penalty if that is not meant."
     ]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from torch import Tensor
 from keel.engines.sampler import CachedSampler
 from keel.errors import UserError
 from keel.functional.closed_form import objective, optimal_policy
-from keel.pipeline.ppo import PPOState
+from keel.pipeline.ppo_state import PPOState
 from keel.runs.metrics import read_lines
 from tests.pipeline.support import (
     Heard,
@@ -134,12 +135,64 @@ def test_the_leash_adapts_by_hand() -> None:
     """math.md §8: beta 0.15, target 6, horizon 10000, KL 12, n 512."""
     config = toy_config(kl={"kind": "adaptive", "coef": 0.15, "target": 6.0, "horizon": 10_000}).kl
     state = PPOState(iteration=7, kl_coef=0.15)
-    far = state.next({"objective/kl": 12.0}, config, 512, streak=1)
+    far = state.next(12.0, config, 512, streak=1)
     assert far.kl_coef == pytest.approx(0.15 * (1 + 0.2 * 0.0512), rel=1e-12)
     assert (far.iteration, far.negative_kl_streak) == (8, 1)
-    near = state.next({"objective/kl": 5.4}, config, 512, streak=0)  # 10 % below its target
+    near = state.next(5.4, config, 512, streak=0)  # 10 % below its target
     assert near.kl_coef == pytest.approx(0.15 * (1 - 0.1 * 0.0512), rel=1e-12)
-    assert state.next({"objective/kl": 12.0}, toy_config().kl, 512, streak=0).kl_coef == 0.15  # fixed
+    assert state.next(12.0, toy_config().kl, 512, streak=0).kl_coef == 0.15  # fixed
+
+
+def test_the_price_of_a_constraint_and_an_annealed_one() -> None:
+    constraint = toy_config(kl={"kind": "constraint", "coef": 0.2, "target": 2.0, "dual_lr": 0.5, "min_coef": 0.19}).kl
+    state = PPOState(iteration=0, kl_coef=constraint.start)
+    assert state.next(3.0, constraint, 32, streak=0).kl_coef == pytest.approx(0.2 * math.exp(0.25))
+    assert state.next(0.0, constraint, 32, streak=0).kl_coef == 0.19
+    annealed = toy_config(kl={"coef": 0.01, "anneal_from": 1.0, "anneal_over": 2}).kl
+    state = PPOState(iteration=0, kl_coef=annealed.start)
+    coefs = []
+    for _ in range(4):
+        coefs.append(state.kl_coef)
+        state = state.next(3.0, annealed, 32, streak=0)
+    assert coefs == pytest.approx([1.0, 0.1, 0.01, 0.01])
+
+
+def test_the_running_scale_is_the_spread_of_all_scores_so_far() -> None:
+    config = toy_config(shaping={"running_scale": True})
+    state = PPOState(iteration=0, kl_coef=0.1)
+    assert state.score_scale == 1.0
+    state = state.seeing(torch.tensor([3.0, 3.0]), config)
+    assert state.score_scale == 1.0  # nothing varies yet
+    state = state.seeing(torch.tensor([1.0, 5.0]), config)
+    assert state.score_scale == pytest.approx(math.sqrt(8 / 4))
+    assert PPOState.from_dict(json.loads(json.dumps(state.to_dict()))) == state
+    assert state.seeing(torch.tensor([9.0]), toy_config()) == state
+
+
+ALGORITHMS: dict[str, dict[str, Any]] = {
+    "a2c": {"update": {"loss": "policy_gradient", "epochs": 1}},
+    "rloo, leash in the loss": {"advantage": {"kind": "rloo"}, "kl": {"place": "loss"}, "critic": "none"},
+    "gspo": {"advantage": {"kind": "rloo"}, "update": {"ratio": "gspo"}, "critic": "none"},
+    "grpo, running scale": {"advantage": {"kind": "grpo"}, "critic": "none", "shaping": {"running_scale": True}},
+    "constraint": {"kl": {"kind": "constraint", "target": 0.2, "dual_lr": 0.5}},
+    "n_step, sequence_sum": {"advantage": {"kind": "n_step", "n": 1}, "update": {"reduction": "sequence_sum"}},
+}
+
+
+@pytest.mark.parametrize("name", ALGORITHMS)
+def test_every_kind_of_algorithm_goes_on_where_it_was(name: str, tmp_path: Path) -> None:
+    settings = ALGORITHMS[name]
+    whole, cut = toy(toy_config(**settings)), toy(toy_config(**settings, iterations=2))
+    whole.train(begin_stage(tmp_path / "whole", "ppo"))
+    cut.train(begin_stage(tmp_path / "cut", "ppo"))
+    again = toy(toy_config(**settings))
+    again.train(begin_stage(tmp_path / "cut", "ppo"))
+    for weight, other in zip(whole.policy.parameters(), again.policy.parameters(), strict=True):
+        assert torch.equal(weight, other)
+    lines = [read_lines(tmp_path / run / "ppo" / "metrics.jsonl") for run in ("whole", "cut")]
+    kept = [[{k: v for k, v in line.items() if not k.startswith("time/")} for line in one] for one in lines]
+    assert kept[0] == kept[1]
+    assert any(line["objective/scores"] != kept[0][1]["objective/scores"] for line in kept[0][2:])
 
 
 def test_the_adapted_coefficient_is_the_next_iterations(tmp_path: Path) -> None:

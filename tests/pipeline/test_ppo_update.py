@@ -10,15 +10,18 @@ import pytest
 import torch
 from torch import Tensor
 
+from keel.data.mix import Mixture
 from keel.engines.base import DrawKey
 from keel.errors import UserError
 from keel.functional.masked import whiten
-from keel.pipeline.ppo import PPOEngines, estimate_advantages, policy_batches, shape, update
+from keel.pipeline.credit import baseline, estimate_advantages, leash_in_loss, shape
+from keel.pipeline.measures import rollout_metrics, share_alike
+from keel.pipeline.ppo import PPOEngines, _next_prompts, policy_batches, update
 from keel.pipeline.rollouts import collect_rollout
-from keel.records import PolicyBatch, Rollout
+from keel.records import Credit, PolicyBatch, Rollout
 from keel.tally import Tally
 from tests.pipeline.support import EOS, PROMPT
-from tests.pipeline.toy_ppo import DRAWS, Toy, toy, toy_config
+from tests.pipeline.toy_ppo import DRAWS, Toy, toy, toy_config, toy_scores
 
 
 @dataclass
@@ -63,7 +66,7 @@ def counted(learner: CountingLearner, **config: Any) -> tuple[Rollout, Tally]:
     rollout = rollout_of(run)
     numbered = torch.arange(len(rollout.sequences)).float()[:, None].expand_as(rollout.values)  # names each row
     engines = PPOEngines(run.engines.actors, learner, run.engines.explain_ratio, run.engines.export)
-    tally = update(run.config.update, engines, rollout, numbered, numbered + 0.5, 0, DRAWS)
+    tally = update(run.config.update, engines, rollout, Credit(numbered, numbered + 0.5), 0, DRAWS)
     return rollout, tally
 
 
@@ -96,7 +99,7 @@ def test_the_order_is_a_function_of_iteration_and_epoch() -> None:
     for iteration in (0, 0, 1):
         learner = CountingLearner()
         engines = PPOEngines(run.engines.actors, learner, run.engines.explain_ratio, run.engines.export)
-        update(run.config.update, engines, rollout, zeros, zeros, iteration, DRAWS)
+        update(run.config.update, engines, rollout, Credit(zeros, zeros), iteration, DRAWS)
         orders.append([batch.sequences.tokens.tolist() for part in learner.minibatches for batch in part])
     assert orders[0] == orders[1]
     assert orders[0] != orders[2]
@@ -125,16 +128,16 @@ def test_a_wrong_logprob_stops_before_the_first_weight_moves() -> None:
     rollout = rollout_of(run)
     wrong = rollout.logprobs.clone()
     wrong[5, 0] -= 0.1
-    zeros = torch.zeros_like(wrong)
+    taught = Credit(torch.ones_like(wrong), torch.zeros_like(wrong))
     before = {name: tensor.clone() for name, tensor in run.policy.state_dict().items()}
     with pytest.raises(UserError) as raised:
-        update(run.config.update, run.engines, replace(rollout, logprobs=wrong), zeros + 1, zeros, 0, DRAWS)
+        update(run.config.update, run.engines, replace(rollout, logprobs=wrong), taught, 0, DRAWS)
     assert "before any update the ratio pi/pi_old is off by 0.105" in str(raised.value)  # e^0.1 - 1
     assert "other weights" in str(raised.value)
     assert run.learner.steps == 0
     assert all(torch.equal(tensor, before[name]) for name, tensor in run.policy.state_dict().items())
     assert all(parameter.grad is None for parameter in run.policy.parameters())
-    update(run.config.update, run.engines, rollout, zeros + 1, zeros, 0, DRAWS)  # the right ones pass
+    update(run.config.update, run.engines, rollout, taught, 0, DRAWS)  # the right ones pass
     assert any(not torch.equal(tensor, before[name]) for name, tensor in run.policy.state_dict().items())
 
 
@@ -143,9 +146,9 @@ def test_the_cut_into_microbatches_changes_nothing() -> None:
     for budget in (6, 100_000):
         run = toy(toy_config(update={"epochs": 2, "minibatches": 2, "token_budget": budget}))
         rollout = rollout_of(run)
-        rewards = shape(rollout, 0.5, run.config)
+        rewards = shape(rollout, 0.5, 1.0, run.config)
         advantages = estimate_advantages(rewards, rollout, run.config.advantage)
-        tally = update(run.config.update, run.engines, rollout, advantages, advantages, 0, DRAWS)
+        tally = update(run.config.update, run.engines, rollout, Credit(advantages, advantages), 0, DRAWS)
         ends.append((torch.cat([tensor.flatten() for tensor in run.policy.state_dict().values()]), tally.means()))
     torch.testing.assert_close(ends[0][0], ends[1][0], rtol=0, atol=2e-5)
     assert ends[0][1] == pytest.approx(ends[1][1], abs=1e-5)
@@ -155,7 +158,7 @@ def test_microbatches_keep_rows_and_fields_together() -> None:
     run = toy(toy_config())
     rollout = rollout_of(run)
     rows = [7, 0, 31, 12]
-    (batch,) = policy_batches(rollout, rollout.values + 1, rollout.values + 2, rows, run.config.update)
+    (batch,) = policy_batches(rollout, Credit(rollout.values + 1, rollout.values + 2), rows, run.config.update)
     lengths = rollout.sequences.lengths.tolist()
     order = sorted(rows, key=lambda row: (-lengths[row], rows.index(row)))
     assert batch.sequences.prompt_lengths.tolist() == [2] * 4
@@ -168,10 +171,10 @@ def test_microbatches_keep_rows_and_fields_together() -> None:
 
 def test_the_score_lands_on_the_last_token_and_the_leash_on_each() -> None:
     """R_t = 1[t = T] score - beta k1_t, by naive loops over a real rollout."""
-    run = toy(toy_config(eos_penalty=0.25, score_clip=0.8))
+    run = toy(toy_config(shaping={"eos_penalty": 0.25, "clip": 0.8}))
     rollout = rollout_of(run)
     rollout = replace(rollout, ref_logprobs=rollout.logprobs - 0.125)
-    rewards = shape(rollout, 0.4, run.config)
+    rewards = shape(rollout, 0.4, 1.0, run.config)
     for row in range(len(rollout.sequences)):
         length = int(rollout.sequences.response_lengths[row])
         ended = int(rollout.sequences.response_tokens()[row, length - 1]) == EOS
@@ -181,10 +184,85 @@ def test_the_score_lands_on_the_last_token_and_the_leash_on_each() -> None:
         assert rewards[row, length:].eq(0).all()
 
 
+@pytest.mark.parametrize(("buffer", "scale"), [(0, 1.0), (2, 2.0)])
+def test_the_score_is_scaled_and_its_length_paid_for(buffer: int, scale: float) -> None:
+    run = toy(toy_config(shaping={"length_penalty": 0.1, "overlong_buffer": buffer}, kl={"place": "loss"}, **FREE))
+    rollout = rollout_of(run)
+    rewards = shape(rollout, 0.4, scale, run.config)  # the leash is a term of the loss, so no part of the reward
+    for row in range(len(rollout.sequences)):
+        length = int(rollout.sequences.response_lengths[row])
+        overlong = {0: 0.0, 2: length / 2}[buffer]  # of at most two tokens the last two cost up to 1
+        expected = [0.0] * (length - 1) + [float(rollout.scores.total[row]) / scale - 0.1 * length - overlong]
+        assert rewards[row, :length].tolist() == pytest.approx(expected, abs=1e-6)
+
+
+FREE: dict[str, Any] = {"advantage": {"whiten": False}}
+
+
+def test_responses_to_one_prompt_are_a_group_and_are_drawn_apart() -> None:
+    run = toy(toy_config(per_prompt=4))
+    batch, key = _next_prompts([PROMPT], Mixture.whole(1), run.config, 3, DRAWS)
+    rollout = collect_rollout(run.engines.actors, batch, run.config.sampling, key, per_prompt=4)
+    assert (len(batch), key.first_sample) == (32, 96)
+    assert rollout.group.tolist() == [row // 4 for row in range(32)]
+    assert len(set(rollout.samples.texts[:4])) > 1
+
+
+def test_each_prompt_stands_as_often_as_it_is_answered() -> None:
+    prompts = [replace(PROMPT, text=str(number)) for number in range(10)]
+    config = toy_config(per_prompt=8)
+    batch, _ = _next_prompts(prompts, Mixture.whole(10), config, 0, DRAWS)
+    more, _ = _next_prompts(prompts, Mixture.whole(10), config, 1, DRAWS)
+    assert [len({item.text for item in batch[i : i + 8]}) for i in range(0, 32, 8)] == [1] * 4
+    assert len({item.text for item in (*batch, *more)}) == 8  # of an epoch of ten none is met twice
+
+
+def test_the_leash_in_the_loss_is_measured_against_the_neighbours() -> None:
+    run = toy(toy_config(per_prompt=4, kl={"place": "loss"}, **FREE))
+    rollout = rollout_of(run)
+    gaps = [0.5 * row for row in range(32)]
+    shifted = rollout.logprobs.clone()
+    shifted[:, 0] -= torch.tensor(gaps)
+    rollout = replace(rollout, ref_logprobs=shifted, group=torch.arange(32) // 4)
+    leash = leash_in_loss(rollout, 0.3, run.config.kl)
+    assert leash is not None
+    assert leash.coef == 0.3
+    others = [sum(gaps[row - row % 4 : row - row % 4 + 4]) - gaps[row] for row in range(32)]
+    assert leash.baseline.tolist() == pytest.approx([other / 3 for other in others], abs=1e-5)
+    alone = leash_in_loss(replace(rollout, group=torch.arange(32)), 0.3, run.config.kl)
+    assert alone is not None
+    assert alone.baseline.tolist() == pytest.approx([(sum(gaps) - gap) / 31 for gap in gaps], abs=1e-5)
+    assert leash_in_loss(rollout, 0.3, toy_config().kl) is None
+    (batch,) = policy_batches(rollout, Credit(rollout.values, rollout.values, leash), [9, 2], run.config.update)
+    assert batch.leash is not None
+    assert sorted(batch.leash.baseline.tolist()) == sorted(leash.baseline[[9, 2]].tolist())
+
+
+def test_the_target_of_sequence_is_the_reward_its_baseline_is_taken_off() -> None:
+    run = toy(toy_config(advantage={"kind": "sequence"}))
+    rollout = rollout_of(run)
+    rollout = replace(rollout, values=torch.tensor([0.3, -2.0]) * rollout.response_mask)
+    rewards = shape(rollout, 0.5, 1.0, run.config)
+    returns = estimate_advantages(rewards, rollout, run.config.advantage) + baseline(rollout, run.config.advantage)
+    for row, kept in zip(returns, rollout.response_mask, strict=True):
+        assert len(set(row[kept].tolist())) == 1
+    assert returns[:, 0].tolist() == pytest.approx(rewards.sum(dim=1).tolist(), abs=1e-6)
+
+
+def test_groups_whose_responses_score_alike_are_counted() -> None:
+    scores = torch.tensor([1.0, 1.0, 2.0, 3.0, 0.5, 0.5, 0.5, 0.5])
+    assert share_alike(scores, torch.tensor([0, 0, 1, 1, 2, 2, 3, 3])) == 0.75
+    run = toy(toy_config(per_prompt=4), scores=dict.fromkeys(toy_scores(2), 0.5))
+    rollout = replace(rollout_of(run), group=torch.arange(32) // 4)
+    assert rollout_metrics(rollout, rollout.values, rollout.values)["objective/groups_alike"] == 1.0
+    alone = replace(rollout, group=torch.arange(32))
+    assert "objective/groups_alike" not in rollout_metrics(alone, rollout.values, rollout.values)
+
+
 def test_advantages_by_the_named_estimator() -> None:
     run = toy(toy_config())
     rollout = replace(rollout_of(run), values=torch.full((32, 2), 0.3) * rollout_of(run).response_mask)
-    rewards = shape(rollout, 0.5, run.config)
+    rewards = shape(rollout, 0.5, 1.0, run.config)
     monte_carlo = estimate_advantages(rewards, rollout, toy_config(advantage={"kind": "monte_carlo"}).advantage)
     totals = rewards.sum(dim=1) - 0.3  # return of the first token minus its value, gamma 1
     assert monte_carlo[:, 0].tolist() == pytest.approx(totals.tolist(), abs=1e-6)

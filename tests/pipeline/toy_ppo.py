@@ -92,7 +92,7 @@ def toy(
     export: Callable[[Path], None] | None = None,
 ) -> Toy:
     """`objectives` replaces the held-out evaluations: line 0's, then one an evaluation."""
-    renderer, policy, reference = toy_renderer(), toy_policy(critic=True), toy_policy()
+    renderer, policy, reference = toy_renderer(), toy_policy(critic=config.critic != "none"), toy_policy()
     temperature, update = config.sampling.temperature, config.update
     actors = Actors(
         sampler=CachedSampler(policy, renderer),
@@ -103,7 +103,7 @@ def toy(
     learner = GradientLearner[PolicyBatch](
         "ppo",
         policy,
-        ppo_loss(update, temperature),
+        ppo_loss(config),
         update,
         total_steps=config.iterations * update.epochs * update.minibatches,
         head=policy.critic.trained() if policy.critic else (),

@@ -44,7 +44,7 @@ def run_ppo(bench: Workbench) -> dict[str, Any]:
     learner = GradientLearner[PolicyBatch](
         "ppo",
         policy,
-        ppo_loss(config.update, temperature, critic=policy.critic is not None),
+        ppo_loss(config),
         config.update,
         total_steps=config.iterations * config.update.epochs * config.update.minibatches,
         head=policy.critic.trained() if policy.critic is not None else (),

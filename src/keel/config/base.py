@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from collections.abc import Mapping
+from typing import Annotated, Any
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict
 
@@ -27,3 +28,10 @@ def refuse_without_effect(config: Config, *keys: str, because: str) -> None:
     for key in keys:
         if getattr(config, key) != fields[key].default:
             raise ValueError(f"{key} has no effect {because}; leave it out")
+
+
+def given_keys(value: Any) -> dict[str, Any] | None:
+    """The keys that a mapping or a typed record was given; None for what is neither."""
+    if isinstance(value, Config):
+        return value.model_dump(exclude_unset=True)
+    return dict(value) if isinstance(value, Mapping) else None

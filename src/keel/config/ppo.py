@@ -1,62 +1,81 @@
-"""PPO on the leash."""
+"""Policy optimisation on the leash: PPO, and the methods that differ from it in an estimator, a loss or a leash."""
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import AfterValidator, Field, WithJsonSchema, model_validator
 
-from keel.config.base import Config, Function, refuse_without_effect
+from keel.config.base import Config, Function, given_keys, refuse_without_effect
 from keel.config.data import LongPrompts, Sources, refuse_weights
+from keel.config.estimators import ESTIMATORS, Estimator
+from keel.config.kl import KLConfig
 from keel.config.rewards import Rewards, RewardSource
 from keel.config.sampling import RLSamplingConfig
+from keel.config.shaping import ShapingConfig
 from keel.config.training import OptimConfig
+
+GROUP = 4  # responses a prompt where an estimator compares them and no number is given
+
+
+def _known(kind: str) -> str:
+    if kind not in ESTIMATORS:
+        raise ValueError(f"no estimator is called {kind!r}; there are {', '.join(ESTIMATORS)}")
+    return kind
+
+
+EstimatorName = Annotated[str, AfterValidator(_known), WithJsonSchema({"type": "string", "enum": list(ESTIMATORS)})]
 
 
 class AdvantageConfig(Config):
     """How advantages are estimated, and whether they are whitened over the rollout."""
 
-    kind: Literal["gae", "monte_carlo"] = "gae"
-    gamma: float = Field(1.0, gt=0, le=1)
-    lam: float = Field(0.95, ge=0, le=1)
-    whiten: bool = True
-
-    @model_validator(mode="after")
-    def _lam_is_read(self) -> AdvantageConfig:
-        if self.kind == "monte_carlo":
-            refuse_without_effect(self, "lam", because="with kind: monte_carlo, which is gae at lam 1")
-        return self
-
-
-class KLConfig(Config):
-    """The leash: a fixed coefficient, or one steered so that the KL meets a target."""
-
-    kind: Literal["fixed", "adaptive"] = "fixed"
-    coef: float = Field(0.05, ge=0)
-    target: float | None = Field(None, gt=0, description="nats a response; adaptive only")
-    horizon: int = Field(10_000, gt=0, description="responses over which the coefficient adapts")
-    budget: float | None = Field(
-        None, gt=0, description="end the run when the held-out KL (nats a response) reaches it"
+    kind: EstimatorName = "gae"
+    gamma: float = Field(1.0, gt=0, le=1, description="below 1 the optimum is no longer that of the objective")
+    lam: float = Field(0.95, ge=0, le=1, description="gae only")
+    n: int = Field(4, gt=0, description="n_step only: rewards before the critic takes over")
+    whiten: bool | None = Field(
+        None, description="true unless the estimator has its own baseline (rloo, grpo, dr_grpo)"
     )
 
+    @property
+    def estimator(self) -> Estimator:
+        return ESTIMATORS[self.kind]
+
+    @property
+    def whitens(self) -> bool:
+        """Whether the advantages are whitened: as it was said, else as the estimator has it, else yes."""
+        choices = (self.whiten, self.estimator.whiten, True)
+        return next(choice for choice in choices if choice is not None)
+
     @model_validator(mode="after")
-    def _target_fits(self) -> KLConfig:
-        if (self.kind == "adaptive") != (self.target is not None):
-            raise ValueError("kl.target belongs to `kind: adaptive`, which needs it; `kind: fixed` has none")
-        if self.kind == "adaptive" and self.coef == 0:
-            raise ValueError("kl.coef 0 cannot adapt (it is multiplied); start above 0")
-        if self.kind == "fixed":
-            refuse_without_effect(self, "horizon", because="with kind: fixed")
+    def _all_is_read(self) -> AdvantageConfig:
+        unread = [key for key in ("gamma", "lam", "n") if key not in self.estimator.reads]
+        refuse_without_effect(self, *unread, because=f"with kind: {self.kind}")
+        fixed = self.estimator.whiten
+        if self.whiten is not None and fixed is not None and self.whiten != fixed:
+            why = "whitening is its baseline" if fixed else "it has a baseline of its own"
+            raise ValueError(f"whiten: {str(self.whiten).lower()} does not go with kind: {self.kind}; {why}")
         return self
 
 
 class UpdateConfig(OptimConfig):
-    """The clipped update of one rollout."""
+    """The update by one rollout."""
+
+    loss: Literal["clip", "policy_gradient"] = Field(
+        "clip", description="PPO's clipped ratio, or the plain gradient (A2C, REINFORCE), which is good for one epoch"
+    )
+    ratio: Literal["token", "sequence", "gspo"] = Field(
+        "token", description="what is clipped: each token's ratio, the response's product, or its geometric mean"
+    )
+    reduction: Literal["token_mean", "sequence_sum", "sequence_mean", "sequence_sum_by_max_length"] = Field(
+        "token_mean", description="ratio: token only; sequence_sum is exactly the gradient of the objective"
+    )
 
     lr: float = Field(1e-5, gt=0)
     schedule: Literal["cosine", "constant"] = "constant"
     critic_lr_scale: float = Field(10.0, gt=0, description="the critic's learning rate over the policy's")
-    epochs: int = Field(4, gt=0)
+    epochs: int = Field(4, gt=0, description="1 with loss: policy_gradient")
     minibatches: int = Field(4, gt=0)
     token_budget: int = Field(8192, gt=0, description="padded tokens a micro-batch; changes memory, not the result")
     clip_low: float = Field(0.2, gt=0, lt=1)
@@ -70,6 +89,27 @@ class UpdateConfig(OptimConfig):
     stop_at_kl: float | None = Field(
         None, gt=0, description="no further epoch once the approximate KL to the old policy passes it"
     )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _one_pass(cls, tree: Any) -> Any:
+        given = given_keys(tree)
+        if given is None or given.get("loss") != "policy_gradient":
+            return tree
+        return {"epochs": 1} | given
+
+    @model_validator(mode="after")
+    def _loss_is_read(self) -> UpdateConfig:
+        if self.loss == "policy_gradient":
+            because = "with loss: policy_gradient, which has no ratio"
+            refuse_without_effect(self, "clip_low", "clip_high", "ratio", "stop_at_kl", because=because)
+            if self.epochs != 1:
+                raise ValueError("loss: policy_gradient is the gradient at the policy that sampled: give epochs 1")
+        if self.ratio != "token":
+            refuse_without_effect(
+                self, "reduction", because=f"with ratio: {self.ratio}, where each response counts once"
+            )
+        return self
 
     @model_validator(mode="after")
     def _critic_is_trained(self) -> UpdateConfig:
@@ -100,18 +140,21 @@ class PPOConfig(Config):
 
     prompts: Sources
     iterations: int = Field(100, gt=0)
-    rollout_batch: int = Field(64, gt=0, description="prompts, so responses, an iteration")
+    rollout_batch: int = Field(64, gt=0, description="responses an iteration")
+    per_prompt: int = Field(
+        1, gt=0, description=f"responses a prompt; {GROUP} unless given where the estimator compares them"
+    )
     max_prompt_tokens: int = Field(512, gt=0)
     long_prompts: LongPrompts = Field("drop", description="a longer prompt is left out, or its oldest tokens are")
     policy: str | None = Field(None, description="where the policy starts; the supervised stage's model unless given")
     reference: str | None = Field(None, description="the leash's anchor; the policy's start unless given")
     sampling: RLSamplingConfig = RLSamplingConfig()
     reward: Rewards = (RewardSource(model="reward"),)
-    score_clip: float | None = Field(None, gt=0)
-    score_whiten: bool = Field(False, description="whiten the batch's scores: acts as kl.coef times their spread")
-    eos_penalty: float = Field(0.0, ge=0, description="taken off the score of a response that never ends")
+    shaping: ShapingConfig = ShapingConfig()
     critic: Literal["head", "network", "none"] = Field(
-        "head", description="a head on the policy's backbone; a network of its own, from a reward model; or none"
+        "head",
+        description="a head on the policy's backbone; a network of its own, from a reward model; or none, "
+        "as it is unless given where the estimator reads no values",
     )
     critic_init: str | None = Field(
         None, description="network only: the reward model it starts from; the first of `reward` unless given"
@@ -124,8 +167,28 @@ class PPOConfig(Config):
     max_truncated: float = Field(0.9, gt=0, le=1, description="stop when more of a rollout never ends")
     checkpoint_every: int = Field(10, gt=0)
 
+    @model_validator(mode="before")
+    @classmethod
+    def _as_the_estimator_needs(cls, tree: Any) -> Any:
+        given = given_keys(tree)
+        advantage = given_keys((given or {}).get("advantage", {}))
+        if given is None or advantage is None:
+            return tree
+        estimator = ESTIMATORS.get(str(advantage.get("kind", "gae")))
+        needs: dict[str, Any] = {}
+        if estimator is not None and not estimator.critic:
+            needs["critic"] = "none"
+        if estimator is not None and estimator.groups:
+            needs["per_prompt"] = GROUP
+        return needs | given
+
     @model_validator(mode="after")
-    def _minibatches_divide(self) -> PPOConfig:
+    def _batches_divide(self) -> PPOConfig:
+        if self.rollout_batch % self.per_prompt:
+            raise ValueError(
+                f"rollout_batch ({self.rollout_batch}) counts responses and must be a multiple of per_prompt "
+                f"({self.per_prompt})"
+            )
         if self.rollout_batch % self.update.minibatches:
             raise ValueError(
                 f"rollout_batch ({self.rollout_batch}) must be a multiple of update.minibatches "
@@ -136,19 +199,44 @@ class PPOConfig(Config):
                 f"kl.horizon ({self.kl.horizon}) counts responses; give at least rollout_batch ({self.rollout_batch}): "
                 "the coefficient could fall below 0"
             )
+        self._estimator_fits()
         self._critic_fits()
         return self
 
+    def _estimator_fits(self) -> None:
+        kind, estimator = self.advantage.kind, self.advantage.estimator
+        if estimator.groups and self.per_prompt < 2:
+            raise ValueError(f"advantage.kind {kind} compares the responses to a prompt: give per_prompt 2 or more")
+        if self.update.ratio != "token" and not estimator.per_sequence:
+            whole = ", ".join(name for name, one in ESTIMATORS.items() if one.per_sequence)
+            raise ValueError(
+                f"update.ratio: {self.update.ratio} clips whole responses and needs one advantage a response, and "
+                f"{kind} gives one a token; take {whole}, or ratio: token"
+            )
+        if self.kl.place == "loss" and self.advantage.whiten is None and self.advantage.whitens:
+            raise ValueError(
+                "kl.place: loss beside whitened advantages acts as kl.coef times the advantages' spread: say "
+                "advantage.whiten: false, or true if that is meant"
+                if estimator.whiten is None
+                else f"kl.place: loss does not go with advantage.kind {kind}, whose whitening would multiply the leash "
+                "by the advantages' spread; take place: reward"
+            )
+
     def _critic_fits(self) -> None:
+        kind, reads_values = self.advantage.kind, self.advantage.estimator.critic
         if self.critic != "network" and self.critic_init is not None:
             raise ValueError(f"critic_init has no effect with critic: {self.critic}; leave it out")
         if self.critic == "network" and self.critic_init is None and not any(source.model for source in self.reward):
             raise ValueError("critic: network starts from a reward model, and ppo.reward names none: give critic_init")
-        if self.critic == "none" and self.advantage.kind != "monte_carlo":
+        if self.critic == "none" and reads_values:
             raise ValueError(
-                "critic: none leaves advantage.kind gae without values to bootstrap from; use kind: monte_carlo, "
-                "whose whitened returns need none"
+                f"critic: none leaves advantage.kind {kind} without the values it reads; take reward_to_go, rloo or "
+                "another that needs none"
             )
         if self.critic == "none":
             because = "with critic: none"
             refuse_without_effect(self.update, "value_clip", "value_coef", "critic_lr_scale", because=because)
+        elif not reads_values:
+            raise ValueError(
+                f"critic: {self.critic} would be trained and never read with advantage.kind {kind}; leave it out"
+            )

@@ -10,7 +10,7 @@ from typing import Any, Literal, get_args
 import yaml
 from pydantic import BaseModel, Field, ValidationError, model_validator
 
-from keel.config.base import Config, Function
+from keel.config.base import Config, Function, given_keys
 from keel.config.collect import CollectConfig
 from keel.config.evaluate import EvaluateConfig
 from keel.config.model import ModelConfig
@@ -45,7 +45,7 @@ class Recipe(Config):
         """What is judged and what the scores are centred on is sampled as ppo samples, but for the keys given there."""
         if not isinstance(tree, Mapping):
             return tree
-        stages = {name: given for name, stage in tree.items() if (given := _given(stage)) is not None}
+        stages = {name: given for name, stage in tree.items() if (given := given_keys(stage)) is not None}
         ppo, collect = stages.get("ppo", {}), stages.get("collect", {})
         if "evaluate" in stages:
             prompts = {key: ppo[key] for key in ("max_prompt_tokens", "long_prompts") if key in ppo}
@@ -70,16 +70,9 @@ class Recipe(Config):
         return self
 
 
-def _given(value: Any) -> dict[str, Any] | None:
-    """The keys that a mapping or a typed record was given; None for what is neither."""
-    if isinstance(value, Config):
-        return value.model_dump(exclude_unset=True)
-    return dict(value) if isinstance(value, Mapping) else None
-
-
 def _fill(stage: dict[str, Any], key: str, source: Any) -> None:
     """Give the stage's record `key` those keys of `source` that it lacks; what is no record is left to validation."""
-    inherited, own = _given(source), _given(stage.get(key, {}))
+    inherited, own = given_keys(source), given_keys(stage.get(key, {}))
     if inherited and own is not None:
         stage[key] = inherited | own
 

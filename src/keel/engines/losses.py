@@ -2,18 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
 
 from keel.batching import to_device
-from keel.config.ppo import UpdateConfig
+from keel.config.ppo import PPOConfig, UpdateConfig
+from keel.functional.kl import sequence_k2_term, token_k2_term, token_k3_term
 from keel.functional.masked import masked_sum
-from keel.functional.policy import approx_kl_to_old, clipped_policy_loss, clipped_value_loss
+from keel.functional.policy import (
+    PolicyLoss,
+    Reduction,
+    approx_kl_to_old,
+    clipped_policy_loss,
+    clipped_value_loss,
+    loss_denominator,
+    policy_gradient_loss,
+    policy_ratio,
+    token_weights,
+)
 from keel.functional.preference import bradley_terry_loss
-from keel.records import Pairs, PolicyBatch, Sequences, Texts
+from keel.records import Leash, Pairs, PolicyBatch, Sequences, Texts
 from keel.tally import Tally
 
 B = TypeVar("B")
@@ -57,50 +69,111 @@ def reward_loss(flip_probability: float, label_smoothing: float) -> Loss[Pairs]:
     return loss
 
 
-def ppo_loss(config: UpdateConfig, temperature: float, *, critic: bool = True) -> Loss[PolicyBatch]:
-    """Clipped policy loss + value_coef x clipped value loss - entropy_coef x exact entropy (math.md §6)."""
+def ppo_loss(config: PPOConfig) -> Loss[PolicyBatch]:
+    """Policy loss + value_coef x clipped value loss - entropy_coef x exact entropy + kl.coef x leash (math.md §6).
+
+    Policy, entropy and leash are reduced alike, so that their coefficients mean the same whatever the reduction; the
+    critic's error is a mean over tokens.
+    """
+    settings, critic = config.update, config.critic != "none"
+    sequences = config.rollout_batch // settings.minibatches
+    level = _LEVELS.get(settings.ratio, settings.reduction)
 
     def loss(module: nn.Module, batch: PolicyBatch, denominator: float) -> tuple[Tensor, Tally]:
-        device = _device(module)
-        sequences = to_device(batch.sequences, device)
-        mask = sequences.response_mask
-        old_logprobs = batch.old_logprobs.to(device)
-        output = module(sequences, temperature=temperature, entropy=True, values=critic)
-        policy = clipped_policy_loss(
-            output.logprobs,
-            old_logprobs,
-            batch.advantages.to(device),
-            mask,
-            clip_low=config.clip_low,
-            clip_high=config.clip_high,
-            denominator=denominator,
-            importance=None if batch.importance is None else batch.importance.to(device),
+        batch = _moved(batch, _device(module))
+        mask = batch.sequences.response_mask
+        output = module(batch.sequences, temperature=config.sampling.temperature, entropy=True, values=critic)
+        reduced = loss_denominator(
+            level, tokens=denominator, sequences=sequences, max_length=config.sampling.max_new_tokens
         )
-        value = torch.zeros((), device=device)
+        weights = token_weights(mask, level)
+        policy = _policy_loss(settings, output.logprobs, batch, reduced)
+        value = output.logprobs.new_zeros(())
         if critic:
             value = clipped_value_loss(
                 output.values,
-                batch.old_values.to(device),
-                batch.returns.to(device),
+                batch.old_values,
+                batch.returns,
                 mask,
-                clip_range=config.value_clip,
+                clip_range=settings.value_clip,
                 denominator=denominator,
             )
-        entropy = masked_sum(output.entropy, mask)
-        total = policy.loss + config.value_coef * value - config.entropy_coef * entropy / denominator
+        entropy = (weights * output.entropy).sum() / reduced
+        total = policy.loss + settings.value_coef * value - settings.entropy_coef * entropy
+        if batch.leash is not None:
+            term = _leash_term(config.kl.estimator, batch.leash, output.logprobs, batch)
+            total = total + batch.leash.coef * (weights * term).sum() / reduced
         with torch.no_grad():
-            tokens = batch.weight
-            tally = Tally()
-            tally.add("ppo/loss/policy", float(policy.loss) * denominator, tokens)
-            tally.add("ppo/loss/value", float(value) * denominator, tokens)
-            tally.add("ppo/policy/entropy", float(entropy), tokens)
-            tally.add("ppo/policy/clipfrac", float(policy.clipped.sum()), tokens)
-            old_kl = approx_kl_to_old(output.logprobs, old_logprobs, mask)
-            tally.add("ppo/policy/approxkl", float(old_kl.sum()), tokens)
-            tally.extreme("ppo/policy/ratio_gap", float((policy.ratio - 1).abs().max()))
+            tally = _policy_tally(policy, output.logprobs, batch)
+            tally.add("ppo/loss/policy", float(policy.loss) * denominator, batch.weight)
+            tally.add("ppo/loss/value", float(value) * denominator, batch.weight)
+            tally.add("ppo/policy/entropy", float(masked_sum(output.entropy, mask)), batch.weight)
         return total, tally
 
     return loss
+
+
+_LEVELS: Mapping[str, Reduction] = {"sequence": "sequence_sum", "gspo": "sequence_mean"}
+"""How the gradient of a clipped response is spread over its tokens: as a sum, or a mean."""
+
+
+def _policy_loss(config: UpdateConfig, logprobs: Tensor, batch: PolicyBatch, denominator: float) -> PolicyLoss:
+    """What the advantages teach; each response counts once where its ratio is one number."""
+    mask, advantages = batch.sequences.response_mask, batch.advantages
+    weights = token_weights(mask, config.reduction if config.ratio == "token" else "sequence_mean")
+    if batch.importance is not None:
+        weights = weights * batch.importance
+    if config.loss == "policy_gradient":
+        loss = policy_gradient_loss(logprobs, advantages, mask, denominator=denominator, weights=weights)
+        return PolicyLoss(loss, ratio=torch.ones_like(logprobs), clipped=torch.zeros_like(mask))
+    return clipped_policy_loss(
+        logprobs,
+        batch.old_logprobs,
+        advantages,
+        mask,
+        clip_low=config.clip_low,
+        clip_high=config.clip_high,
+        denominator=denominator,
+        ratio=config.ratio,
+        weights=weights,
+    )
+
+
+def _leash_term(estimator: str | None, leash: Leash, logprobs: Tensor, batch: PolicyBatch) -> Tensor:
+    """The KL in the loss, [B, T], on samples of the old policy."""
+    mask = batch.sequences.response_mask
+    ratio = policy_ratio(logprobs, batch.old_logprobs, mask)
+    if estimator == "token_k2":
+        return token_k2_term(logprobs, leash.ref_logprobs, ratio, mask)
+    if estimator == "token_k3":
+        return token_k3_term(logprobs, leash.ref_logprobs, ratio, mask)
+    return sequence_k2_term(logprobs, leash.ref_logprobs, ratio, mask, leash.baseline)
+
+
+def _policy_tally(policy: PolicyLoss, logprobs: Tensor, batch: PolicyBatch) -> Tally:
+    """How far the policy is from the one that sampled."""
+    tally, mask = Tally(), batch.sequences.response_mask
+    tally.add("ppo/policy/clipfrac", float(policy.clipped.sum()), batch.weight)
+    tally.add("ppo/policy/approxkl", float(approx_kl_to_old(logprobs, batch.old_logprobs, mask).sum()), batch.weight)
+    ratio = policy_ratio(logprobs, batch.old_logprobs, mask)
+    tally.extreme("ppo/policy/ratio_gap", float((ratio - 1).abs().max()))
+    return tally
+
+
+def _moved(batch: PolicyBatch, device: torch.device) -> PolicyBatch:
+    """The batch on another device."""
+    leash, importance = batch.leash, batch.importance
+    if leash is not None:
+        leash = replace(leash, ref_logprobs=leash.ref_logprobs.to(device), baseline=leash.baseline.to(device))
+    return PolicyBatch(
+        to_device(batch.sequences, device),
+        batch.old_logprobs.to(device),
+        batch.old_values.to(device),
+        batch.advantages.to(device),
+        batch.returns.to(device),
+        None if importance is None else importance.to(device),
+        leash,
+    )
 
 
 def _device(module: nn.Module) -> torch.device:

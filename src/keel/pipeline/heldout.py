@@ -58,7 +58,7 @@ class HeldOut:
             console.say(
                 f"ppo: warning: {1 - metrics['eval/ended']:.0%} of the responses never end within "
                 f"{self.sampling.max_new_tokens} tokens and are scored as they stand; raise sampling.max_new_tokens or "
-                "set eos_penalty if that is not meant."
+                "set shaping.eos_penalty if that is not meant."
             )
         return metrics
 

@@ -86,6 +86,8 @@ def rollout_metrics(rollout: Rollout, rewards: Tensor, returns: Tensor) -> dict[
     if rollout.sampler_logprobs is not None:
         gap = (torch.where(mask, rollout.logprobs - rollout.sampler_logprobs, 0.0).exp() - 1).abs()
         metrics["ppo/policy/sampler_gap"] = float(masked_mean(gap, mask))
+    if int(rollout.group.bincount().max()) > 1:
+        metrics["objective/groups_alike"] = share_alike(rollout.scores.total, rollout.group)
     for kind, rows in kind_rows(rollout.samples.prompts).items():
         metrics[f"objective/scores/{kind}"] = float(rollout.scores.total[rows].mean())
     for name, part in rollout.scores.parts.items():
@@ -95,6 +97,12 @@ def rollout_metrics(rollout: Rollout, rewards: Tensor, returns: Tensor) -> dict[
         metrics[f"reward/{name}/missing"] = 1 - len(known) / len(part)
     metrics |= {f"reward/{name}/cut": float(cut.float().mean()) for name, cut in rollout.scores.cut.items()}
     return metrics
+
+
+def share_alike(scores: Tensor, group: Tensor) -> float:
+    """Share of the groups [B] whose responses all have the same score [B]: they teach nothing but the leash."""
+    groups = [scores[group == number] for number in torch.unique(group)]
+    return sum(float(one.max() - one.min()) == 0.0 for one in groups) / len(groups)
 
 
 def explained_variance(values: Tensor, returns: Tensor, mask: Tensor) -> float:

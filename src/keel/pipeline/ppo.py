@@ -4,27 +4,26 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor
+import torch
 
 from keel.batching import cut_by_tokens, take, take_tokens
-from keel.config.ppo import AdvantageConfig, KLConfig, PPOConfig, UpdateConfig
+from keel.config.ppo import PPOConfig, UpdateConfig
 from keel.data.mix import Mixture
 from keel.engines.base import DrawKey, Learner
 from keel.errors import UserError
-from keel.functional.advantages import gae, monte_carlo
-from keel.functional.kl import adaptive_kl_coef, k1
 from keel.functional.masked import whiten
 from keel.functional.policy import importance_weights
-from keel.functional.rewards import shape_rewards, transform_scores
+from keel.pipeline.credit import baseline, estimate_advantages, leash_in_loss, shape
 from keel.pipeline.guards import RATIO_TOLERANCE, require_ends, require_unit_ratio, watch_kl_sign, watch_variation
 from keel.pipeline.heldout import HeldOut
 from keel.pipeline.measures import rollout_metrics
+from keel.pipeline.ppo_state import PPOState
 from keel.pipeline.rollouts import Actors, collect_rollout
-from keel.records import PolicyBatch, PromptItem, Rollout
+from keel.records import Credit, Leash, PolicyBatch, PromptItem, Rollout
 from keel.runs.console import Console
 from keel.runs.run import StageRun
 from keel.seeds import Draws
@@ -40,56 +39,6 @@ class PPOEngines:
     explain_ratio: Callable[[Rollout], str]  # which known cause makes the first ratio differ from 1
     export: Callable[[Path], None]
     ratio_tolerance: float = RATIO_TOLERANCE
-
-
-@dataclass(frozen=True)
-class PPOState:
-    """All that must survive an interruption besides weights and optimiser."""
-
-    iteration: int
-    kl_coef: float
-    negative_kl_streak: int = 0
-    best_iteration: int | None = None
-    best_objective: float | None = None
-    evaluations_since_best: int = 0
-    stopped: str = ""  # why the run ended before its last iteration
-
-    def next(self, metrics: dict[str, float], config: KLConfig, num_responses: int, streak: int) -> PPOState:
-        """The state after one iteration: the leash adapts to the KL that was just measured (math.md §6)."""
-        coef = self.kl_coef
-        if config.target is not None:
-            coef = adaptive_kl_coef(
-                coef,
-                metrics["objective/kl"],
-                target=config.target,
-                horizon=config.horizon,
-                num_responses=num_responses,
-            )
-        return replace(self, iteration=self.iteration + 1, kl_coef=coef, negative_kl_streak=streak)
-
-    def judged(self, objective: float, config: PPOConfig, kl: float) -> PPOState:
-        """The state after an evaluation on held-out prompts: the best one so far, and whether the run should end."""
-        if self.best_objective is None or objective > self.best_objective:
-            state = replace(self, best_iteration=self.iteration, best_objective=objective, evaluations_since_best=0)
-        else:
-            state = replace(self, evaluations_since_best=self.evaluations_since_best + 1)
-        budget, patience = config.kl.budget, config.evaluate.patience
-        if budget is not None and kl >= budget:
-            return replace(state, stopped=f"the held-out KL of {kl:.2f} nats a response reached kl.budget {budget:g}")
-        if patience is not None and state.evaluations_since_best >= patience:
-            return replace(state, stopped=f"the held-out objective has not improved for {patience} evaluations")
-        return state
-
-    def heeding(self, stage: StageRun) -> PPOState:
-        """The state after a line was logged: a callback may have asked for the end."""
-        return replace(self, stopped="a callback asked for it") if stage.stopping else self
-
-    def under(self, config: PPOConfig, changed: set[str]) -> PPOState:
-        """The state with which a fork begins: what was measured under other settings no longer counts."""
-        if changed <= {"ppo.iterations"}:
-            return self
-        coef = config.kl.coef if changed & {"ppo.kl.coef", "ppo.kl.kind"} else self.kl_coef
-        return PPOState(iteration=self.iteration, kl_coef=coef)
 
 
 def train_ppo(
@@ -110,22 +59,24 @@ def train_ppo(
     state = _restore(config, stage, engines.learner) or _begin(config, held_out, engines, stage, console)
     while state.iteration < config.iterations and not state.stopped:
         started = time.perf_counter()
-        batch, key = _next_prompts(prompts, mixture, config.rollout_batch, state.iteration, draws)
-        rollout = collect_rollout(engines.actors, batch, config.sampling, key)
+        batch, key = _next_prompts(prompts, mixture, config, state.iteration, draws)
+        rollout = collect_rollout(engines.actors, batch, config.sampling, key, per_prompt=config.per_prompt)
         sampled = time.perf_counter()
         require_ends(rollout.samples.ended, config.max_truncated, config.sampling.max_new_tokens)
-        rewards = shape(rollout, state.kl_coef, config)
+        state = state.seeing(rollout.scores.total, config)
+        rewards = shape(rollout, state.kl_coef, state.score_scale, config)
         advantages = estimate_advantages(rewards, rollout, config.advantage)
-        returns = advantages + rollout.values
-        if config.advantage.whiten:
+        returns = advantages + baseline(rollout, config.advantage)
+        if config.advantage.whitens:
             advantages = whiten(advantages, rollout.response_mask)
-        tally = update(config.update, engines, rollout, advantages, returns, state.iteration, draws)
+        credit = Credit(advantages, returns, leash_in_loss(rollout, state.kl_coef, config.kl))
+        tally = update(config.update, engines, rollout, credit, state.iteration, draws)
 
         metrics = rollout_metrics(rollout, rewards, returns) | tally.means() | {"objective/kl_coef": state.kl_coef}
         metrics |= _times(started, sampled, rollout)
         streak = watch_kl_sign(metrics, state.negative_kl_streak, console.say)
         watch_variation(rollout.scores.total, state.iteration, console.say)
-        state = scheduled = state.next(metrics, config.kl, config.rollout_batch, streak)
+        state = scheduled = state.next(metrics["objective/kl"], config.kl, config.rollout_batch, streak)
         if state.iteration % config.evaluate.every == 0 or state.iteration == config.iterations:
             metrics |= _evaluate(held_out, state.iteration, stage, console)
             state = state.judged(metrics["eval/objective"], config, metrics["eval/kl"])
@@ -140,43 +91,27 @@ def train_ppo(
 
 
 def _next_prompts(
-    prompts: Sequence[PromptItem], mixture: Mixture, size: int, iteration: int, draws: Draws
+    prompts: Sequence[PromptItem], mixture: Mixture, config: PPOConfig, iteration: int, draws: Draws
 ) -> tuple[list[PromptItem], DrawKey]:
-    """The iteration's prompts, and the name of its random numbers: both functions of its number alone."""
-    first = iteration * size
-    rows = mixture.batch(draws, "prompts", batch=size, start=first)
-    return [prompts[row] for row in rows], DrawKey(draws, "rollout", iteration, first_sample=first)
+    """The iteration's prompts, each as often as it is answered, and the name of its random numbers.
 
-
-def shape(rollout: Rollout, kl_coef: float, config: PPOConfig) -> Tensor:
-    """Rewards [B, T]: the transformed score on the last token, minus the leash's price on every token (math.md §4)."""
-    return shape_rewards(
-        transform_scores(rollout.scores.total, clip=config.score_clip, whiten=config.score_whiten),
-        k1(rollout.logprobs, rollout.ref_logprobs),
-        rollout.response_mask,
-        rollout.samples.ended,
-        kl_coef=kl_coef,
-        eos_penalty=config.eos_penalty,
-    )
-
-
-def estimate_advantages(rewards: Tensor, rollout: Rollout, config: AdvantageConfig) -> Tensor:
-    """Advantages [B, T] by the configured estimator (math.md §5)."""
-    if config.kind == "monte_carlo":
-        return monte_carlo(rewards, rollout.values, rollout.response_mask, gamma=config.gamma)
-    return gae(rewards, rollout.values, rollout.response_mask, gamma=config.gamma, lam=config.lam)
+    Both are functions of the iteration's number alone.
+    """
+    size = config.rollout_batch // config.per_prompt
+    rows = mixture.batch(draws, "prompts", batch=size, start=iteration * size)
+    key = DrawKey(draws, "rollout", iteration, first_sample=iteration * config.rollout_batch)
+    return [prompts[row] for row in rows for _ in range(config.per_prompt)], key
 
 
 def update(
     config: UpdateConfig,
     engines: PPOEngines,
     rollout: Rollout,
-    advantages: Tensor,
-    returns: Tensor,
+    credit: Credit,
     iteration: int,
     draws: Draws,
 ) -> Tally:
-    """Epochs x minibatches x micro-batches of the clipped loss on one rollout; its statistics.
+    """Epochs x minibatches x micro-batches of the loss on one rollout; its statistics.
 
     Raises UserError before the first weight moves if the ratio to the policy that sampled is not 1.
     """
@@ -186,7 +121,7 @@ def update(
         order = draws.permutation("minibatches", len(rollout.sequences), iteration=iteration * config.epochs + epoch)
         in_epoch = Tally()
         for start in range(0, len(order), size):
-            batches = policy_batches(rollout, advantages, returns, order[start : start + size].tolist(), config)
+            batches = policy_batches(rollout, credit, order[start : start + size].tolist(), config)
             first = epoch == 0 and start == 0
             check = (
                 (lambda seen: require_unit_ratio(seen, rollout, engines.explain_ratio, engines.ratio_tolerance))
@@ -203,9 +138,7 @@ def update(
     return tally
 
 
-def policy_batches(
-    rollout: Rollout, advantages: Tensor, returns: Tensor, rows: Sequence[int], config: UpdateConfig
-) -> list[PolicyBatch]:
+def policy_batches(rollout: Rollout, credit: Credit, rows: Sequence[int], config: UpdateConfig) -> list[PolicyBatch]:
     """The minibatch of the given rows, cut into micro-batches of like length."""
     sequences = rollout.sequences
     lengths = sequences.lengths.tolist()
@@ -213,15 +146,20 @@ def policy_batches(
     batches = []
     for group in groups:
         part = [rows[index] for index in group]
-        logprobs, values, advantage, target = (
-            take_tokens(field, sequences, part) for field in (rollout.logprobs, rollout.values, advantages, returns)
+        logprobs, values, advantages, returns = (
+            take_tokens(field, sequences, part)
+            for field in (rollout.logprobs, rollout.values, credit.advantages, credit.returns)
         )
+        leash = credit.leash
+        if leash is not None:
+            ref_logprobs = take_tokens(leash.ref_logprobs, sequences, part)
+            leash = Leash(leash.coef, ref_logprobs, leash.baseline[torch.tensor(part)])
         importance = None
         if rollout.sampler_logprobs is not None:
             sampled = take_tokens(rollout.sampler_logprobs, sequences, part)
             mask = take_tokens(rollout.response_mask, sequences, part)
-            importance = importance_weights(logprobs, sampled, mask, cap=config.importance_cap)
-        batches.append(PolicyBatch(take(sequences, part), logprobs, values, advantage, target, importance))
+            importance = importance_weights(logprobs, sampled, mask, cap=config.importance_cap, ratio=config.ratio)
+        batches.append(PolicyBatch(take(sequences, part), logprobs, values, advantages, returns, importance, leash))
     return batches
 
 
@@ -229,7 +167,7 @@ def _begin(config: PPOConfig, held_out: HeldOut, engines: PPOEngines, stage: Sta
     """The state before the first iteration; the start's evaluation is line 0 of the metrics, and may stay the best."""
     metrics = _evaluate(held_out, 0, stage, console)
     stage.log(0, metrics)
-    state = PPOState(iteration=0, kl_coef=config.kl.coef).judged(metrics["eval/objective"], config, metrics["eval/kl"])
+    state = PPOState(iteration=0, kl_coef=config.kl.start).judged(metrics["eval/objective"], config, metrics["eval/kl"])
     state = state.heeding(stage)
     _checkpoint_if_due(config, stage, engines.learner, state, state)
     return state
@@ -251,7 +189,7 @@ def _restore(config: PPOConfig, stage: StageRun, learner: Learner[PolicyBatch]) 
             f"ppo: step {snapshot.step} is past ppo.iterations {config.iterations}; raise it, or fork earlier"
         )
     learner.load(snapshot.tensors, snapshot.state["optimiser_steps"])
-    state = PPOState(**snapshot.state["ppo" if snapshot.step == config.iterations else "scheduled"])
+    state = PPOState.from_dict(snapshot.state["ppo" if snapshot.step == config.iterations else "scheduled"])
     if stage.fork is not None and stage.fork.step == snapshot.step:
         state = state.under(config, stage.fork.changed_keys)
     if state.best_iteration is not None and not stage.keeps(state.best_iteration):  # it was not there to be forked
@@ -265,7 +203,7 @@ def _checkpoint_if_due(
     """`scheduled` is the state without an evaluation that only the end of the run asked for."""
     ends = state.iteration == config.iterations or bool(state.stopped)
     if ends or state.best_iteration == state.iteration or state.iteration % config.checkpoint_every == 0:
-        content = {"ppo": asdict(state), "scheduled": asdict(scheduled), "optimiser_steps": learner.steps}
+        content = {"ppo": state.to_dict(), "scheduled": scheduled.to_dict(), "optimiser_steps": learner.steps}
         stage.checkpoint(state.iteration, learner.tensors(), content, best=scheduled.best_iteration)
 
 

@@ -23,8 +23,10 @@ class Actors:
     exact: bool = True  # the sampler computes the probabilities of the learner, to rounding in float32
 
 
-def collect_rollout(actors: Actors, prompts: Sequence[PromptItem], sampling: SamplingConfig, key: DrawKey) -> Rollout:
-    """One response a prompt with everything the update needs.
+def collect_rollout(
+    actors: Actors, prompts: Sequence[PromptItem], sampling: SamplingConfig, key: DrawKey, *, per_prompt: int = 1
+) -> Rollout:
+    """One response to each of `prompts`, in which each prompt stands `per_prompt` times in a row, for the update.
 
     The sampler's log-probabilities serve as those of the old policy: same weights, same precision (the first
     minibatch of the update holds them to the learner's own forward). Where it is not `exact` (bfloat16, a server) the
@@ -38,7 +40,7 @@ def collect_rollout(actors: Actors, prompts: Sequence[PromptItem], sampling: Sam
         ref_logprobs=actors.reference.logprobs(samples.sequences),
         values=actors.policy.values(samples.sequences),
         scores=actors.scorer.score(samples),
-        group=torch.arange(len(prompts)),
+        group=torch.arange(len(prompts)) // per_prompt,
         policy_version=key.iteration,
         sampler_logprobs=None if actors.exact else samples.logprobs,
     )

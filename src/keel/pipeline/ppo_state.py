@@ -1,0 +1,84 @@
+"""What of PPO must survive an interruption besides weights and optimiser."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any
+
+from torch import Tensor
+
+from keel.config.kl import KLConfig
+from keel.config.ppo import PPOConfig
+from keel.functional.kl import adaptive_kl_coef, annealed_kl_coef, dual_kl_coef
+from keel.functional.masked import Moments
+from keel.runs.run import StageRun
+
+
+@dataclass(frozen=True)
+class PPOState:
+    """All that must survive an interruption besides weights and optimiser."""
+
+    iteration: int
+    kl_coef: float
+    score_moments: Moments = field(default_factory=Moments.empty)  # of all scores so far, for running_scale
+    negative_kl_streak: int = 0
+    best_iteration: int | None = None
+    best_objective: float | None = None
+    evaluations_since_best: int = 0
+    stopped: str = ""  # why the run ended before its last iteration
+
+    @property
+    def score_scale(self) -> float:
+        """What divides the scores; 1 until they differ."""
+        return (self.score_moments.std or 1.0) if self.score_moments.count else 1.0
+
+    def to_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, content: Mapping[str, Any]) -> PPOState:
+        return cls(**{**content, "score_moments": Moments(**content["score_moments"])})
+
+    def seeing(self, scores: Tensor, config: PPOConfig) -> PPOState:
+        """The state with the running moments of the scores [B] just drawn, where they are used."""
+        if not config.shaping.running_scale:
+            return self
+        return replace(self, score_moments=self.score_moments.merge(Moments.of(scores)))
+
+    def next(self, kl: float, config: KLConfig, num_responses: int, streak: int) -> PPOState:
+        """The state after one iteration: the leash answers the KL (nats a response) just measured (math.md §6)."""
+        coef, done = self.kl_coef, self.iteration + 1
+        if config.kind == "adaptive":
+            assert config.target is not None
+            coef = adaptive_kl_coef(coef, kl, target=config.target, horizon=config.horizon, num_responses=num_responses)
+        elif config.kind == "constraint":
+            assert config.target is not None
+            coef = dual_kl_coef(coef, kl, limit=config.target, lr=config.dual_lr, minimum=config.min_coef)
+        elif config.anneal_from is not None and config.anneal_over is not None:
+            coef = annealed_kl_coef(config.anneal_from, config.coef, done / config.anneal_over)
+        return replace(self, iteration=done, kl_coef=coef, negative_kl_streak=streak)
+
+    def judged(self, objective: float, config: PPOConfig, kl: float) -> PPOState:
+        """The state after an evaluation on held-out prompts: the best one so far, and whether the run should end."""
+        if self.best_objective is None or objective > self.best_objective:
+            state = replace(self, best_iteration=self.iteration, best_objective=objective, evaluations_since_best=0)
+        else:
+            state = replace(self, evaluations_since_best=self.evaluations_since_best + 1)
+        budget, patience = config.kl.budget, config.evaluate.patience
+        if budget is not None and kl >= budget:
+            return replace(state, stopped=f"the held-out KL of {kl:.2f} nats a response reached kl.budget {budget:g}")
+        if patience is not None and state.evaluations_since_best >= patience:
+            return replace(state, stopped=f"the held-out objective has not improved for {patience} evaluations")
+        return state
+
+    def heeding(self, stage: StageRun) -> PPOState:
+        """The state after a line was logged: a callback may have asked for the end."""
+        return replace(self, stopped="a callback asked for it") if stage.stopping else self
+
+    def under(self, config: PPOConfig, changed: set[str]) -> PPOState:
+        """The state with which a fork begins: what was measured under other settings no longer counts."""
+        if changed <= {"ppo.iterations"}:
+            return self
+        coef = config.kl.start if any(key.startswith("ppo.kl.") for key in changed) else self.kl_coef
+        return PPOState(iteration=self.iteration, kl_coef=coef)
