@@ -80,5 +80,6 @@ class PPOState:
         """The state with which a fork begins: what was measured under other settings no longer counts."""
         if changed <= {"ppo.iterations"}:
             return self
-        coef = config.kl.start if any(key.startswith("ppo.kl.") for key in changed) else self.kl_coef
+        starts = {"ppo.kl.coef", "ppo.kl.kind", "ppo.kl.anneal_from", "ppo.kl.anneal_over"}
+        coef = config.kl.start if changed & starts else self.kl_coef
         return PPOState(iteration=self.iteration, kl_coef=coef)
