@@ -16,6 +16,7 @@ from keel.cli.init import init
 from keel.cli.report import report
 from keel.cli.run import add_stage_commands, run
 from keel.cli.schema import schema
+from keel.cli.verify import verify
 from keel.errors import UserError
 
 app = typer.Typer(
@@ -36,6 +37,7 @@ app.command()(generate)
 app.command()(chat)
 app.command()(export)
 app.command()(schema)
+app.command()(verify)
 app.add_typer(data_app, name="data")
 
 USER_ERROR = 2

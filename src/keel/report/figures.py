@@ -73,6 +73,7 @@ class Panel:
     x_label: str = "iteration"
     percent: bool = False
     sqrt_x: bool = False  # x is a KL, drawn on a square-root scale
+    log_y: bool = False
     diagonal: bool = False
     healthy: tuple[float, float] | None = None
     minor: bool = False
@@ -214,6 +215,8 @@ def _dress(axes: Axes, panel: Panel) -> None:
     if panel.percent:
         axes.set_ylim(top=min(axes.get_ylim()[1], 1.03))
         axes.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0 if np.ptp(axes.get_ylim()) > 0.04 else 1))
+    if panel.log_y:
+        axes.set_yscale("log")
     if panel.sqrt_x:
         ticks = _kl_ticks(axes.get_xlim()[1])
         axes.set_xticks([math.sqrt(tick) for tick in ticks], [f"{tick:g}" for tick in ticks])

@@ -53,11 +53,11 @@ def write_report(runs: Sequence[Path], out: Path) -> Path:
 
 def render(runs: Sequence[RunView]) -> str:
     """The page as text. Whatever comes from the data is escaped; a policy in the page forbids scripts and loading."""
-    environment = _environment()
+    pages = environment()
     names = facts.labels(runs)
     found = samples.samples(runs)
-    page: str = environment.get_template("report.html.j2").render(
-        css=Markup(environment.get_template("report.css").render()),
+    page: str = pages.get_template("report.html.j2").render(
+        css=Markup(pages.get_template("report.css").render()),
         colours=NUM_RUN_COLOURS,
         names=names,
         cards=[first_screen.card(run, label) for run, label in zip(runs, names, strict=True)],
@@ -66,7 +66,7 @@ def render(runs: Sequence[RunView]) -> str:
         rule=samples.rule(runs),
         concerns=[(label, concerns(run)) for run, label in zip(runs, names, strict=True)],
         stages=sections.stages(runs),
-        figures=_drawn(),
+        figures=drawing(),
         over_time=[samples.over_time(run, _PROMPTS_OVER_TIME, _TIMES_SHOWN) for run in runs],
         recipes=[yaml.safe_dump(run.recipe, sort_keys=False, allow_unicode=True, width=100) for run in runs],
         timings=facts.timings(runs),
@@ -77,19 +77,20 @@ def render(runs: Sequence[RunView]) -> str:
 
 
 @cache
-def _environment() -> Environment:
-    environment = Environment(
+def environment() -> Environment:
+    """The templates of this package, with what turns numbers into words."""
+    pages = Environment(
         loader=PackageLoader("keel.report"),
         autoescape=True,
         trim_blocks=True,
         lstrip_blocks=True,
         undefined=StrictUndefined,
     )
-    environment.filters |= {"number": numbers.number, "clip": _clip}
-    return environment
+    pages.filters |= {"number": numbers.number, "clip": _clip}
+    return pages
 
 
-def _drawn() -> Callable[[Sequence[Panel]], list[_Figure]]:
+def drawing() -> Callable[[Sequence[Panel]], list[_Figure]]:
     """Draws panels, each with ids of its own on the page; those without a curve are left out."""
     ids = count()
 
