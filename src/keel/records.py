@@ -218,6 +218,7 @@ class Credit:
     advantages: Tensor  # float [B, T]
     returns: Tensor  # float [B, T], the critic's targets
     leash: Leash | None = None  # None: the KL is paid in the reward
+    pairs: Tensor | None = None  # int64 [N, 2], the rows of a preferred response and of the other; None: no pairs
 
 
 @dataclass(frozen=True)

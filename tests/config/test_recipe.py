@@ -257,7 +257,7 @@ SFT = {"data": "d.jsonl"}
         (
             {"ppo": PPO | {"update": {"ratio": "gspo"}}},
             "`ppo`: update.ratio: gspo clips whole responses and needs one advantage a response, and gae gives one a "
-            "token; take sequence, reinforce, rloo, grpo, dr_grpo, or ratio: token",
+            "token; take sequence, reinforce, rloo, grpo, dr_grpo, best_of_n, or ratio: token",
         ),
         (
             {"ppo": PPO | {"update": {"ratio": "gspo", "reduction": "sequence_sum"}}},
@@ -270,6 +270,30 @@ SFT = {"data": "d.jsonl"}
         (
             {"ppo": PPO | {"update": {"loss": "policy_gradient", "clip_high": 0.3}}},
             "`ppo.update`: clip_high has no effect with loss: policy_gradient, which has no ratio; leave it out",
+        ),
+        (
+            {"ppo": PPO | {"update": {"loss": "dpo", "clip_low": 0.1}}},
+            "`ppo.update`: clip_low has no effect with loss: dpo, which compares whole responses; leave it out",
+        ),
+        (
+            {"ppo": PPO | {"update": {"loss": "dpo"}, "advantage": {"kind": "rloo"}}},
+            "`ppo`: advantage has no effect with update.loss: dpo; leave it out",
+        ),
+        (
+            {"ppo": PPO | {"update": {"loss": "dpo"}, "critic": "head"}},
+            "`ppo`: critic: head would be trained and never read with update.loss: dpo; leave it out",
+        ),
+        (
+            {"ppo": PPO | {"update": {"loss": "dpo"}, "kl": {"place": "loss"}}},
+            "`ppo`: place has no effect with update.loss: dpo, whose beta kl.coef is; leave it out",
+        ),
+        (
+            {"ppo": PPO | {"update": {"loss": "dpo"}, "per_prompt": 1}},
+            "`ppo`: update.loss: dpo pairs responses to a prompt: give an even per_prompt (not 1)",
+        ),
+        (
+            {"ppo": PPO | {"update": {"loss": "dpo"}, "kl": {"coef": 0}}},
+            "`ppo`: kl.coef is the beta of update.loss: dpo, which must be above 0",
         ),
         (
             {"ppo": PPO | {"shaping": {"running_scale": True, "whiten": True}}},

@@ -180,6 +180,27 @@ def test_losses_ratios_reductions_and_leashes_are_loops_over_responses(update: d
     assert tally.means()["ppo/loss/policy"] == pytest.approx(naive["policy"] * DENOMINATOR / 11, rel=1e-4)
 
 
+def test_online_dpo_is_a_loop_over_pairs() -> None:
+    policy = tiny_policy()
+    config = ppo_config(TEMPERATURE, ppo={"rollout_batch": 8}, loss="dpo", minibatches=2)
+    rows = [*ROWS, ROWS[0]]
+    sequences, generator = pad_rows(rows), torch.Generator().manual_seed(3)
+    ref = torch.randn(sequences.response_mask.shape, generator=generator)
+    nothing = torch.full_like(ref, math.nan)
+    logprobs = [exact_logprobs(policy.backbone, row, TEMPERATURE).tolist() for row in rows]
+    old = torch.zeros_like(ref)
+    for index, known in enumerate(logprobs):
+        old[index, : len(known)] = torch.tensor(known) - 0.1
+    batch = PolicyBatch(sequences, old, nothing, nothing, nothing, leash=Leash(0.4, ref, nothing[:, 0]))
+    ratios = [sum(known) - float(ref[index, : len(known)].sum()) for index, known in enumerate(logprobs)]
+    gaps = [0.4 * (ratios[0] - ratios[1]), 0.4 * (ratios[2] - ratios[3])]
+    expected = -sum(math.log(sigmoid(gap)) for gap in gaps) / 2  # of the two pairs of a minibatch
+    loss, tally = ppo_loss(config)(policy, batch, batch.weight)
+    assert loss.item() == pytest.approx(expected, rel=1e-5)
+    assert tally.means()["ppo/pairs/accuracy"] == sum(gap > 0 for gap in gaps) / 2
+    assert tally.means()["ppo/policy/ratio_gap"] == pytest.approx(math.exp(0.1) - 1, rel=1e-3)
+
+
 def after_a_step(config: UpdateConfig, advantages: float) -> tuple[dict[str, float], dict[str, float]]:
     """Statistics before and after one plain gradient step, with advantages all alike."""
     policy = tiny_policy(critic=True)

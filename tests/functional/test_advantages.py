@@ -12,6 +12,7 @@ from torch.testing import assert_close
 from keel.config.estimators import ESTIMATORS
 from keel.functional import advantages as advantages_module
 from keel.functional.advantages import (
+    best_of_n,
     dr_grpo,
     gae,
     grpo,
@@ -227,6 +228,15 @@ def test_dr_grpo_is_a_scaled_rloo() -> None:
     rewards, mask = grouped()
     share = torch.tensor([1 / 2, 2 / 3, 1 / 2, 2 / 3, 2 / 3], dtype=torch.float64)[:, None]  # 1 - 1/n
     assert_close(dr_grpo(rewards, mask, group=GROUP), share * rloo(rewards, mask, group=GROUP))
+
+
+def test_best_of_n_names_the_best_of_each_group() -> None:
+    rewards, mask = grouped()
+    expected = torch.tensor([0.0, 0.0, 1.0, 1.0, 0.0], dtype=torch.float64)[:, None] * mask
+    assert_close(best_of_n(rewards, mask, group=GROUP), expected)
+    everywhere = torch.ones(4, 1, dtype=torch.bool)
+    tied = best_of_n(torch.tensor([[2.0], [1.0], [2.0], [0.0]]), everywhere, group=torch.tensor([5, 5, 5, 9]))
+    assert tied[:, 0].tolist() == [0.5, 0.0, 0.5, 1.0]
 
 
 @pytest.mark.parametrize("estimate", [rloo, grpo, dr_grpo])

@@ -55,7 +55,7 @@ def test_the_learner_sees_a_ratio_of_one_in_any_cut(budget: int) -> None:
     zeros = torch.zeros_like(rollout.logprobs)
     config = UpdateConfig(token_budget=budget)
     learner = GradientLearner[PolicyBatch]("ppo", policy, ppo_loss(ppo_config(0.7)), OptimConfig(), total_steps=1)
-    means = learner.measure(policy_batches(rollout, Credit(zeros, zeros), list(range(8)), config)).means()
+    means = learner.measure(policy_batches(rollout, Credit(zeros, zeros), [[row] for row in range(8)], config)).means()
     assert means["ppo/policy/ratio_gap"] < 1e-5
     assert abs(means["ppo/policy/approxkl"]) < 1e-8
     assert means["ppo/policy/clipfrac"] == 0

@@ -81,7 +81,7 @@ def ppo_case(family: str) -> Case:
 
     def batches(budget: int, order: Sequence[int]) -> list[PolicyBatch]:
         config = UpdateConfig(token_budget=budget)
-        return policy_batches(rollout, credit, order, config)
+        return policy_batches(rollout, credit, [[row] for row in order], config)
 
     loss = ppo_loss(ppo_config(TEMPERATURE, value_coef=0.3, entropy_coef=0.1))
     return Case(policy, loss, batches, ROUNDED)

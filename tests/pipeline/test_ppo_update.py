@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -10,15 +11,16 @@ import pytest
 import torch
 from torch import Tensor
 
+from keel.config.ppo import UpdateConfig
 from keel.data.mix import Mixture
 from keel.engines.base import DrawKey
 from keel.errors import UserError
 from keel.functional.masked import whiten
-from keel.pipeline.credit import baseline, estimate_advantages, leash_in_loss, shape
+from keel.pipeline.credit import baseline, estimate_advantages, label_pairs, leash_in_loss, shape
 from keel.pipeline.measures import rollout_metrics, share_alike
 from keel.pipeline.ppo import PPOEngines, _next_prompts, policy_batches, update
 from keel.pipeline.rollouts import collect_rollout
-from keel.records import Credit, PolicyBatch, Rollout
+from keel.records import Credit, Leash, PolicyBatch, Rollout
 from keel.tally import Tally
 from tests.pipeline.support import EOS, PROMPT
 from tests.pipeline.toy_ppo import DRAWS, Toy, toy, toy_config, toy_scores
@@ -158,7 +160,8 @@ def test_microbatches_keep_rows_and_fields_together() -> None:
     run = toy(toy_config())
     rollout = rollout_of(run)
     rows = [7, 0, 31, 12]
-    (batch,) = policy_batches(rollout, Credit(rollout.values + 1, rollout.values + 2), rows, run.config.update)
+    credit = Credit(rollout.values + 1, rollout.values + 2)
+    (batch,) = policy_batches(rollout, credit, [[row] for row in rows], run.config.update)
     lengths = rollout.sequences.lengths.tolist()
     order = sorted(rows, key=lambda row: (-lengths[row], rows.index(row)))
     assert batch.sequences.prompt_lengths.tolist() == [2] * 4
@@ -233,9 +236,52 @@ def test_the_leash_in_the_loss_is_measured_against_the_neighbours() -> None:
     assert alone is not None
     assert alone.baseline.tolist() == pytest.approx([(sum(gaps) - gap) / 31 for gap in gaps], abs=1e-5)
     assert leash_in_loss(rollout, 0.3, toy_config().kl) is None
-    (batch,) = policy_batches(rollout, Credit(rollout.values, rollout.values, leash), [9, 2], run.config.update)
+    (batch,) = policy_batches(rollout, Credit(rollout.values, rollout.values, leash), [[9], [2]], run.config.update)
     assert batch.leash is not None
     assert sorted(batch.leash.baseline.tolist()) == sorted(leash.baseline[[9, 2]].tolist())
+
+
+def test_online_dpo_labels_neighbours_by_draws_from_what_they_are_worth() -> None:
+    run = toy(toy_config(rollout_batch=2000, update={"loss": "dpo"}, shaping={"length_penalty": 0.5}))
+    rollout = rollout_of(run)
+    gap = 1.2
+    worth = gap * (torch.arange(2000) % 2).float()  # of the second of each pair
+    total = worth + 0.5 * rollout.sequences.response_lengths
+    rollout = replace(rollout, scores=replace(rollout.scores, total=total))
+    rewards = shape(rollout, 0.3, 1.0, run.config)
+    assert rewards.sum(dim=1).tolist() == pytest.approx(worth.tolist(), abs=1e-5)  # no KL in it
+    credit = label_pairs(rewards, rollout, 0.3, 7, DRAWS)
+    assert credit.pairs is not None
+    assert credit.pairs.sort(dim=1).values.tolist() == [[row, row + 1] for row in range(0, 2000, 2)]
+    second_won = float((credit.pairs[:, 0] % 2).float().mean())
+    assert second_won == pytest.approx(1 / (1 + math.exp(-gap)), abs=3 * math.sqrt(0.18 / 1000))
+    assert credit.leash is not None
+    assert torch.equal(credit.leash.ref_logprobs, rollout.ref_logprobs)
+    again, later = (label_pairs(rewards, rollout, 0.3, iteration, DRAWS).pairs for iteration in (7, 8))
+    assert again is not None
+    assert torch.equal(again, credit.pairs)
+    assert later is not None
+    assert not torch.equal(later, credit.pairs)
+
+
+@pytest.mark.parametrize("budget", [9, 100_000])
+def test_a_pair_stays_together_and_the_preferred_one_comes_first(budget: int) -> None:
+    learner = CountingLearner()
+    run = toy(toy_config(rollout_batch=24, update={"loss": "dpo", "minibatches": 3, "token_budget": budget}))
+    rollout = rollout_of(run)
+    numbered = torch.arange(24.0)[:, None].expand_as(rollout.values)  # names each row
+    pairs = torch.stack([torch.arange(24).flip(0)[:12], torch.arange(12)], dim=1)
+    engines = PPOEngines(run.engines.actors, learner, run.engines.explain_ratio, run.engines.export)
+    credit = Credit(numbered, numbered, Leash(0.1, rollout.ref_logprobs, torch.zeros(24)), pairs)
+    update(replace_epochs(run.config.update, 1), engines, rollout, credit, 0, DRAWS)
+    seen = [[int(row) for batch in part for row in batch.advantages[:, 0]] for part in learner.minibatches]
+    assert [len(part) for part in seen] == [8, 8, 8]
+    met = [tuple(part[i : i + 2]) for part in seen for i in range(0, 8, 2)]
+    assert sorted(met) == sorted((chosen, rejected) for chosen, rejected in pairs.tolist())
+
+
+def replace_epochs(config: UpdateConfig, epochs: int) -> UpdateConfig:
+    return config.model_copy(update={"epochs": epochs})
 
 
 def test_the_target_of_sequence_is_the_reward_its_baseline_is_taken_off() -> None:

@@ -36,4 +36,5 @@ ESTIMATORS: Mapping[str, Estimator] = {
     "rloo": Estimator(("group",), per_sequence=True, whiten=False),
     "grpo": Estimator(("group",), per_sequence=True, whiten=False),
     "dr_grpo": Estimator(("group",), per_sequence=True, whiten=False),
+    "best_of_n": Estimator(("group",), per_sequence=True, whiten=False),
 }

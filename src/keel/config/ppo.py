@@ -62,8 +62,10 @@ class AdvantageConfig(Config):
 class UpdateConfig(OptimConfig):
     """The update by one rollout."""
 
-    loss: Literal["clip", "policy_gradient"] = Field(
-        "clip", description="PPO's clipped ratio, or the plain gradient (A2C, REINFORCE), which is good for one epoch"
+    loss: Literal["clip", "policy_gradient", "dpo"] = Field(
+        "clip",
+        description="PPO's clipped ratio; the plain gradient (A2C, REINFORCE), which is good for one epoch; or DPO on "
+        "pairs of fresh responses, labelled by draws from their scores (online DPO)",
     )
     ratio: Literal["token", "sequence", "gspo"] = Field(
         "token", description="what is clipped: each token's ratio, the response's product, or its geometric mean"
@@ -100,6 +102,9 @@ class UpdateConfig(OptimConfig):
 
     @model_validator(mode="after")
     def _loss_is_read(self) -> UpdateConfig:
+        if self.loss == "dpo":
+            unread = ("clip_low", "clip_high", "ratio", "reduction", "entropy_coef")
+            refuse_without_effect(self, *unread, because="with loss: dpo, which compares whole responses")
         if self.loss == "policy_gradient":
             because = "with loss: policy_gradient, which has no ratio"
             refuse_without_effect(self, "clip_low", "clip_high", "ratio", "stop_at_kl", because=because)
@@ -174,6 +179,8 @@ class PPOConfig(Config):
         advantage = given_keys((given or {}).get("advantage", {}))
         if given is None or advantage is None:
             return tree
+        if (given_keys(given.get("update", {})) or {}).get("loss") == "dpo":
+            return {"critic": "none", "per_prompt": 2} | given
         estimator = ESTIMATORS.get(str(advantage.get("kind", "gae")))
         needs: dict[str, Any] = {}
         if estimator is not None and not estimator.critic:
@@ -199,9 +206,25 @@ class PPOConfig(Config):
                 f"kl.horizon ({self.kl.horizon}) counts responses; give at least rollout_batch ({self.rollout_batch}): "
                 "the coefficient could fall below 0"
             )
-        self._estimator_fits()
+        if self.update.loss == "dpo":
+            self._pairs_fit()
+        else:
+            self._estimator_fits()
         self._critic_fits()
         return self
+
+    def _pairs_fit(self) -> None:
+        """Online DPO: scores label pairs, so nothing estimates an advantage, and kl.coef is its beta."""
+        because = "with update.loss: dpo"
+        refuse_without_effect(self, "advantage", because=because)
+        refuse_without_effect(self.kl, "place", "estimator", because=f"{because}, whose beta kl.coef is")
+        if self.kl.coef == 0:
+            raise ValueError("kl.coef is the beta of update.loss: dpo, which must be above 0")
+        if self.per_prompt % 2 or self.rollout_batch % (2 * self.update.minibatches):
+            raise ValueError(
+                f"update.loss: dpo pairs responses to a prompt: give an even per_prompt (not {self.per_prompt}) and "
+                f"a rollout_batch ({self.rollout_batch}) that is a multiple of twice update.minibatches"
+            )
 
     def _estimator_fits(self) -> None:
         kind, estimator = self.advantage.kind, self.advantage.estimator
@@ -223,20 +246,20 @@ class PPOConfig(Config):
             )
 
     def _critic_fits(self) -> None:
-        kind, reads_values = self.advantage.kind, self.advantage.estimator.critic
+        pairs = self.update.loss == "dpo"
+        reader = "update.loss: dpo" if pairs else f"advantage.kind {self.advantage.kind}"
+        reads_values = self.advantage.estimator.critic and not pairs
         if self.critic != "network" and self.critic_init is not None:
             raise ValueError(f"critic_init has no effect with critic: {self.critic}; leave it out")
         if self.critic == "network" and self.critic_init is None and not any(source.model for source in self.reward):
             raise ValueError("critic: network starts from a reward model, and ppo.reward names none: give critic_init")
         if self.critic == "none" and reads_values:
             raise ValueError(
-                f"critic: none leaves advantage.kind {kind} without the values it reads; take reward_to_go, rloo or "
+                f"critic: none leaves {reader} without the values it reads; take reward_to_go, rloo or "
                 "another that needs none"
             )
         if self.critic == "none":
             because = "with critic: none"
             refuse_without_effect(self.update, "value_clip", "value_coef", "critic_lr_scale", because=because)
         elif not reads_values:
-            raise ValueError(
-                f"critic: {self.critic} would be trained and never read with advantage.kind {kind}; leave it out"
-            )
+            raise ValueError(f"critic: {self.critic} would be trained and never read with {reader}; leave it out")

@@ -11,8 +11,9 @@ from torch import Tensor, nn
 
 from keel.batching import to_device
 from keel.config.ppo import PPOConfig, UpdateConfig
+from keel.functional.direct import dpo_loss
 from keel.functional.kl import sequence_k2_term, token_k2_term, token_k3_term
-from keel.functional.masked import masked_sum
+from keel.functional.masked import keep, masked_sum
 from keel.functional.policy import (
     PolicyLoss,
     Reduction,
@@ -75,6 +76,8 @@ def ppo_loss(config: PPOConfig) -> Loss[PolicyBatch]:
     Policy, entropy and leash are reduced alike, so that their coefficients mean the same whatever the reduction; the
     critic's error is a mean over tokens.
     """
+    if config.update.loss == "dpo":
+        return _online_dpo_loss(config)
     settings, critic = config.update, config.critic != "none"
     sequences = config.rollout_batch // settings.minibatches
     level = _LEVELS.get(settings.ratio, settings.reduction)
@@ -104,10 +107,33 @@ def ppo_loss(config: PPOConfig) -> Loss[PolicyBatch]:
             term = _leash_term(config.kl.estimator, batch.leash, output.logprobs, batch)
             total = total + batch.leash.coef * (weights * term).sum() / reduced
         with torch.no_grad():
-            tally = _policy_tally(policy, output.logprobs, batch)
+            tally = _policy_tally(output.logprobs, batch)
+            tally.add("ppo/policy/clipfrac", float(policy.clipped.sum()), batch.weight)
             tally.add("ppo/loss/policy", float(policy.loss) * denominator, batch.weight)
             tally.add("ppo/loss/value", float(value) * denominator, batch.weight)
             tally.add("ppo/policy/entropy", float(masked_sum(output.entropy, mask)), batch.weight)
+        return total, tally
+
+    return loss
+
+
+def _online_dpo_loss(config: PPOConfig) -> Loss[PolicyBatch]:
+    """DPO on pairs of fresh responses; the rows of a batch alternate, the preferred one first. beta is the leash's."""
+    pairs = config.rollout_batch // 2 // config.update.minibatches
+
+    def loss(module: nn.Module, batch: PolicyBatch, denominator: float) -> tuple[Tensor, Tally]:
+        batch = _moved(batch, _device(module))
+        assert batch.leash is not None
+        mask = batch.sequences.response_mask
+        output = module(batch.sequences, temperature=config.sampling.temperature, entropy=True)
+        log_ratios = keep(output.logprobs - batch.leash.ref_logprobs, mask).sum(dim=1)
+        chosen, rejected = log_ratios[0::2], log_ratios[1::2]
+        total = dpo_loss(chosen, rejected, beta=batch.leash.coef).sum() / pairs
+        with torch.no_grad():
+            tally = _policy_tally(output.logprobs, batch)
+            tally.add("ppo/loss/policy", float(total) * denominator, batch.weight)
+            tally.add("ppo/policy/entropy", float(masked_sum(output.entropy, mask)), batch.weight)
+            tally.add("ppo/pairs/accuracy", float((chosen > rejected).sum()), float(len(chosen)))
         return total, tally
 
     return loss
@@ -150,10 +176,9 @@ def _leash_term(estimator: str | None, leash: Leash, logprobs: Tensor, batch: Po
     return sequence_k2_term(logprobs, leash.ref_logprobs, ratio, mask, leash.baseline)
 
 
-def _policy_tally(policy: PolicyLoss, logprobs: Tensor, batch: PolicyBatch) -> Tally:
+def _policy_tally(logprobs: Tensor, batch: PolicyBatch) -> Tally:
     """How far the policy is from the one that sampled."""
     tally, mask = Tally(), batch.sequences.response_mask
-    tally.add("ppo/policy/clipfrac", float(policy.clipped.sum()), batch.weight)
     tally.add("ppo/policy/approxkl", float(approx_kl_to_old(logprobs, batch.old_logprobs, mask).sum()), batch.weight)
     ratio = policy_ratio(logprobs, batch.old_logprobs, mask)
     tally.extreme("ppo/policy/ratio_gap", float((ratio - 1).abs().max()))

@@ -115,6 +115,19 @@ def dr_grpo(rewards: Tensor, response_mask: Tensor, *, group: Tensor) -> Tensor:
 
 
 @torch.no_grad()
+def best_of_n(rewards: Tensor, response_mask: Tensor, *, group: Tensor) -> Tensor:
+    """A_t = 1 for the best response to the prompt, 0 for the others; those that tie for best share the 1.
+
+    With the plain policy gradient it imitates the best of n: rejection-sampling fine-tuning, round after round. A
+    yardstick: its target is no optimum of J, and moves on with the policy. Dong et al. (2023), RAFT.
+    """
+    totals = _totals(rewards, response_mask)
+    same = group[:, None] == group[None, :]
+    best = totals >= torch.where(same, totals[None, :], -torch.inf).amax(dim=1)
+    return _everywhere(best.to(totals.dtype) / (same & best).sum(dim=1), response_mask)
+
+
+@torch.no_grad()
 def leave_one_out_mean(totals: Tensor, group: Tensor) -> Tensor:
     """For each response [B] the mean of `totals` [B] over the others of its group. ValueError for a group of one."""
     gaps, group_of, counts = _group_gaps(totals, group)

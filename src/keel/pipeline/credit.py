@@ -12,9 +12,11 @@ from keel.config.ppo import AdvantageConfig, PPOConfig
 from keel.functional import advantages as estimators
 from keel.functional.advantages import leave_one_out_mean
 from keel.functional.kl import k1
+from keel.functional.preference import bradley_terry_probability
 from keel.functional.rewards import length_penalty, shape_rewards, transform_scores
 from keel.pipeline.measures import kl_per_response
-from keel.records import Leash, Rollout
+from keel.records import Credit, Leash, Rollout
+from keel.seeds import Draws
 
 
 def shape(rollout: Rollout, kl_coef: float, score_scale: float, config: PPOConfig) -> Tensor:
@@ -28,7 +30,7 @@ def shape(rollout: Rollout, kl_coef: float, score_scale: float, config: PPOConfi
         k1(rollout.logprobs, rollout.ref_logprobs),
         mask,
         rollout.samples.ended,
-        kl_coef=kl_coef if config.kl.place == "reward" else 0.0,
+        kl_coef=0.0 if config.kl.place == "loss" or config.update.loss == "dpo" else kl_coef,
         eos_penalty=shaping.eos_penalty,
         length_cost=length_penalty(
             rollout.sequences.response_lengths,
@@ -37,6 +39,20 @@ def shape(rollout: Rollout, kl_coef: float, score_scale: float, config: PPOConfi
             max_length=config.sampling.max_new_tokens,
         ),
     )
+
+
+def label_pairs(rewards: Tensor, rollout: Rollout, kl_coef: float, iteration: int, draws: Draws) -> Credit:
+    """Online DPO: neighbours in a group as pairs, each labelled by a Bradley-Terry draw from what they are worth.
+
+    A label that always names the better one would have no finite optimum; draws have that of the leashed objective.
+    """
+    rows = torch.arange(len(rewards)).reshape(-1, 2)
+    worth = rewards.sum(dim=1)[rows]
+    first_wins = bradley_terry_probability(worth[:, 0], worth[:, 1])
+    uniforms = draws.uniforms("label", iteration=iteration, samples=range(len(rows)), length=1)[:, 0]
+    pairs = torch.where((torch.as_tensor(uniforms) < first_wins)[:, None], rows, rows.flip(1))
+    nothing = torch.zeros_like(rewards)
+    return Credit(nothing, nothing, Leash(kl_coef, rollout.ref_logprobs, nothing[:, 0]), pairs)
 
 
 def estimate_advantages(rewards: Tensor, rollout: Rollout, config: AdvantageConfig) -> Tensor:

@@ -17,7 +17,7 @@ from keel.engines.base import DrawKey, Learner
 from keel.errors import UserError
 from keel.functional.masked import whiten
 from keel.functional.policy import importance_weights
-from keel.pipeline.credit import baseline, estimate_advantages, leash_in_loss, shape
+from keel.pipeline.credit import baseline, estimate_advantages, label_pairs, leash_in_loss, shape
 from keel.pipeline.guards import RATIO_TOLERANCE, require_ends, require_unit_ratio, watch_kl_sign, watch_variation
 from keel.pipeline.heldout import HeldOut
 from keel.pipeline.measures import rollout_metrics
@@ -65,14 +65,19 @@ def train_ppo(
         require_ends(rollout.samples.ended, config.max_truncated, config.sampling.max_new_tokens)
         state = state.seeing(rollout.scores.total, config)
         rewards = shape(rollout, state.kl_coef, state.score_scale, config)
-        advantages = estimate_advantages(rewards, rollout, config.advantage)
-        returns = advantages + baseline(rollout, config.advantage)
-        if config.advantage.whitens:
-            advantages = whiten(advantages, rollout.response_mask)
-        credit = Credit(advantages, returns, leash_in_loss(rollout, state.kl_coef, config.kl))
+        if config.update.loss == "dpo":
+            credit = label_pairs(rewards, rollout, state.kl_coef, state.iteration, draws)
+        else:
+            advantages = estimate_advantages(rewards, rollout, config.advantage)
+            returns = advantages + baseline(rollout, config.advantage)
+            if config.advantage.whitens:
+                advantages = whiten(advantages, rollout.response_mask)
+            credit = Credit(advantages, returns, leash_in_loss(rollout, state.kl_coef, config.kl))
         tally = update(config.update, engines, rollout, credit, state.iteration, draws)
 
-        metrics = rollout_metrics(rollout, rewards, returns) | tally.means() | {"objective/kl_coef": state.kl_coef}
+        metrics = (
+            rollout_metrics(rollout, rewards, credit.returns) | tally.means() | {"objective/kl_coef": state.kl_coef}
+        )
         metrics |= _times(started, sampled, rollout)
         streak = watch_kl_sign(metrics, state.negative_kl_streak, console.say)
         watch_variation(rollout.scores.total, state.iteration, console.say)
@@ -116,12 +121,14 @@ def update(
     Raises UserError before the first weight moves if the ratio to the policy that sampled is not 1.
     """
     tally = Tally()
-    size = len(rollout.sequences) // config.minibatches
+    units = _units(rollout, credit)
+    size = len(units) // config.minibatches
     for epoch in range(config.epochs):
-        order = draws.permutation("minibatches", len(rollout.sequences), iteration=iteration * config.epochs + epoch)
+        order = draws.permutation("minibatches", len(units), iteration=iteration * config.epochs + epoch)
         in_epoch = Tally()
         for start in range(0, len(order), size):
-            batches = policy_batches(rollout, credit, order[start : start + size].tolist(), config)
+            chosen = [units[number] for number in order[start : start + size].tolist()]
+            batches = policy_batches(rollout, credit, chosen, config)
             first = epoch == 0 and start == 0
             check = (
                 (lambda seen: require_unit_ratio(seen, rollout, engines.explain_ratio, engines.ratio_tolerance))
@@ -138,14 +145,24 @@ def update(
     return tally
 
 
-def policy_batches(rollout: Rollout, credit: Credit, rows: Sequence[int], config: UpdateConfig) -> list[PolicyBatch]:
-    """The minibatch of the given rows, cut into micro-batches of like length."""
+def _units(rollout: Rollout, credit: Credit) -> list[list[int]]:
+    """The rows that stay together: each alone, or in pairs, the preferred one first."""
+    if credit.pairs is not None:
+        rows: list[list[int]] = credit.pairs.tolist()
+        return rows
+    return [[row] for row in range(len(rollout.sequences))]
+
+
+def policy_batches(
+    rollout: Rollout, credit: Credit, units: Sequence[Sequence[int]], config: UpdateConfig
+) -> list[PolicyBatch]:
+    """The minibatch of the given rows, cut into micro-batches of like length; the rows of a unit stay together."""
     sequences = rollout.sequences
     lengths = sequences.lengths.tolist()
-    groups = cut_by_tokens([lengths[row] for row in rows], config.token_budget)
+    longest = [max(lengths[row] for row in unit) for unit in units]
     batches = []
-    for group in groups:
-        part = [rows[index] for index in group]
+    for group in cut_by_tokens(longest, config.token_budget, [len(unit) for unit in units]):
+        part = [row for index in group for row in units[index]]
         logprobs, values, advantages, returns = (
             take_tokens(field, sequences, part)
             for field in (rollout.logprobs, rollout.values, credit.advantages, credit.returns)
