@@ -136,6 +136,21 @@ def test_the_saved_reward_model_scores_in_transformers_as_here(finished: Path) -
     assert float(ours.std()) > 0.05
 
 
+def test_the_best_of_n_responses_score_higher_and_say_how_high(finished: Path) -> None:
+    def drawn(best_of: int) -> list[dict[str, Any]]:
+        settings = SamplingConfig(max_new_tokens=12)
+        reward = str(finished / "reward" / "model")
+        prompts = [Prompt(text) for text in PROMPTS]
+        return generate_responses(
+            str(finished / "sft" / "model"), prompts, settings, samples=8, seed=0, device="cpu",
+            best_of=best_of, reward=reward,
+        )  # fmt: skip
+
+    one, best = drawn(1), drawn(6)
+    assert [row["prompt"] for row in best] == [text for text in PROMPTS for _ in range(8)]
+    assert sum(row["score"] for row in best) > sum(row["score"] for row in one) + 5
+
+
 def test_the_ppo_checkpoint_is_the_model_that_was_handed_on(finished: Path) -> None:
     published = load_file(finished / "ppo" / "model" / "model.safetensors")
     last = load_file(finished / "ppo" / "checkpoints" / "step-00000006" / "model.safetensors")

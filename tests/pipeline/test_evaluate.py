@@ -15,6 +15,7 @@ from keel.config.data import DataConfig
 from keel.config.evaluate import EvaluateConfig
 from keel.config.sft import SFTConfig
 from keel.engines.base import DrawKey
+from keel.engines.best_of import BestOfSampler
 from keel.engines.learner import GradientLearner
 from keel.engines.losses import sft_loss
 from keel.engines.sampler import CachedSampler
@@ -308,3 +309,14 @@ def test_without_a_known_truth_and_demonstrations_their_parts_are_left_out(tmp_p
     assert "policy_utility" not in read_lines(tmp_path / "evaluate" / "samples.jsonl")[0]
     assert summary["kl"] == pytest.approx(0.0, abs=1e-6)
     assert summary["frontier"]["reached"] is None
+
+
+def test_the_best_of_n_is_a_known_distance_further_away(tmp_path: Path) -> None:
+    engines = engines_of()
+    best = replace(engines, policy_sampler=BestOfSampler(engines.policy_sampler, engines.scorer, 4))
+    config = config_of(best_of=4, count=100, per_prompt=4, frontier_samples=16)
+    found = evaluate(
+        config, best, [PROMPT] * 100, [], stage=begin_stage(tmp_path, "evaluate"), draws=DRAWS, console=Heard()
+    )
+    assert found["kl"] == pytest.approx(math.log(4) - 3 / 4, abs=1e-5)  # the sampler is the reference itself
+    assert found["score"]["win_rate"] > 0.7

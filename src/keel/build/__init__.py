@@ -100,10 +100,21 @@ def _require_there(recipe: Recipe, out: Path, stage: str, inputs: Inputs) -> Non
 
 
 def generate_responses(
-    source: str, prompts: Sequence[Prompt], sampling: SamplingConfig, *, samples: int, seed: int, device: str
+    source: str,
+    prompts: Sequence[Prompt],
+    sampling: SamplingConfig,
+    *,
+    samples: int,
+    seed: int,
+    device: str,
+    best_of: int = 1,
+    reward: str | None = None,
 ) -> list[dict[str, Any]]:
-    """`samples` responses of a model to each prompt, one {"prompt", "response", "ended"} each."""
-    responder = Responder(source, device)
+    """`samples` responses of a model to each prompt, one {"prompt", "response", "ended"} each.
+
+    With `reward`, a reward model, each is the best of `best_of`, and has its "score".
+    """
+    responder = Responder(source, device, best_of=best_of, reward=reward)
     items = [responder.renderer.item(prompt) for prompt in prompts for _ in range(samples)]
     context, longest = responder.context, max(len(item.tokens) for item in items)
     if context is not None and longest + sampling.max_new_tokens > context:
@@ -112,7 +123,8 @@ def generate_responses(
             f"{context}; lower --max-new-tokens to {max(0, context - longest)}"
         )
     drawn = responder.respond(items, sampling, DrawKey(Draws(seed, "generate"), "response", 0))
+    scores = responder.scores(drawn)
     return [
-        {"prompt": item.text, "response": text, "ended": ended}
-        for item, text, ended in zip(items, drawn.texts, drawn.ended.tolist(), strict=True)
+        {"prompt": item.text, "response": text, "ended": ended} | ({} if scores is None else {"score": scores[index]})
+        for index, (item, text, ended) in enumerate(zip(items, drawn.texts, drawn.ended.tolist(), strict=True))
     ]

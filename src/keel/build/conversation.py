@@ -6,14 +6,18 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
-from keel.build.workbench import load_renderer
+from keel.build.rewards import model_scorer
+from keel.build.workbench import SCORING_TOKENS, load_renderer
+from keel.config.rewards import RewardSource
 from keel.config.sampling import SamplingConfig
-from keel.engines.base import DrawKey
+from keel.engines.base import DrawKey, Scorer
+from keel.engines.best_of import BestOfSampler
 from keel.engines.sampler import CachedSampler
 from keel.errors import UserError
-from keel.models.load import context_length, load_causal_lm, resolve_device, resolve_precision
+from keel.models.load import context_length, load_causal_lm, load_classifier, resolve_device, resolve_precision
 from keel.models.policy import Policy
 from keel.models.quiet import quiet_transformers
+from keel.models.reward import RewardModel
 from keel.records import PromptItem, Samples
 from keel.schema import Message, Prompt
 from keel.seeds import Draws
@@ -24,16 +28,34 @@ Hear = Callable[[str], object]
 class Responder:
     """A model's directory or hub name; its weights are read with the first response."""
 
-    def __init__(self, source: str, device: str) -> None:
+    def __init__(self, source: str, device: str, *, best_of: int = 1, reward: str | None = None) -> None:
+        """With `reward`, a reward model, every response is the best of `best_of`."""
         self.source = source
         self.renderer = load_renderer(source)
         self.context = context_length(source)
         self._device = device
+        self._best_of = best_of
+        self._reward = reward
 
     @cached_property
     def _policy(self) -> Policy:
         device = resolve_device(self._device)
         return Policy(load_causal_lm(self.source, dtype=resolve_precision("auto", device))).to(device).eval()
+
+    @cached_property
+    def _judge(self) -> Scorer | None:
+        if self._reward is None:
+            return None
+        device = resolve_device(self._device)
+        classifier = load_classifier(self._reward, dtype=resolve_precision("auto", device))
+        return model_scorer(
+            RewardSource(model=self._reward),
+            RewardModel(classifier).to(device).eval(),
+            self.renderer,
+            token_budget=SCORING_TOKENS,
+            trust_remote_code=False,
+            say=lambda text: None,
+        )
 
     def respond(
         self, items: Sequence[PromptItem], sampling: SamplingConfig, key: DrawKey, hear: Hear | None = None
@@ -46,7 +68,16 @@ class Responder:
                 tokens.append(chosen[rows.index(0)])
                 hear(self.renderer.response_text(items[0], tokens))
 
-        return CachedSampler(self._policy, self.renderer, watch).sample(items, sampling, key)
+        drawer = CachedSampler(self._policy, self.renderer, watch)
+        sampler = drawer if self._judge is None else BestOfSampler(drawer, self._judge, self._best_of)
+        return sampler.sample(items, sampling, key)
+
+    def scores(self, samples: Samples) -> list[float] | None:
+        """What the reward model says of each response; None without one."""
+        if self._judge is None:
+            return None
+        scores: list[float] = self._judge.score(samples).total.tolist()
+        return scores
 
 
 @dataclass(frozen=True)

@@ -16,6 +16,8 @@ def generate(
         bool, typer.Option(help="Send each --prompt as a user's message through the chat template.")
     ] = False,
     samples: Annotated[int, typer.Option(min=1, help="Responses a prompt.")] = 1,
+    best_of: Annotated[int, typer.Option(min=1, help="Draw so many for each response and keep the best.")] = 1,
+    reward: Annotated[str | None, typer.Option(help="The reward model that judges: a directory or hub name.")] = None,
     max_new_tokens: Annotated[int, typer.Option(min=1, help="Longest response.")] = 64,
     temperature: Annotated[float, typer.Option(min=0, help="0 is greedy.")] = 1.0,
     top_k: Annotated[int, typer.Option(min=0, help="Draw from the k likeliest tokens; 0 is all.")] = 0,
@@ -27,6 +29,8 @@ def generate(
     json_lines: Annotated[bool, typer.Option("--json", help="One JSON object a response.")] = False,
 ) -> None:
     """Let a model respond to prompts.
+
+    With --best-of and --json what is kept can be trained on: rejection-sampling fine-tuning is `keel sft` on that file.
 
     **Example:** `keel generate runs/demo/polite/ppo/model --prompt "how do i clean my kettle ?" --samples 3`
     """
@@ -42,12 +46,17 @@ def generate(
     rows = [Prompt((Message("user", text),) if chat else text) for text in prompt or ()]
     if prompts is not None:
         rows += load_prompts(DataConfig(path=str(prompts), validation=0.0)).train
+    if (best_of > 1) != (reward is not None):
+        raise UserError("--best-of N and --reward MODEL go together: the model says which of the N is best")
     if not rows:
         raise UserError("give at least one --prompt TEXT, or a file of them with --prompts FILE")
 
     from keel.build import generate_responses  # torch: no sooner than a mistake is named
 
     sampling = SamplingConfig(max_new_tokens=max_new_tokens, temperature=temperature, top_k=top_k, top_p=top_p)
-    for row in generate_responses(model, rows, sampling, samples=samples, seed=seed, device=device):
+    drawn = generate_responses(
+        model, rows, sampling, samples=samples, seed=seed, device=device, best_of=best_of, reward=reward
+    )
+    for row in drawn:
         shown = printable(f"{row['prompt']}\n  → {row['response'].strip()}\n")
         print(json.dumps(row, ensure_ascii=False) if json_lines else shown)

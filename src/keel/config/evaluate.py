@@ -27,6 +27,7 @@ class EvaluateConfig(Config):
     sampling: RLSamplingConfig = Field(RLSamplingConfig(), description="each key is ppo's unless given")
     count: int = Field(200, gt=0, description="prompts")
     per_prompt: int = Field(4, gt=0, description="responses a prompt of each model")
+    best_of: int = Field(1, gt=0, description="of so many responses of the policy the best by its reward is judged")
     frontier_samples: int = Field(128, gt=1, description="reference samples a prompt for the frontier")
     frontier_prompts: int = Field(64, gt=0)
     bootstrap: int = Field(2000, gt=0, description="resamples for the confidence intervals")

@@ -64,7 +64,7 @@ def evaluate(
     policy = _respond(config, engines, engines.policy_sampler, prompts, draws, "policy")
     reference = _respond(config, engines, engines.reference_sampler, prompts, draws, "reference")
     console.progress(stage.name, 1, 3, {})
-    kl = _kl(engines, policy.samples).reshape(len(prompts), config.per_prompt)
+    kl = _kl(engines, policy.samples).reshape(len(prompts), config.per_prompt) + best_of_n_kl(config.best_of)
     summary: dict[str, Any] = {
         "prompts": len(prompts),
         "per_prompt": config.per_prompt,
@@ -110,7 +110,7 @@ def _respond(
 
 
 def _kl(engines: EvaluateEngines, samples: Samples) -> Tensor:
-    """k1 summed over each response, nats [B]."""
+    """k1 summed over each response, nats [B]; of the best of n its distance to the policy that drew comes on top."""
     assert samples.logprobs is not None, "the configuration refuses truncated sampling here"
     return kl_per_response(
         samples.logprobs, engines.reference.logprobs(samples.sequences), samples.sequences.response_mask
