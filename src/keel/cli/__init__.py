@@ -7,6 +7,7 @@ import sys
 import typer
 
 from keel.cli.chat import chat
+from keel.cli.compare import compare
 from keel.cli.data import data_app
 from keel.cli.demo import demo
 from keel.cli.doctor import doctor
@@ -37,6 +38,7 @@ app.command()(generate)
 app.command()(chat)
 app.command()(export)
 app.command()(schema)
+app.command()(compare)
 app.command()(verify)
 app.add_typer(data_app, name="data")
 
