@@ -1,4 +1,4 @@
-"""What a directory with an adapter says of itself. No torch: a stage's inputs are told apart by it."""
+"""What a directory says of itself that holds an adapter, or an ensemble. No torch: inputs are told apart by it."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import Any
 from keel.errors import UserError
 
 CONFIG_FILE = "adapter_config.json"
+ENSEMBLE_FILE = "ensemble.json"  # names the members of an ensemble, each a reward model in a folder beside it
 _TOKENIZER_CONFIG = "tokenizer_config.json"
 
 
@@ -49,3 +50,16 @@ def tokenizer_source(source: str) -> str:
     while (base := adapter_base(source)) is not None and not (Path(source) / _TOKENIZER_CONFIG).is_file():
         source = base
     return source
+
+
+def members_of(source: str) -> tuple[str, ...]:
+    """The reward models that a directory's ensemble is made of; the source alone where it is one model."""
+    file = Path(source) / ENSEMBLE_FILE
+    if not file.is_file():
+        return (source,)
+    try:
+        names = json.loads(file.read_text(encoding="utf-8"))["members"]
+        assert len(names) > 1
+        return tuple(str(Path(source) / name) for name in names)
+    except (OSError, ValueError, KeyError, TypeError, AssertionError):
+        raise UserError(f"{file} does not list the members of an ensemble") from None

@@ -153,6 +153,7 @@ class Pairs:
     rejected: Tensor  # int64 [N], to which row
     margins: Tensor  # float [N]
     weights: Tensor  # float [N]
+    drawn: Tensor | None = None  # float [N, k], how often each member of an ensemble has it in its own sample
 
     @property
     def weight(self) -> float:
@@ -178,6 +179,7 @@ class Scores:
     total: Tensor  # float [B], the weighted sum
     parts: Mapping[str, Tensor]  # float [B] each, unweighted; NaN = no opinion
     cut: Mapping[str, Tensor] = field(default_factory=dict)  # bool [B] each, by reward model: its prompt was cut
+    members: Mapping[str, Tensor] = field(default_factory=dict)  # float [B, k], by ensemble: what each member says
 
 
 @dataclass(frozen=True)

@@ -10,13 +10,15 @@ from torch import Tensor
 
 from keel.batching import pad_rows
 from keel.config.ppo import PPOConfig, UpdateConfig
-from keel.engines.losses import ppo_loss, reward_loss, sft_loss
+from keel.engines.losses import ensemble_loss, ppo_loss, reward_loss, sft_loss
 from keel.models.critic import ValueHead
+from keel.models.ensemble import RewardEnsemble
 from keel.models.hidden import last_hidden
 from keel.models.policy import Policy
+from keel.models.reward import RewardModel
 from keel.records import Leash, Pairs, PolicyBatch
 from tests.engines.helpers import exact_logits, exact_logprobs, ppo_config, tiny_policy, tiny_reward_model
-from tests.worlds import random_rows
+from tests.worlds import random_rows, tiny_classifier
 
 ROWS = random_rows([(3, 5), (1, 2), (6, 4)], seed=1)
 TEMPERATURE = 0.7
@@ -294,3 +296,41 @@ def test_a_step_down_the_reward_loss_parts_chosen_from_rejected() -> None:
                 weight.sub_(0.001 * weight.grad)
         after = reward_loss(0.0, 0.0)(model, pairs([0.0] * 4), 3.75)[1]
     assert after.means()["reward/margin"] > before.means()["reward/margin"] + 1e-3
+
+
+@pytest.mark.parametrize("sampled", [True, False])
+def test_the_loss_of_an_ensemble_is_the_mean_of_its_members(sampled: bool) -> None:
+    """Each pair's log-loss by hand, times how often a member's own sample has it."""
+    part = RewardModel(tiny_classifier())
+    part.reset_head(1, 2)
+    part.normalise([0.0, 0.0], 0.002)
+    module = RewardEnsemble([part])
+    drawn = torch.tensor([[2.0, 0.0], [1.0, 3.0]]) if sampled else None
+    weights, margins = [1.0, 0.5], [0.0, 0.25]
+    chosen, rejected = torch.tensor([0, 2]), torch.tensor([1, 0])
+    batch = Pairs(pad_rows(ROWS), chosen, rejected, torch.tensor(margins), torch.tensor(weights), drawn)
+    found, tally = ensemble_loss(reward_loss(0.0, 0.0))(module, batch, 6.0)
+
+    scores = module(pad_rows(ROWS)).detach()
+    gaps = scores[chosen] - scores[rejected]
+    times = [[2.0, 0.0], [1.0, 3.0]] if sampled else [[1.0, 1.0], [1.0, 1.0]]
+    expected = sum(
+        weights[pair] * times[pair][member] * math.log1p(math.exp(margins[pair] - float(gaps[pair, member])))
+        for pair in range(2)
+        for member in range(2)
+    )
+    assert found.item() == pytest.approx(expected / 2 / 6.0, abs=1e-6)
+    assert found.requires_grad
+
+    means = tally.means()
+    mean_gaps = [float(gap.mean()) for gap in gaps]
+    by_hand = sum(w * math.log1p(math.exp(m - g)) for w, m, g in zip(weights, margins, mean_gaps, strict=True))
+    assert means["reward/loss"] == pytest.approx(by_hand / 1.5, abs=1e-6)
+    assert means["reward/accuracy"] == pytest.approx(
+        sum(w * (g > 0) for w, g in zip(weights, mean_gaps, strict=True)) / 1.5
+    )
+    right = [sum(float(gap) > 0 for gap in pair) / 2 for pair in gaps]
+    assert means["reward/members/accuracy"] == pytest.approx((right[0] + 0.5 * right[1]) / 1.5)
+    apart = [abs(float(one) - float(other)) / 2 for one, other in gaps]  # the population's sd of two
+    assert means["reward/members/disagreement"] == pytest.approx((apart[0] + 0.5 * apart[1]) / 1.5, abs=1e-6)
+    assert apart[0] > 0.01

@@ -403,5 +403,5 @@ def test_a_head_beside_another_family_is_refused() -> None:
     assert active_adapter(classifier) == "a"
     assert type(classifier) is type(tiny_classifier())
     assert not hasattr(model.config, "keel_reward_shift")
-    RewardModel(classifier).set_shift(3.0)
+    RewardModel(classifier).set_shifts([3.0])
     assert not hasattr(model.config, "keel_reward_shift")  # the language model's configuration is another one

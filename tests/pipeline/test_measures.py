@@ -86,6 +86,7 @@ def test_the_metrics_of_a_rollout_by_hand() -> None:
         total=torch.tensor([1.0, 3.0]),
         parts={"sure": torch.tensor([1.0, 3.0]), "shy": torch.tensor([float("nan"), 2.0])},
         cut={"sure": torch.tensor([True, False])},
+        members={"sure": torch.tensor([[0.0, 2.0], [3.0, 3.0]])},
     )
     gap = torch.tensor([[0.5, 0.25, 7.0], [0.0, 0.0, 0.25]])  # 0.75 and 0.25 nats; 7 lies outside the mask
     rollout = Rollout(
@@ -112,10 +113,11 @@ def test_the_metrics_of_a_rollout_by_hand() -> None:
     assert metrics["reward/sure/std"] == 1.0  # population
     assert metrics["reward/sure/missing"] == 0.0
     assert metrics["reward/sure/cut"] == 0.5
+    assert metrics["reward/sure/disagreement"] == 0.5  # population sds 1 and 0
     assert metrics["reward/shy"] == 2.0
     assert metrics["reward/shy/std"] == 0.0  # of the one that it has an opinion on
     assert metrics["reward/shy/missing"] == 0.5
-    assert "reward/shy/cut" not in metrics
+    assert metrics.keys().isdisjoint({"reward/shy/cut", "reward/shy/disagreement"})
 
     silent = replace(rollout, scores=Scores(scores.total, {"silent": torch.full((2,), float("nan"))}))
     metrics = rollout_metrics(silent, rewards, rewards)

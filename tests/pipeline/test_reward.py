@@ -30,6 +30,7 @@ from keel.pipeline.epochs import total_steps
 from keel.pipeline.reward import (
     EncodedPair,
     RewardEngines,
+    bootstrap,
     by_prompt,
     effective_count,
     judge,
@@ -152,6 +153,24 @@ def test_microbatches_keep_groups_whole_and_to_the_budget() -> None:
     assert sum(len(batch.margins) for batch in batches) == 9
     assert all(batch.rows.tokens.numel() <= 12 for batch in batches)
     assert len(batches) > 1
+
+
+def test_each_member_draws_its_own_prompts() -> None:
+    """Poisson numbers of mean and variance 1, alike for all comparisons of a prompt, whatever follows."""
+    pairs = [pair((2, EOS), (word, EOS), prompt=(first, second)) for first in range(2, 42) for second in range(2, 42)
+             for word in (3, 4)]  # fmt: skip
+    drawn = bootstrap(pairs, 3, Draws(0, "reward"))
+    assert [one.drawn for one in drawn[::2]] == [one.drawn for one in drawn[1::2]]
+    assert [replace(one, drawn=()) for one in drawn] == pairs
+    assert bootstrap(pairs[:10], 3, Draws(0, "reward")) == drawn[:10]
+    times = torch.tensor([one.drawn for one in drawn[::2]]).double()
+    assert times.shape == (1600, 3)
+    torch.testing.assert_close(times.mean(dim=0), torch.ones(3, dtype=torch.float64), rtol=0, atol=0.1)
+    torch.testing.assert_close(times.var(dim=0), torch.ones(3, dtype=torch.float64), rtol=0, atol=0.15)
+    assert float(torch.corrcoef(times.T).triu(1).abs().max()) < 0.1
+    (batch,) = microbatches(by_prompt(drawn[:2], 64), token_budget=1000)
+    assert batch.drawn is not None
+    assert batch.drawn.tolist() == [list(map(float, one.drawn)) for one in drawn[:2]]
 
 
 # --- the stage ---

@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from keel.adapter_config import CONFIG_FILE, adapter_base, read_adapter_config
+from keel.adapter_config import CONFIG_FILE, ENSEMBLE_FILE, adapter_base, members_of, read_adapter_config
 from keel.build.shelf import ADAPTER
 from keel.errors import UserError
 from keel.models.adapters import WEIGHTS_FILE
@@ -52,17 +52,23 @@ def export_model(
         stage = stage or finished[0]
         folder = run.path / stage / (ADAPTER if adapter_only else "model")
         card = model_card(run, stage, adapter=adapter_only)
-    if adapter_only and not (folder / CONFIG_FILE).is_file():
+    members = [Path(member) for member in members_of(str(folder))]  # the folder itself where it is no ensemble
+    if adapter_only and not (members[0] / CONFIG_FILE).is_file():
         raise UserError(f"{source} holds no adapter, for it was trained with tune: full; leave --adapter-only out")
     work = out.with_name(f".{out.name}.work")
     shutil.rmtree(work, ignore_errors=True)
     work.mkdir(parents=True)
-    if adapter_only:
-        _copy_adapter(folder, work, out)
-    elif dtype is not None or adapter_base(str(folder)) is not None:
-        _convert(folder, work, dtype)
-    else:
-        shutil.copytree(folder, work, dirs_exist_ok=True)
+    for member in members:
+        place = member.relative_to(folder)
+        (work / place).mkdir(exist_ok=True)
+        if adapter_only:
+            _copy_adapter(member, work / place, out / place)
+        elif dtype is not None or adapter_base(str(member)) is not None:
+            _convert(member, work / place, dtype)
+        else:
+            shutil.copytree(member, work / place, dirs_exist_ok=True)
+    if len(members) > 1:
+        shutil.copy2(folder / ENSEMBLE_FILE, work)
     if card:
         (work / "README.md").write_text(card, encoding="utf-8")
     files.sync_tree(work)

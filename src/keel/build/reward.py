@@ -11,12 +11,12 @@ from keel.config.reward import RewardConfig
 from keel.data.convert import COMPARISONS
 from keel.data.load import Labelled
 from keel.engines.learner import GradientLearner
-from keel.engines.losses import reward_loss
+from keel.engines.losses import ensemble_loss, reward_loss
 from keel.engines.sampler import CachedSampler
 from keel.engines.scorers import RewardModelScorer
 from keel.errors import UserError
 from keel.pipeline.epochs import total_steps
-from keel.pipeline.reward import EncodedPair, RewardEngines, by_prompt, mixture_of, train_reward
+from keel.pipeline.reward import EncodedPair, RewardEngines, bootstrap, by_prompt, mixture_of, train_reward
 from keel.records import Pairs, PromptItem
 from keel.schema import FIRST_PROBABILITY, Comparison, Prompt
 from keel.text.render import Renderer
@@ -36,16 +36,22 @@ def run_reward(bench: Workbench) -> dict[str, Any]:
             raise UserError(
                 f"{origin.name} has margins, which exclude flip_probability and label_smoothing; drop either"
             )
-    model = bench.models.new_reward_model(source)
+    model = bench.models.new_reward_model(source, config.ensemble)
     train = [_encode_pair(renderer, row, room) for row in data.train]
+    loss = reward_loss(config.flip_probability, config.label_smoothing)
+    if config.ensemble is not None:
+        train = bootstrap(train, config.ensemble.members, bench.draws)
+        loss = ensemble_loss(loss)
+        if config.ensemble.of == "adapters":  # each member's forward keeps its own activations for the backward pass
+            config = config.model_copy(update={"token_budget": config.token_budget // config.ensemble.members})
     mixture = mixture_of(by_prompt(train, config.max_pairs), data.weights)
     learner = GradientLearner[Pairs](
         "reward",
         model,
-        reward_loss(config.flip_probability, config.label_smoothing),
+        loss,
         config,
         total_steps=total_steps(config, mixture.epoch_size),
-        head=tuple(model.head.parameters()),
+        head=model.head_weights,
         head_lr_scale=config.head_lr_scale,
     )
     scorer = RewardModelScorer("reward", model, token_budget=SCORING_TOKENS)

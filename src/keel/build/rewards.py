@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from typing import Any
 
+from keel.adapter_config import members_of
 from keel.config.rewards import RewardSource
 from keel.engines.reward_functions import WorkerFunction
 from keel.engines.scorers import FunctionScorer, Limit, RewardModelScorer
 from keel.errors import UserError
+from keel.models.ensemble import RewardEnsemble
 from keel.models.load import choose_label
 from keel.models.reward import SHIFT_KEY, RewardModel, position_limit
 from keel.references import resolve
@@ -37,23 +39,56 @@ def function_scorer(source: RewardSource, say: Callable[[str], None], closing: E
 
 def model_scorer(
     source: RewardSource,
-    model: RewardModel,
+    parts: Sequence[RewardModel],
     policy: Renderer,
     *,
     token_budget: int,
     trust_remote_code: bool,
     say: Callable[[str], None],
 ) -> RewardModelScorer:
-    """A reward model as it is: with its own tokenizer, way of writing a text, and length."""
-    name = source.logged_as
-    model.label = choose_label(model.classifier, source.label, f"label of the reward {name}")
-    tokenizer = load_tokenizer(str(source.model), trust_remote_code=trust_remote_code)
+    """A reward model as it is, or an ensemble: with its own tokenizer, way of writing a text, and length."""
+    name, model = source.logged_as, parts[0]  # an ensemble's members read alike
+    scored = _members(source, parts)
+    tokenizer = load_tokenizer(_first(source), trust_remote_code=trust_remote_code)
     encoder: Encoder | None = _encoder(source, model, tokenizer, trust_remote_code=trust_remote_code)
     model.token_types = isinstance(encoder, PairText) and encoder.token_types
     if isinstance(encoder, Renderer) and policy.codec.hf.get_vocab().items() <= tokenizer.get_vocab().items():
         encoder = None  # Keel's own way of writing with the policy's own ids: it sees the very ones that were sampled
     limit = _limit(source, model, tokenizer)
-    return RewardModelScorer(name, model, token_budget=token_budget, encoder=encoder, limit=limit, say=say)
+    return RewardModelScorer(
+        name,
+        scored,
+        token_budget=token_budget,
+        combine=source.combine or "mean",
+        coef=source.uncertainty_coef,
+        encoder=encoder,
+        limit=limit,
+        say=say,
+    )
+
+
+def _members(source: RewardSource, parts: Sequence[RewardModel]) -> RewardModel | RewardEnsemble:
+    """The ensemble, or the one model with the label that is its score."""
+    name, model = source.logged_as, parts[0]
+    if len(parts) > 1 and source.label is not None:
+        raise UserError(
+            f"label of the reward {name}: {source.model} is an ensemble of whole models; name one of them, such as "
+            f"{_first(source)}"
+        )
+    if len(parts) > 1 or (model.is_ensemble and source.label is None):
+        return RewardEnsemble(parts)
+    if source.combine is not None:
+        raise UserError(
+            f"combine of the reward {name}: {source.model} is one model and no ensemble that a reward stage trained; "
+            "leave combine out"
+        )
+    model.label = choose_label(model.classifier, source.label, f"label of the reward {name}")
+    return model
+
+
+def _first(source: RewardSource) -> str:
+    """The model, or the first of an ensemble's."""
+    return members_of(str(source.model))[0]
 
 
 def _encoder(source: RewardSource, model: RewardModel, tokenizer: Any, *, trust_remote_code: bool) -> Encoder:
@@ -63,12 +98,13 @@ def _encoder(source: RewardSource, model: RewardModel, tokenizer: Any, *, trust_
     one that has it, and a pair of texts for an encoder.
     """
     config: Any = model.classifier.config
-    has_template = tokenizer.chat_template not in (None, PLAIN) and not hasattr(config, SHIFT_KEY)
+    own = hasattr(config, SHIFT_KEY) or model.is_ensemble
+    has_template = tokenizer.chat_template not in (None, PLAIN) and not own
     template = source.template
     if template == "pair" or (template == "auto" and not has_template and not model.reads_last_token):
         return PairText(tokenizer)
     if template == "text" or (template == "auto" and not has_template):
-        codec = load_codec(str(source.model), trust_remote_code=trust_remote_code)
+        codec = load_codec(_first(source), trust_remote_code=trust_remote_code)
         install_template(codec, "auto")
         return Renderer(codec)
     encoder = ChatText(tokenizer)

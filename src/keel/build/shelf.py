@@ -4,23 +4,26 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
-import torch
-from torch import Tensor, nn
+from torch import nn
 
+from keel.adapter_config import ENSEMBLE_FILE, members_of
 from keel.config.model import ModelConfig
+from keel.config.reward import EnsembleConfig
+from keel.errors import UserError
 from keel.inputs import hash_model
 from keel.models.adapters import AdapterSpec, add_adapter, load_adapter, merged_state, save_adapter
 from keel.models.critic import ValueHead, ValueNetwork
+from keel.models.ensemble import RewardEnsemble
 from keel.models.export import save_policy, save_reward_model
 from keel.models.hidden import hidden_size
 from keel.models.load import classifier_on, load_causal_lm, load_classifier, resolve_device, resolve_precision
 from keel.models.memory import describe_weights
 from keel.models.policy import Policy
-from keel.models.reward import SHIFT_KEY, RewardModel
+from keel.models.reward import RewardModel, shift_settings, stated_shifts
 from keel.runs.run import StageRun
 from keel.seeds import Draws
 from keel.text.render import Renderer
@@ -66,50 +69,88 @@ class Shelf:
         made = self._critic(critic, backbone, critic_source)
         return self._as("policy", Policy(backbone, critic=made, recompute=self.config.gradient_checkpointing))
 
-    def new_reward_model(self, source: str) -> RewardModel:
-        """A reward model to be trained: a new scalar head on the body of `source`, all of it or an adapter."""
+    def new_reward_model(self, source: str, ensemble: EnsembleConfig | None = None) -> RewardModel | RewardEnsemble:
+        """A reward model to be trained, or an ensemble: new heads on the body of `source`, all of it or adapters."""
+        if ensemble is None:
+            return self._as("reward", self._new_part(source, "reward", "adapter", "head"))
+        heads = [f"head {member}" for member in range(ensemble.members)]
+        if ensemble.of == "heads":
+            parts = [self._new_part(source, "reward", "adapter", *heads)]
+        else:
+            parts = [self._new_part(source, f"reward-{n}", f"adapter {n}", head) for n, head in enumerate(heads)]
+        return self._as("reward", RewardEnsemble(parts))
+
+    def _new_part(self, source: str, name: str, adapter_seed: str, *head_seeds: str) -> RewardModel:
+        """A body to be trained, all of it or an adapter `name`, with a head for each of the seeds' names."""
         recompute = self.config.gradient_checkpointing
         if self.config.tune == "lora":
             classifier = classifier_on(self._base(source), trust_remote_code=self.config.trust_remote_code)
-            add_adapter(classifier, "reward", self._lora, seed=self._draws.torch_seed("adapter"))
-            model = RewardModel(classifier, adapter="reward", recompute=recompute)
+            add_adapter(classifier, name, self._lora, seed=self._draws.torch_seed(adapter_seed))
+            model = RewardModel(classifier, adapter=name, recompute=recompute)
         else:
             model = RewardModel(self._load_classifier(source, new_head=True), recompute=recompute)
         model.require_trainable()
         model.head.float()  # what trains keeps float32
-        model.reset_head(self._draws.torch_seed("head"))
-        return self._as("reward", model)
+        model.reset_head(*(self._draws.torch_seed(seed) for seed in head_seeds))
+        return model
 
-    def reward_model(self, source: str, role: str) -> RewardModel:
-        """A reward model that does not train: an adapter on a base that is here already, else a model of its own."""
-        shared = self._shared(source, f"reward-{len(self._roles)}")
-        return self._as(role, shared or RewardModel(self._load_classifier(source).requires_grad_(False)))
+    def reward_models(self, source: str, role: str) -> list[RewardModel]:
+        """A reward model that does not train, or those of an ensemble: adapters on a base that is here already, else
+        models of their own.
+        """
+        name = f"reward-{len(self._roles)}"
+        models = [
+            self._shared(one, f"{name}-{n}") or RewardModel(self._load_classifier(one).requires_grad_(False))
+            for n, one in enumerate(members_of(source))
+        ]
+        self._as(role, nn.ModuleList(models))
+        return models
 
     def export_policy(self, policy: Policy, renderer: Renderer, source: str) -> Callable[[Path], None]:
         """What writes a policy: the whole model into the folder given, its adapter as an artefact of the stage."""
 
         def export(folder: Path) -> None:
             if policy.adapter is not None:
-                self._publish_adapter(policy.backbone, policy.adapter, source, renderer)
+                self._write_adapter(self._stage.work(ADAPTER), policy.backbone, policy.adapter, source, renderer)
+                self._stage.publish(ADAPTER)
             tokenizer, ends = renderer.codec.hf, renderer.eos_ids
             save_policy(policy.backbone, tokenizer, folder, eos_ids=ends, adapter=policy.adapter)
 
         return export
 
-    def export_reward_model(self, model: RewardModel, renderer: Renderer, source: str) -> Callable[[Path, float], None]:
-        """As `export_policy`, for a reward model and the scale that was divided out of its scores."""
+    def export_reward_model(
+        self, model: RewardModel | RewardEnsemble, renderer: Renderer, source: str
+    ) -> Callable[[Path, float], None]:
+        """As `export_policy`, for a reward model and the scale that was divided out of its scores.
+
+        Adapters of an ensemble become folders member-0, member-1, … of both artefacts.
+        """
+        parts = list(model.parts) if isinstance(model, RewardEnsemble) else [model]
+        names = [f"member-{n}" for n in range(len(parts))] if len(parts) > 1 else [""]
 
         def export(folder: Path, scale: float) -> None:
-            whole = model
-            if model.adapter is not None:
-                self._publish_adapter(model.classifier, model.adapter, source, renderer, model)
-                merged = self._load_classifier(source, new_head=True)
-                merged.load_state_dict(merged_state(model.classifier, model.adapter))
-                whole = RewardModel(merged)
-                whole.set_shift(model.shift)
-            save_reward_model(whole, renderer.codec.hf, folder, scale=scale)
+            if parts[0].adapter is not None:
+                adapters = self._stage.work(ADAPTER)
+                for part, name in zip(parts, names, strict=True):
+                    assert part.adapter is not None
+                    self._write_adapter(adapters / name, part.classifier, part.adapter, source, renderer, part)
+                _name_members(adapters, names)
+                self._stage.publish(ADAPTER)
+            for part, name in zip(parts, names, strict=True):
+                save_reward_model(self._whole(part, source), renderer.codec.hf, folder / name, scale=scale)
+            _name_members(folder, names)
 
         return export
+
+    def _whole(self, model: RewardModel, source: str) -> RewardModel:
+        """The model with its adapter merged into a copy of its base; itself where it has none."""
+        if model.adapter is None:
+            return model
+        whole = RewardModel(self._load_classifier(source, new_head=True))
+        whole.set_head(model.head_weights[0])
+        whole.classifier.load_state_dict(merged_state(model.classifier, model.adapter))
+        whole.set_shifts(model.shifts)
+        return whole
 
     def describe(self) -> str:
         """What is held, in one sentence."""
@@ -146,9 +187,13 @@ class Shelf:
         if kind == "head":
             return ValueHead(hidden_size(backbone))
         assert source is not None, "a critic network starts from a reward model"
-        reward = self._shared(source, "critic", trained=True)
-        if reward is None:
-            reward = RewardModel(self._load_classifier(source))
+        if len(members_of(source)) > 1:
+            raise _no_critic(source)
+        shared = self._shared(source, "critic", trained=True)
+        reward = shared or RewardModel(self._load_classifier(source))
+        if reward.is_ensemble:
+            raise _no_critic(source)
+        if shared is None:
             reward.require_trainable()
             if self.config.tune == "lora":
                 reward.classifier.requires_grad_(False)
@@ -158,31 +203,54 @@ class Shelf:
 
     def _shared(self, source: str, name: str, *, trained: bool = False) -> RewardModel | None:
         """The reward model as an adapter on a base that is loaded, if it was made as one on that very base."""
-        folder = Path(source).parent / ADAPTER
+        folder = _adapter_beside(Path(source))
         if self.config.tune == "full" or not (folder / _ORIGIN).is_file():
             return None
         origin: dict[str, Any] = json.loads((folder / _ORIGIN).read_text(encoding="utf-8"))
         base = self._frozen.get(origin["base"])
-        if base is None or SHIFT_KEY not in origin:
+        shifts = stated_shifts(origin)
+        if base is None or shifts is None:
             return None
         classifier = classifier_on(base, trust_remote_code=self.config.trust_remote_code).to(self.device)
         head = load_adapter(classifier, name, folder, trained=trained)
         model = RewardModel(classifier, adapter=name)
-        with torch.no_grad():
-            weight: Tensor = model.head.weight  # type: ignore[assignment]  # nn.Module's attributes are untyped
-            weight.copy_(head["score.weight"])
+        model.set_head(head["score.weight"])
         model.head.requires_grad_(False)
-        model.set_shift(origin[SHIFT_KEY])
+        model.set_shifts(shifts)
         return model
 
-    def _publish_adapter(
-        self, model: nn.Module, name: str, source: str, renderer: Renderer, reward: RewardModel | None = None
+    def _write_adapter(
+        self,
+        folder: Path,
+        model: nn.Module,
+        name: str,
+        source: str,
+        renderer: Renderer,
+        reward: RewardModel | None = None,
     ) -> None:
-        """The adapter alone with its tokenizer, beside the whole model; its base is named from where it will lie."""
-        folder = self._stage.work(ADAPTER)
+        """The adapter alone with its tokenizer; its base is named from where it will lie."""
+        folder.mkdir(exist_ok=True)
         base = os.path.relpath(os.path.realpath(source), os.path.realpath(folder)) if Path(source).is_dir() else source
         save_adapter(model, name, folder, base=base, heads={"score": reward.head} if reward else None)
         renderer.codec.save(folder)
-        origin: dict[str, Any] = {"base": hash_model(source)} | ({SHIFT_KEY: reward.shift} if reward else {})
+        origin = {"base": hash_model(source)} | (shift_settings(reward.shifts) if reward else {})
         (folder / _ORIGIN).write_text(json.dumps(origin) + "\n", encoding="utf-8")
-        self._stage.publish(ADAPTER)
+
+
+def _name_members(folder: Path, names: Sequence[str]) -> None:
+    """Make it the folder of an ensemble, where there are several models in it."""
+    if len(names) > 1:
+        (folder / ENSEMBLE_FILE).write_text(json.dumps({"members": names}) + "\n", encoding="utf-8")
+
+
+def _adapter_beside(model: Path) -> Path:
+    """Where a stage's adapter lies: that of `model` in `adapter`, that of `model/member-1` in `adapter/member-1`."""
+    member = (model.parent / ENSEMBLE_FILE).is_file()
+    return model.parent.parent / ADAPTER / model.name if member else model.parent / ADAPTER
+
+
+def _no_critic(source: str) -> UserError:
+    return UserError(
+        f"ppo.critic: network starts from one reward model, and {source} is an ensemble; give critic_init another, or "
+        "take critic: head"
+    )

@@ -159,7 +159,7 @@ class Workbench:
         assert source.model is not None
         return model_scorer(
             source,
-            self.models.reward_model(source.model, f"reward model {source.logged_as}"),
+            self.models.reward_models(source.model, f"reward model {source.logged_as}"),
             renderer,
             token_budget=SCORING_TOKENS,
             trust_remote_code=self.recipe.model.trust_remote_code,

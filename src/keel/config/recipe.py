@@ -67,7 +67,27 @@ class Recipe(Config):
             sources = (config.reward or ()) if config else ()
             if any(source.model == "reward" for source in sources) and not self.reward:
                 raise ValueError(f"{stage}.reward uses the model `reward`, but the recipe has no reward stage")
+        self._ensemble_fits()
         return self
+
+    def _ensemble_fits(self) -> None:
+        ensemble = self.reward.ensemble if self.reward else None
+        if ensemble and ensemble.of == "adapters" and self.model.tune != "lora":
+            raise ValueError("reward.ensemble of: adapters needs model.tune: lora; set it, or take of: heads")
+        for stage, config in (("ppo", self.ppo), ("evaluate", self.evaluate)):
+            own = [source for source in (config.reward or ()) if source.model == "reward"] if config else []
+            if self.reward and not ensemble and any(source.combine for source in own):
+                raise ValueError(
+                    f"{stage}.reward combines the members of `reward`, which is one model; give reward.ensemble, or "
+                    "leave combine out"
+                )
+        if ensemble and self.ppo and self.ppo.critic == "network":
+            first = next((source.model for source in self.ppo.reward if source.model), None)
+            if (self.ppo.critic_init or first) == "reward":
+                raise ValueError(
+                    "ppo.critic: network starts from one reward model, and `reward` is an ensemble; give critic_init "
+                    "another, or take critic: head"
+                )
 
 
 def _fill(stage: dict[str, Any], key: str, source: Any) -> None:

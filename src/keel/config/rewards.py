@@ -22,6 +22,10 @@ class RewardSource(Config):
         None, pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", description="in the logs; the model's or function's unless given"
     )
     weight: float = 1.0
+    combine: Literal["mean", "min", "uncertainty"] | None = Field(
+        None, description="ensemble: its members' mean (unless given), worst case, or mean - coef * variance"
+    )
+    uncertainty_coef: float = Field(0.5, gt=0, description="ensemble, combine: uncertainty: the variance's coefficient")
     label: int | str | None = Field(None, description="model: which label's logit is the score, by index or name")
     max_tokens: int | None = Field(None, gt=0, description="model: what it reads at most; its own limit unless given")
     template: str = Field("auto", description="model: what it reads is written by auto, pair, text, or a template file")
@@ -36,9 +40,13 @@ class RewardSource(Config):
         if (self.model is None) == (self.function is None):
             raise ValueError("a reward is either `model:` or `function:`")
         if self.model is None:
-            refuse_without_effect(self, "label", "max_tokens", "template", because="on a function")
+            refuse_without_effect(self, "label", "max_tokens", "template", "combine", because="on a function")
         else:
             refuse_without_effect(self, "workers", "timeout", "on_error", because="on a model")
+        if self.combine != "uncertainty":
+            refuse_without_effect(self, "uncertainty_coef", because="without combine: uncertainty")
+        if self.combine is not None and self.label is not None:
+            raise ValueError("combine takes all members of an ensemble and label one of them: give one of the two")
         if self.workers is None:
             because = "without workers, since what runs in Keel's own process cannot be ended (`workers: 1` can)"
             refuse_without_effect(self, "timeout", "on_error", because=because)

@@ -7,7 +7,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from keel.adapter_config import adapter_base
+from keel.adapter_config import adapter_base, members_of
 from keel.config.data import DataConfig
 from keel.config.model import ModelConfig
 from keel.config.recipe import Recipe
@@ -102,11 +102,13 @@ def check_judge(reward: RewardSource, *, trust_remote_code: bool) -> Finding:
     source = str(reward.model)
 
     def look() -> str:
-        context = context_length(source, trust_remote_code=trust_remote_code)
-        tokenizer = load_tokenizer(source, trust_remote_code=trust_remote_code)
+        members = members_of(source)
+        context = context_length(members[0], trust_remote_code=trust_remote_code)
+        tokenizer = load_tokenizer(members[0], trust_remote_code=trust_remote_code)
         if reward.template not in OWN_WAYS:
             install_template(ChatText(tokenizer), reward.template, f"template of the reward {reward.logged_as}")
-        _require_safetensors(source)
+        for member in members:
+            _require_safetensors(member)
         return f"reads {context:,} tokens" if context else "no stated context"
 
     return _tried(f"reward model {source}", look, _MODEL_MEND)

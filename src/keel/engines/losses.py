@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from keel.batching import to_device
 from keel.config.ppo import PPOConfig, UpdateConfig
 from keel.functional.direct import dpo_loss
+from keel.functional.ensembles import disagreement
 from keel.functional.kl import sequence_k2_term, token_k2_term, token_k3_term
 from keel.functional.masked import keep, masked_sum
 from keel.functional.policy import (
@@ -68,6 +69,45 @@ def reward_loss(flip_probability: float, label_smoothing: float) -> Loss[Pairs]:
         return total / denominator, tally
 
     return loss
+
+
+def ensemble_loss(member_loss: Loss[Pairs]) -> Loss[Pairs]:
+    """The mean over the members of `member_loss`, each on its own sample of the pairs; the module gives [B, k].
+
+    Loss, accuracy and margin are told of the members' mean score, on the pairs as they are. All members' losses have
+    the denominator of those: a member's weights are their own times a number of mean 1.
+    """
+
+    def loss(module: nn.Module, batch: Pairs, denominator: float) -> tuple[Tensor, Tally]:
+        device = _device(module)
+        scores = module(to_device(batch.rows, device))
+        drawn = batch.drawn if batch.drawn is not None else torch.ones(len(batch.weights), scores.shape[1])
+        losses = [
+            member_loss(_Given(member), replace(batch, weights=batch.weights * times), denominator)[0]
+            for member, times in zip(scores.T, drawn.T, strict=True)
+        ]
+        with torch.no_grad():
+            _, tally = member_loss(_Given(scores.mean(dim=1)), batch, denominator)
+            gaps = scores[batch.chosen.to(device)] - scores[batch.rejected.to(device)]
+            right = ((gaps > 0).float() + 0.5 * (gaps == 0).float()).mean(dim=1)
+            weights = batch.weights.to(device)
+            tally.add("reward/members/accuracy", float((weights * right).sum()), batch.weight)
+            tally.add("reward/members/disagreement", float((weights * disagreement(gaps)).sum()), batch.weight)
+        return torch.stack(losses).mean(), tally
+
+    return loss
+
+
+class _Given(nn.Module):
+    """Scores that are computed already, as a module."""
+
+    def __init__(self, scores: Tensor) -> None:
+        super().__init__()
+        self.scores = scores
+        self.device = scores.device
+
+    def forward(self, sequences: Sequences) -> Tensor:
+        return self.scores
 
 
 def ppo_loss(config: PPOConfig) -> Loss[PolicyBatch]:

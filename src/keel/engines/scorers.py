@@ -11,6 +11,8 @@ from torch import Tensor
 from keel.batching import cut_by_tokens, pad_rows, take, take_tokens, to_device
 from keel.engines.base import Scorer
 from keel.errors import UserError
+from keel.functional.ensembles import combine_scores
+from keel.models.ensemble import RewardEnsemble
 from keel.models.policy import Policy
 from keel.models.reward import RewardModel
 from keel.records import EncodedRow, PromptItem, Rollout, Samples, Scores, Sequences
@@ -78,15 +80,18 @@ class Limit:
 class RewardModelScorer:
     """A reward model on responses: it sees the text as `encoder` writes it, or the sampled ids where there is none.
 
+    An ensemble's scores are combined by `combine` and `coef` (see `combine_scores`), and its members' kept.
     Where `limit` cuts a text, the scores say so, and `say` is told once.
     """
 
     def __init__(
         self,
         name: str,
-        model: RewardModel,
+        model: RewardModel | RewardEnsemble,
         *,
         token_budget: int,
+        combine: str = "mean",
+        coef: float = 0.0,
         encoder: Encoder | None = None,
         limit: Limit | None = None,
         say: Callable[[str], None] = lambda text: None,
@@ -94,6 +99,8 @@ class RewardModelScorer:
         self.name = name
         self.model = model
         self.token_budget = token_budget
+        self._combine = combine
+        self._coef = coef
         self._encoder = encoder
         self._limit = limit
         self._say = say
@@ -104,20 +111,22 @@ class RewardModelScorer:
         if self._encoder is not None:
             sequences = self._written(samples, self._encoder)
         sequences, cut = self._within_limit(sequences)
-        scores = self._map(sequences)
-        return Scores(total=scores, parts={self.name: scores}, cut={self.name: cut})
+        members = self._map(sequences)
+        total = combine_scores(members, self._combine, coef=self._coef)
+        several = {self.name: members} if members.shape[1] > 1 else {}
+        return Scores(total=total, parts={self.name: total}, cut={self.name: cut}, members=several)
 
     def score_rows(self, rows: Sequence[EncodedRow]) -> Tensor:
         """Scores [len(rows)] of texts that are already token ids."""
-        return self._map(pad_rows(rows))
+        return combine_scores(self._map(pad_rows(rows)), self._combine, coef=self._coef)
 
     @torch.no_grad()
     def _map(self, sequences: Sequences) -> Tensor:
-        scores = torch.zeros(len(sequences))
-        for rows in cut_by_tokens(sequences.lengths.tolist(), self.token_budget):
-            part = to_device(take(sequences, rows), self.model.device)
-            scores[torch.tensor(rows)] = self.model(part).cpu()
-        return scores
+        """Scores [B, k] of an ensemble's members, [B, 1] of one model."""
+        batches = cut_by_tokens(sequences.lengths.tolist(), self.token_budget)
+        parts = [self.model(to_device(take(sequences, rows), self.model.device)).cpu() for rows in batches]
+        order = torch.tensor([row for rows in batches for row in rows])
+        return torch.cat(parts).reshape(len(order), -1)[order.argsort()]
 
     def _within_limit(self, sequences: Sequences) -> tuple[Sequences, Tensor]:
         """The texts cut to the limit, and which of them were, bool [B]."""
@@ -174,12 +183,14 @@ class WeightedScorer:
         total = torch.zeros(len(samples.texts))
         parts: dict[str, Tensor] = {}
         cut: dict[str, Tensor] = {}
+        members: dict[str, Tensor] = {}
         for scorer, weight in self.scorers:
             scores = scorer.score(samples)
             total = total + weight * scores.total
             parts |= scores.parts
             cut |= scores.cut
-        return Scores(total=total, parts=parts, cut=cut)
+            members |= scores.members
+        return Scores(total=total, parts=parts, cut=cut, members=members)
 
 
 def prompt_texts(prompts: Sequence[PromptItem]) -> list[str]:

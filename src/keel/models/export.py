@@ -42,6 +42,8 @@ def save_policy(
 def save_reward_model(model: RewardModel, tokenizer: Any, folder: Path, *, scale: float) -> None:
     """A sequence classifier that transformers alone scores alike (plus `keel_reward_shift`), at any batch size.
 
+    An ensemble of heads has a label for each member, and a list of shifts, `keel_reward_shifts`.
+
     transformers reads the score at the rightmost token that is not the pad id, so the saved model gets a pad
     token that no text can hold: one of its own, added behind the vocabulary. `scale` is the standard deviation
     that was divided out (math.md §1: the preference model is sigmoid(scale x score gap)).
@@ -59,4 +61,6 @@ def save_reward_model(model: RewardModel, tokenizer: Any, folder: Path, *, scale
     with quiet_transformers():
         classifier.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
-    (folder / NORMALISATION_FILE).write_text(json.dumps({"scale": scale, "shift": model.shift}) + "\n")
+    shifts = model.shifts
+    kept = {"scale": scale, "shift": shifts[0] if len(shifts) == 1 else shifts}
+    (folder / NORMALISATION_FILE).write_text(json.dumps(kept) + "\n")

@@ -11,7 +11,7 @@ from safetensors import SafetensorError
 from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSequenceClassification
 
-from keel.adapter_config import adapter_base, whole_model
+from keel.adapter_config import adapter_base, members_of, whole_model
 from keel.errors import UserError, first_line
 from keel.models.adapters import body_of, load_adapter, merge_adapter
 from keel.models.quiet import quiet_transformers
@@ -197,6 +197,8 @@ def _refuse_quantised(source: str, trust_remote_code: bool) -> None:
 
 def _hint(source: str) -> str:
     folder = Path(source)
+    if (members := members_of(source)) != (source,):
+        return f" (it is an ensemble of {len(members)} reward models; where one model is wanted, give {members[0]})"
     if not folder.is_dir():
         return " (and there is no such directory)"
     if not list(folder.glob("*.safetensors")):

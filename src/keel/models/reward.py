@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from typing import Any
 
@@ -15,12 +16,13 @@ from keel.models.recompute import recomputing
 from keel.records import Sequences
 
 SHIFT_KEY = "keel_reward_shift"
+SHIFTS_KEY = "keel_reward_shifts"  # a list: of a model whose labels are the members of an ensemble
 
 
 class RewardModel(nn.Module):
     """score(x, y) = the logit of `label` - shift, as transformers gives it for the text alone, in any batch.
 
-    `classifier` is in evaluation mode.
+    With no label, the scores of all labels. `classifier` is in evaluation mode.
     A decoder whose `score` head reads the last token is asked for hidden states and its head for those tokens alone.
     Any other classifier (an encoder, a head of its own kind) computes its own forward, with a padding mask.
     `token_types` numbers the prompt's tokens 0 and the response's 1, for encoders that were trained on such pairs.
@@ -30,7 +32,7 @@ class RewardModel(nn.Module):
         self,
         classifier: nn.Module,
         *,
-        label: int = 0,
+        label: int | None = 0,
         token_types: bool = False,
         adapter: str | None = None,
         recompute: bool = False,
@@ -58,18 +60,38 @@ class RewardModel(nn.Module):
         return head
 
     @property
-    def shift(self) -> float:
-        config: Any = self.classifier.config
-        return float(getattr(config, SHIFT_KEY, 0.0))
+    def head_weights(self) -> list[nn.Parameter]:
+        """What is new where a reward model starts from a language model."""
+        return list(self.head.parameters())
 
-    def set_shift(self, shift: float) -> None:
-        """What is taken off the head's scores."""
-        setattr(self.classifier.config, SHIFT_KEY, shift)
+    @property
+    def is_ensemble(self) -> bool:
+        """Whether its labels are the members of an ensemble that Keel trained."""
+        return hasattr(self.classifier.config, SHIFTS_KEY)
+
+    @property
+    def shifts(self) -> list[float]:
+        """What is taken off the head's scores, for each label."""
+        config: Any = self.classifier.config
+        return stated_shifts(vars(config)) or [0.0] * int(config.num_labels)
+
+    @property
+    def shift(self) -> float:
+        """That of the label which is the score."""
+        assert self.label is not None
+        return self.shifts[self.label]
+
+    def set_shifts(self, shifts: Sequence[float]) -> None:
+        """What is taken off the head's scores, for each label."""
+        for key, value in shift_settings(shifts).items():
+            setattr(self.classifier.config, key, value)
 
     def forward(self, sequences: Sequences) -> Tensor:
-        """Scores [B]."""
+        """Scores [B]; of all labels [B, labels]."""
         with using(self.classifier, self.adapter), recomputing(self.classifier) if self.recompute else nullcontext():
             logits = self._logits_at_last_token(sequences) if self.reads_last_token else self._own_logits(sequences)
+        if self.label is None:
+            return logits.float() - torch.tensor(self.shifts, device=logits.device)
         return logits[:, self.label].float() - self.shift
 
     def _logits_at_last_token(self, sequences: Sequences) -> Tensor:
@@ -100,20 +122,46 @@ class RewardModel(nn.Module):
                 "Keel can use its scores but not train it; give a decoder"
             )
 
-    def reset_head(self, seed: int) -> None:
-        """Small random weights for the head, a function of the seed alone."""
-        weight: Tensor = self.head.weight  # type: ignore[assignment]  # nn.Module's attributes are untyped
-        generator = torch.Generator().manual_seed(seed)
-        with torch.no_grad():
-            weight.copy_(torch.randn(weight.shape, generator=generator) * 0.01)
+    def set_head(self, weight: Tensor) -> None:
+        """The head's weights [labels, H], copied; where there are several labels they are called member_0, …"""
+        head: Any = self.head
+        head.weight.data = weight.detach().clone().to(head.weight.device)
+        head.out_features = len(weight)
+        if len(weight) > 1:
+            config: Any = self.classifier.config
+            config.id2label = {index: f"member_{index}" for index in range(len(weight))}
+            config.label2id = {name: index for index, name in config.id2label.items()}
 
-    def normalise(self, mean: float, std: float) -> None:
-        """Give scores mean 0 and sd 1 where they had `mean` and `std`: 1/std into the head, the mean into the shift."""
+    def reset_head(self, *seeds: int) -> None:
+        """Small random weights for the head: a label for each seed, a function of it alone."""
         weight: Tensor = self.head.weight  # type: ignore[assignment]  # nn.Module's attributes are untyped
-        shift = (self.shift + mean) / std
+        width = weight.shape[1]
+        rows = [torch.randn(1, width, generator=torch.Generator().manual_seed(seed)) for seed in seeds]
+        self.set_head(torch.cat(rows) * 0.01)
+        self.set_shifts([0.0] * len(seeds))
+
+    def normalise(self, means: float | Sequence[float], std: float) -> None:
+        """Give scores mean 0 and sd 1 where they had these: 1/std into the head, the mean into the shift.
+
+        Of several labels each has its own mean; `std` is one for all.
+        """
+        weight: Tensor = self.head.weight  # type: ignore[assignment]  # nn.Module's attributes are untyped
+        each = [means] if isinstance(means, float) else means
+        shifts = [(shift + mean) / std for shift, mean in zip(self.shifts, each, strict=True)]
         with torch.no_grad():
             weight.div_(std)
-        self.set_shift(shift)
+        self.set_shifts(shifts)
+
+
+def shift_settings(shifts: Sequence[float]) -> dict[str, Any]:
+    """How the shifts of a model's labels stand in its config: a number, or of an ensemble's members a list."""
+    return {SHIFT_KEY: shifts[0]} if len(shifts) == 1 else {SHIFTS_KEY: list(shifts)}
+
+
+def stated_shifts(settings: Mapping[str, Any]) -> list[float] | None:
+    """What `shift_settings` wrote; None where there is nothing of it."""
+    several: list[float] | None = settings.get(SHIFTS_KEY)
+    return several or ([float(settings[SHIFT_KEY])] if SHIFT_KEY in settings else None)
 
 
 def position_limit(classifier: nn.Module) -> int | None:

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from keel.functional.ensembles import disagreement
 from keel.functional.kl import k1
 from keel.functional.masked import Moments, masked_mean, masked_var
 from keel.records import PromptItem, Rollout, Samples, Sequences
@@ -96,6 +97,8 @@ def rollout_metrics(rollout: Rollout, rewards: Tensor, returns: Tensor) -> dict[
         metrics[f"reward/{name}/std"] = Moments.of(known).std if len(known) else float("nan")
         metrics[f"reward/{name}/missing"] = 1 - len(known) / len(part)
     metrics |= {f"reward/{name}/cut": float(cut.float().mean()) for name, cut in rollout.scores.cut.items()}
+    for name, members in rollout.scores.members.items():
+        metrics[f"reward/{name}/disagreement"] = float(disagreement(members).mean())
     return metrics
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Hashable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +39,7 @@ class EncodedPair:
     first_probability: float | None = None  # that the annotator prefers the one it did, where it is known
     source: int = 0  # which of the stage's sources it is of
     kind: str | None = None  # what that source calls it
+    drawn: tuple[int, ...] = ()  # how often each member of an ensemble has it in its own sample
 
 
 @dataclass(frozen=True)
@@ -47,9 +48,9 @@ class RewardEngines:
 
     learner: Learner[Pairs]
     score_rows: Callable[[Sequence[EncodedRow]], Tensor]  # the model on texts: float [len(rows)]
-    scorer: Scorer  # the same model on samples
+    scorer: Scorer  # the same model on samples; of an ensemble the mean score
     reference: Sampler
-    normalise: Callable[[float, float], None]  # (mean, sd) of its scores now: gives them mean 0 and sd 1
+    normalise: Callable[[Sequence[float], float], None]  # (each member's mean, sd of its scores now): 0 and 1 then
     export: Callable[[Path, float], None]  # (folder, scale that was divided out)
 
 
@@ -99,8 +100,8 @@ def train_reward(
         for kind, pairs in by_kind(validation).items()
         if kind is not None
     }
-    moments = reference_moments(config, engines, prompts, draws)
-    engines.normalise(moments.mean, moments.std)
+    moments, means = reference_moments(config, engines, prompts, draws)
+    engines.normalise(means, moments.std)
     engines.export(stage.work("model"), moments.std)
     stage.publish("model")
     return {
@@ -118,6 +119,20 @@ def mixture_of(groups: Sequence[Sequence[EncodedPair]], weights: Sequence[float]
     """How often each group of comparisons is met; the groups stand source after source."""
     sources = [group[0].source for group in groups]
     return Mixture(tuple(sources.count(source) for source in range(len(weights))), tuple(weights))
+
+
+def bootstrap(pairs: Sequence[EncodedPair], members: int, draws: Draws) -> list[EncodedPair]:
+    """The pairs with how often each member of an ensemble has them in its own sample: Poisson(1), as in a bootstrap.
+
+    Drawn once for the whole training, and for all comparisons of a prompt together, which are not independent
+    (Oza and Russell, 2001).
+    """
+    prompts = [pair.chosen.tokens[: pair.chosen.prompt_length] for pair in pairs]
+    drawn = {
+        prompt: tuple(draws.generator("bootstrap", sample=number).poisson(1.0, members).tolist())
+        for number, prompt in enumerate(dict.fromkeys(prompts))
+    }
+    return [replace(pair, drawn=drawn[prompt]) for pair, prompt in zip(pairs, prompts, strict=True)]
 
 
 def by_prompt(pairs: Sequence[EncodedPair], max_pairs: int) -> list[list[EncodedPair]]:
@@ -150,6 +165,7 @@ def microbatches(groups: Sequence[Sequence[EncodedPair]], token_budget: int) -> 
                 rejected=torch.tensor([number[pair.rejected] for pair in pairs]),
                 margins=torch.tensor([pair.margin for pair in pairs]),
                 weights=torch.tensor([pair.weight for pair in pairs]),
+                drawn=torch.tensor([pair.drawn for pair in pairs]).float() if pairs[0].drawn else None,
             )
         )
     return batches
@@ -157,20 +173,22 @@ def microbatches(groups: Sequence[Sequence[EncodedPair]], token_budget: int) -> 
 
 def reference_moments(
     config: RewardConfig, engines: RewardEngines, prompts: Sequence[PromptItem], draws: Draws
-) -> Moments:
-    """Mean and spread of the scores of the reference's own responses."""
+) -> tuple[Moments, list[float]]:
+    """Mean and spread of the scores of the reference's own responses, and the mean of each member of an ensemble."""
     count = config.normalise_samples
     chosen = [prompts[index] for index in draws.batch_indices("normalise", len(prompts), batch=count, start=0)]
     samples = engines.reference.sample(
         chosen, config.normalise_sampling, DrawKey(draws, "normalise response", iteration=0)
     )
-    moments = Moments.of(engines.scorer.score(samples).total)
+    scores = engines.scorer.score(samples)
+    moments = Moments.of(scores.total)
     if moments.std < 1e-6:
         raise UserError(
             f"the reward model gives all {count} reference samples the same score, so it has learned nothing that "
             "could be scaled; train it longer, raise its learning rate, or look at the comparisons"
         )
-    return moments
+    (members,) = scores.members.values() or (scores.total[:, None],)
+    return moments, [Moments.of(member).mean for member in members.T]
 
 
 def judge(score_rows: Callable[[Sequence[EncodedRow]], Tensor], pairs: Sequence[EncodedPair]) -> dict[str, Any]:

@@ -30,6 +30,7 @@ def model_card(run: RunView, stage: str, *, adapter: bool) -> str:
         base=(base if on_hub else path.name) or "a model from nothing",
         base_on_hub=on_hub,
         rows=facts.comparison([run]) if stage == "ppo" and facts.summary(run, "evaluate") else [],
+        ensemble=dig(run.recipe, "reward", "ensemble"),
         judged=_judged(facts.summary(run, "reward")) if stage == "reward" else {},
         inputs=[
             (name, key, digest)
