@@ -23,8 +23,10 @@ RECIPE: dict[str, Any] = {"name": "x", "model": {"base": "a/b"}, "reward": {"dat
 
 
 def test_the_recipe_shown_is_a_recipe() -> None:
-    (block,) = re.findall(r"```yaml\n(.*?)```", GUIDE, re.S)
-    recipe = parse_recipe({**RECIPE, **yaml.safe_load(block)}, "guide")
+    blocks = re.findall(r"```yaml\n(.*?)```", GUIDE, re.S)
+    recipe, ensembles = (parse_recipe({**RECIPE, **yaml.safe_load(block)}, "guide") for block in blocks)
+    assert ensembles.reward is not None
+    assert ensembles.reward.ensemble is not None
     assert recipe.ppo is not None
     assert [source.logged_as for source in recipe.ppo.reward] == [
         "reward",

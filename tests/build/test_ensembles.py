@@ -159,10 +159,6 @@ def test_each_combination_scores_as_transformers_alone(tune: str, of: str, folde
         "least": {"combine": "min"},
         "sure": {"combine": "uncertainty", "uncertainty_coef": 0.3},
     }
-        "mean": {},
-        "least": {"combine": "min"},
-        "sure": {"combine": "uncertainty", "uncertainty_coef": 0.3},
-    }
     recipe = recipe_in(folder, tune, of, *({"model": "reward", "name": name, **way} for name, way in ways.items()))
     samples = reference_samples(tmp_path, recipe, out)
     bench = bench_in(tmp_path, recipe, out)

@@ -60,7 +60,7 @@ def model_scorer(
         scored,
         token_budget=token_budget,
         combine=source.combine or "mean",
-        coef=source.uncertainty_coef,
+        coef=source.uncertainty_coef or 0.0,
         encoder=encoder,
         limit=limit,
         say=say,

@@ -25,7 +25,7 @@ class RewardSource(Config):
     combine: Literal["mean", "min", "uncertainty"] | None = Field(
         None, description="ensemble: its members' mean (unless given), worst case, or mean - coef * variance"
     )
-    uncertainty_coef: float = Field(0.5, gt=0, description="ensemble, combine: uncertainty: the variance's coefficient")
+    uncertainty_coef: float | None = Field(None, gt=0, description="combine: uncertainty: what the variance costs")
     label: int | str | None = Field(None, description="model: which label's logit is the score, by index or name")
     max_tokens: int | None = Field(None, gt=0, description="model: what it reads at most; its own limit unless given")
     template: str = Field("auto", description="model: what it reads is written by auto, pair, text, or a template file")
@@ -43,8 +43,8 @@ class RewardSource(Config):
             refuse_without_effect(self, "label", "max_tokens", "template", "combine", because="on a function")
         else:
             refuse_without_effect(self, "workers", "timeout", "on_error", because="on a model")
-        if self.combine != "uncertainty":
-            refuse_without_effect(self, "uncertainty_coef", because="without combine: uncertainty")
+        if (self.combine == "uncertainty") != (self.uncertainty_coef is not None):
+            raise ValueError("uncertainty_coef belongs to `combine: uncertainty`, which needs it; others have none")
         if self.combine is not None and self.label is not None:
             raise ValueError("combine takes all members of an ensemble and label one of them: give one of the two")
         if self.workers is None:
