@@ -21,7 +21,7 @@ ENSEMBLE = {"ensemble": {"members": 2}}
         ({"reward": ENSEMBLE, "ppo": PPO | {"critic": "network"}}, "ppo.critic: network starts from one reward model"),
         (
             {"ppo": PPO | {"reward": [{"model": "m", "uncertainty_coef": 0.1}]}},
-            "uncertainty_coef belongs to `combine: uncertai",
+            "uncertainty_coef belongs to",
         ),
         ({"ppo": PPO | {"reward": [{"model": "m", "combine": "uncertainty"}]}}, "which needs it; others have none"),
         ({"ppo": PPO | {"reward": [{"function": "m:f", "combine": "min"}]}}, "combine has no effect on a function"),
