@@ -31,7 +31,7 @@ def added(monkeypatch: pytest.MonkeyPatch) -> Any:
     monkeypatch.setattr(advantages, "worst_of_n", space["worst_of_n"], raising=False)
     table: dict[str, Estimator] = eval("{" + line + "}", dict(vars(estimators)))
     for name, estimator in table.items():
-        monkeypatch.setitem(ESTIMATORS, name, estimator)  # type: ignore[arg-type]  # read-only in type alone
+        monkeypatch.setitem(ESTIMATORS, name, estimator)
     return space["worst_of_n"]
 
 

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
+from keel.adapter_config import members_of
 from keel.build.rewards import model_scorer
 from keel.build.workbench import SCORING_TOKENS, load_renderer
 from keel.config.rewards import RewardSource
@@ -47,10 +48,11 @@ class Responder:
         if self._reward is None:
             return None
         device = resolve_device(self._device)
-        classifier = load_classifier(self._reward, dtype=resolve_precision("auto", device))
+        dtype = resolve_precision("auto", device)
+        models = [RewardModel(load_classifier(one, dtype=dtype)).to(device) for one in members_of(self._reward)]
         return model_scorer(
             RewardSource(model=self._reward),
-            RewardModel(classifier).to(device).eval(),
+            models,
             self.renderer,
             token_budget=SCORING_TOKENS,
             trust_remote_code=False,
