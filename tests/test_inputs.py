@@ -87,7 +87,7 @@ def test_a_stages_name_is_a_path_where_the_recipe_has_no_such_stage() -> None:
 
 def test_an_evaluation_without_a_policy_or_a_judge_is_refused() -> None:
     alone = recipe_of(evaluate={"prompts": "held.jsonl"})
-    with pytest.raises(UserError, match=r"^evaluate.policy is missing: the recipe has no ppo stage"):
+    with pytest.raises(UserError, match=r"^evaluate.policy is missing: the recipe has no ppo and no direct stage"):
         stage_inputs(alone, RUN, "evaluate")
     unjudged = recipe_of(evaluate={"prompts": "held.jsonl", "policy": "hub/policy"})
     with pytest.raises(UserError, match=r"^evaluate.reward is missing: the recipe has no reward stage"):

@@ -13,12 +13,13 @@ ROOT = Path(__file__).parents[1]
 SOURCE = ROOT / "src" / "keel"
 PAGE = (ROOT / "docs" / "metrics.md").read_text(encoding="utf-8")
 READERS = ("report", "cli")  # they name metrics but make none
-METRIC = re.compile(r"(?:sft|reward|ppo|objective|eval|text|time)/\w+(?:/\w+)*")
-STAGES = ("sft", "reward", "ppo")
+METRIC = re.compile(r"(?:sft|reward|direct|ppo|objective|eval|text|time)/\w+(?:/\w+)*")
+STAGES = ("sft", "reward", "direct", "ppo")
 # name.replace(old, new) in a stage: metrics of these makers appear under a second name as well
 RENAMED = (
     ("engines/losses.py", "sft/", "sft/validation/"),
     ("engines/losses.py", "reward/", "reward/validation/"),
+    ("engines/direct.py", "direct/", "direct/validation/"),
     ("pipeline/measures.py:text_metrics", "objective/", "eval/"),
 )
 SUMMARIES = {
@@ -29,6 +30,7 @@ SUMMARIES = {
         "pipeline/reward.py:judge": "",
         "pipeline/reward.py:reliability": "reliability.",
     },
+    "direct": {"pipeline/direct.py:train_direct": ""},
     "ppo": {"pipeline/ppo.py:_publish": ""},
     "evaluate": {
         "pipeline/evaluate.py:evaluate": "",

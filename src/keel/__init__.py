@@ -15,6 +15,7 @@ _HOMES = {
     "keel.annotate.base": ("Annotator", "Judgement", "Pair"),
     "keel.config.collect": ("AnnotatorConfig", "CollectConfig"),
     "keel.config.data": ("DataConfig",),
+    "keel.config.direct": ("DirectConfig",),
     "keel.config.evaluate": ("EvaluateConfig",),
     "keel.config.kl": ("KLConfig",),
     "keel.config.model": ("LoRAConfig", "ModelConfig", "ScratchConfig"),
@@ -26,7 +27,7 @@ _HOMES = {
     "keel.config.sft": ("SFTConfig",),
     "keel.config.shaping": ("ShapingConfig",),
     "keel.errors": ("UserError",),
-    "keel.library": ("StageResult", "collect", "evaluate", "ppo", "run", "sft", "train_reward"),
+    "keel.library": ("StageResult", "collect", "direct", "evaluate", "ppo", "run", "sft", "train_reward"),
     "keel.references": ("reference_to",),
     "keel.runs.callbacks": ("Callback", "StageInfo"),
 }

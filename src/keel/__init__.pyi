@@ -5,6 +5,7 @@ from keel.annotate.base import Pair as Pair
 from keel.config.collect import AnnotatorConfig as AnnotatorConfig
 from keel.config.collect import CollectConfig as CollectConfig
 from keel.config.data import DataConfig as DataConfig
+from keel.config.direct import DirectConfig as DirectConfig
 from keel.config.evaluate import EvaluateConfig as EvaluateConfig
 from keel.config.kl import KLConfig as KLConfig
 from keel.config.model import LoRAConfig as LoRAConfig
@@ -25,6 +26,7 @@ from keel.config.shaping import ShapingConfig as ShapingConfig
 from keel.errors import UserError as UserError
 from keel.library import StageResult as StageResult
 from keel.library import collect as collect
+from keel.library import direct as direct
 from keel.library import evaluate as evaluate
 from keel.library import ppo as ppo
 from keel.library import run as run

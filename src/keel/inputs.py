@@ -5,14 +5,14 @@ from __future__ import annotations
 import hashlib
 import inspect
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import keel
 from keel.adapter_config import adapter_base
-from keel.config.data import DataConfig
+from keel.config.data import DataConfig, Sources
 from keel.config.recipe import Recipe
 from keel.config.rewards import RewardSource
 from keel.data.files import data_files
@@ -42,7 +42,7 @@ class Inputs:
 
 def stage_inputs(recipe: Recipe, run: Path, stage: str) -> Inputs:
     """The inputs of one stage of the recipe, for the run in directory `run`."""
-    return {"sft": _sft, "collect": _collect, "reward": _reward, "ppo": _ppo, "evaluate": _evaluate}[stage](recipe, run)
+    return _INPUTS[stage](recipe, run)
 
 
 def stage_identity(recipe: Recipe, stage: str, inputs: Inputs) -> Identity:
@@ -82,10 +82,10 @@ def start_model(recipe: Recipe, run: Path) -> str:
 
 
 def _model(recipe: Recipe, run: Path, name: str | None, default: str) -> str:
-    """A model's name in a recipe: a stage of it (`sft`, `reward`, `ppo`), a path, or a hub name."""
+    """A model's name in a recipe: a stage of it (`sft`, `reward`, `direct`, `ppo`), a path, or a hub name."""
     if name is None:
         return default
-    if name in ("sft", "reward", "ppo") and getattr(recipe, name) is not None:
+    if name in ("sft", "reward", "direct", "ppo") and getattr(recipe, name) is not None:
         return str(run / name / "model")
     return name
 
@@ -115,12 +115,24 @@ def _collect(recipe: Recipe, run: Path) -> Inputs:
 
 def _reward(recipe: Recipe, run: Path) -> Inputs:
     assert recipe.reward
-    data = recipe.reward.data
-    if data == "collect":
-        data = DataConfig(path=str(run / "collect" / COMPARISONS / COMPARISONS_FILE))
     start = start_model(recipe, run)
     models = {"init": _model(recipe, run, recipe.reward.init, start), "reference": start}
-    return Inputs(data=_named("reward.data", data), models=models)
+    return Inputs(data=_named("reward.data", _or_collected(recipe.reward.data, run)), models=models)
+
+
+def _or_collected(data: Sources | Literal["collect"], run: Path) -> Sources:
+    return DataConfig(path=str(run / "collect" / COMPARISONS / COMPARISONS_FILE)) if data == "collect" else data
+
+
+def _direct(recipe: Recipe, run: Path) -> Inputs:
+    assert recipe.direct
+    policy = _model(recipe, run, recipe.direct.policy, start_model(recipe, run))
+    reference = {}
+    if recipe.direct.method.reference:
+        reference = {"reference": _model(recipe, run, recipe.direct.reference, policy)}
+    return Inputs(
+        data=_named("direct.data", _or_collected(recipe.direct.data, run)), models={"policy": policy} | reference
+    )
 
 
 def _ppo(recipe: Recipe, run: Path) -> Inputs:
@@ -143,9 +155,11 @@ def _ppo(recipe: Recipe, run: Path) -> Inputs:
 def _evaluate(recipe: Recipe, run: Path) -> Inputs:
     assert recipe.evaluate
     config = recipe.evaluate
-    if config.policy is None and recipe.ppo is None:
-        raise UserError("evaluate.policy is missing: the recipe has no ppo stage, so name the model to be judged")
-    ppo_start = _ppo(recipe, run).models["reference"] if recipe.ppo else start_model(recipe, run)
+    judged = config.policy or next((stage for stage in ("ppo", "direct") if getattr(recipe, stage)), None)
+    if judged is None:
+        raise UserError(
+            "evaluate.policy is missing: the recipe has no ppo and no direct stage, so name the model to be judged"
+        )
     rewards = config.reward or (recipe.ppo.reward if recipe.ppo else (RewardSource(model="reward"),))
     if any(source.model == "reward" for source in rewards) and not recipe.reward:
         raise UserError("evaluate.reward is missing: the recipe has no reward stage, so name the reward that judges")
@@ -153,8 +167,8 @@ def _evaluate(recipe: Recipe, run: Path) -> Inputs:
         data=_named("evaluate.prompts", config.prompts)
         | (_named("evaluate.demonstrations", config.demonstrations) if config.demonstrations else {}),
         models={
-            "policy": _model(recipe, run, config.policy, str(run / "ppo" / "model")),
-            "reference": _model(recipe, run, config.reference, ppo_start),
+            "policy": _model(recipe, run, judged, ""),
+            "reference": _model(recipe, run, config.reference, _start_of(recipe, run, judged)),
         },
         functions=({"utility": config.utility} if config.utility else {})
         | {f"measure {name}": function for name, function in config.measures.items()},
@@ -162,11 +176,29 @@ def _evaluate(recipe: Recipe, run: Path) -> Inputs:
     )
 
 
+def _start_of(recipe: Recipe, run: Path, judged: str) -> str:
+    """What a policy is compared with: the reference of the stage that made it, ppo's for one from elsewhere."""
+    if recipe.direct and (judged == "direct" or not recipe.ppo):
+        models = _direct(recipe, run).models
+        return models.get("reference", models["policy"])
+    return _ppo(recipe, run).models["reference"] if recipe.ppo else start_model(recipe, run)
+
+
 def _rewards(recipe: Recipe, run: Path, sources: tuple[RewardSource, ...]) -> tuple[RewardSource, ...]:
     return tuple(
         one.model_copy(update={"name": one.logged_as, "model": one.model and _model(recipe, run, one.model, "")})
         for one in sources
     )
+
+
+_INPUTS: Mapping[str, Callable[[Recipe, Path], Inputs]] = {
+    "sft": _sft,
+    "collect": _collect,
+    "reward": _reward,
+    "direct": _direct,
+    "ppo": _ppo,
+    "evaluate": _evaluate,
+}
 
 
 def _hash_data(data: DataConfig) -> str:

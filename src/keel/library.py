@@ -13,6 +13,7 @@ from typing import Any
 
 from keel.build import run_recipe
 from keel.config.collect import CollectConfig
+from keel.config.direct import DirectConfig
 from keel.config.evaluate import EvaluateConfig
 from keel.config.model import ModelConfig
 from keel.config.ppo import PPOConfig
@@ -39,7 +40,7 @@ class StageResult:
 
     @property
     def model(self) -> Path:
-        """The directory of the trained model (sft, reward, ppo)."""
+        """The directory of the trained model (sft, reward, direct, ppo)."""
         return self.path / "model"
 
     @property
@@ -108,6 +109,11 @@ def collect(config: CollectConfig, *, model: Model, out: str | Path, **options: 
 def train_reward(config: RewardConfig, *, model: Model, out: str | Path, **options: Any) -> StageResult:
     """A reward model that starts from the body of `model`, trained on `config.data`, in `out`/reward."""
     return _stage("reward", config, model, out, **options)
+
+
+def direct(config: DirectConfig, *, model: Model, out: str | Path, **options: Any) -> StageResult:
+    """DPO or one of its kin (`config.kind`) on `config.data`: starts from `model`, its reference too; `out`/direct."""
+    return _stage("direct", config, model, out, **options)
 
 
 def ppo(config: PPOConfig, *, model: Model, out: str | Path, **options: Any) -> StageResult:

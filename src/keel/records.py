@@ -161,6 +161,37 @@ class Pairs:
 
 
 @dataclass(frozen=True)
+class Choices:
+    """As `Pairs`, for a policy that learns from them: with what its reference makes of each response."""
+
+    rows: Sequences  # B rows
+    ref_logprobs: Tensor  # float [B], of the whole response; 0 where a method has no reference
+    chosen: Tensor  # int64 [N], which row was preferred
+    rejected: Tensor  # int64 [N], to which row
+    weights: Tensor  # float [N]
+
+    @property
+    def weight(self) -> float:
+        return float(self.weights.sum())
+
+
+@dataclass(frozen=True)
+class Labels:
+    """A micro-batch of N labels of B responses, each accepted or not."""
+
+    rows: Sequences  # B rows
+    ref_logprobs: Tensor  # float [B], of the whole response
+    judged: Tensor  # int64 [N], which row
+    desirable: Tensor  # bool [N]
+    weights: Tensor  # float [N]
+    reference_point: Tensor  # float, a scalar: that of the whole minibatch
+
+    @property
+    def weight(self) -> float:
+        return float(self.weights.sum())
+
+
+@dataclass(frozen=True)
 class Samples:
     """Responses drawn from a policy."""
 

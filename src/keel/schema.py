@@ -195,3 +195,9 @@ class Label:
             "annotator": self.annotator,
         }
         return _row(fields, self.extra)
+
+
+Judgement = Comparison | Ranking | Rating | Label
+"""What was said of one response or several: what a reward model learns from."""
+
+AnyRecord = Prompt | Demonstration | Judgement

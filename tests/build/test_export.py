@@ -103,9 +103,9 @@ def test_refusals(run: Path, tmp_path: Path) -> None:
         export_model(run / "ppo" / "model", tmp_path / "out", adapter_only=True)
     copy = tmp_path / "unfinished"
     shutil.copytree(run, copy)
-    for name in ("sft", "reward", "ppo"):
+    for name in ("sft", "reward", "direct", "ppo"):
         (copy / name / "done.json").unlink()
-    with pytest.raises(UserError, match=r"no finished sft, reward or ppo stage to export \(finished: none\)"):
+    with pytest.raises(UserError, match=r"no finished sft, reward, direct or ppo stage to export \(finished: none\)"):
         export_model(copy, tmp_path / "out")
     assert not (tmp_path / "out").exists()
 

@@ -25,7 +25,7 @@ def warnings_of(folder: Path, sft_share: float, reward_share: float) -> list[str
     settings = [
         f"sft.data={{path: {data}, fields: {{response: chosen}}, validation: {sft_share}}}",
         f"reward.data={{path: {data}, validation: {reward_share}}}",
-        *(f"{stage}=null" for stage in ("collect", "ppo", "evaluate")),
+        *(f"{stage}=null" for stage in ("collect", "direct", "ppo", "evaluate")),
     ]
     console = Heard()
     run_recipe(tiny_recipe(settings), folder / f"run-{sft_share}-{reward_share}", console=console)

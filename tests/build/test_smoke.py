@@ -24,7 +24,9 @@ MIB = 2**20
 def test_every_stage_is_forecast_and_nothing_is_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
-    recipe = tiny_recipe(["ppo.iterations=1000", "sft.epochs=40", "reward.epochs=9", "ppo.sampling.max_new_tokens=80"])
+    recipe = tiny_recipe(
+        ["ppo.iterations=1000", "sft.epochs=40", "reward.epochs=9", "direct.epochs=7", "ppo.sampling.max_new_tokens=80"]
+    )
     console = Heard()
     found = {one.stage: one for one in smoke(recipe, console)}
     assert list(found) == list(STAGES)
@@ -34,9 +36,12 @@ def test_every_stage_is_forecast_and_nothing_is_left(tmp_path: Path, monkeypatch
     assert found["sft"].steps == -(-rows * 40 // 16)
     assert found["collect"].steps == 200
     assert found["reward"].steps == -(-190 * 9 // 32)  # of 200 prompts, 5 % are held out
+    assert found["direct"].steps == -(-190 * 7 // 32)
     assert found["ppo"].steps == 1000
     assert found["evaluate"].steps == 8
     for stage, done, _ in console.progressed:
+        if stage == "reference":  # what direct does before its steps
+            continue
         assert done <= (3 if stage == "evaluate" else 2)  # its parts, not its steps
     for one in found.values():
         assert one.seconds >= one.seconds_a_step * one.steps > 0

@@ -114,7 +114,7 @@ def kill_an_extension_and_a_fork(folder: Path) -> None:
 def two_stages(iterations: int, *overrides: str) -> Recipe:
     """sft and ppo; the rate is constant, so that a longer run begins as a shorter one does."""
     constant = ["ppo.update.schedule=constant", "ppo.update.warmup=0", f"ppo.iterations={iterations}"]
-    without = [f"{stage}=null" for stage in ("collect", "reward", "evaluate")]
+    without = [f"{stage}=null" for stage in ("collect", "reward", "direct", "evaluate")]
     return tiny_recipe([*without, "ppo.reward=[{function: 'keel.demo:polite'}]", *constant, *overrides])
 
 

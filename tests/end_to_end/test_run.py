@@ -66,6 +66,7 @@ SUMMARIES = {
     "collect": "comparisons identical_pairs prompts annotator noise_ceiling",
     "reward": "steps pairs validation_pairs score_mean_before score_scale accuracy accuracy_interval longer_wins "
     "noise_ceiling reliability kinds",
+    "direct": "steps rows prompts validation_rows validation",
     "ppo": "iterations stopped kl_coef best_iteration best_objective model_of_iteration",
     "evaluate": "prompts per_prompt policy reference kl kl_standard_error kl_per_token score utility kinds "
     "demonstrations frontier",
@@ -105,7 +106,7 @@ def test_the_reward_model_was_normalised_on_its_reference(finished: Path) -> Non
 # --- what the stages hand on ---
 
 
-@pytest.mark.parametrize("stage", ["sft", "ppo"])
+@pytest.mark.parametrize("stage", ["sft", "direct", "ppo"])
 def test_a_saved_policy_generates_in_transformers_what_it_generates_here(finished: Path, stage: str) -> None:
     folder = finished / stage / "model"
     greedy = SamplingConfig(max_new_tokens=12, temperature=0.0)
@@ -197,9 +198,9 @@ def test_what_has_no_effect_may_change(finished: Path) -> None:
 
 def test_another_run_links_what_is_unchanged(finished: Path, tmp_path: Path) -> None:
     said = run(tmp_path / "new", tiny_recipe(["ppo.kl.coef=0.2"]), reuse=finished)
-    assert said[:3] == [f"{stage}: reused from {finished / stage}." for stage in ("sft", "collect", "reward")]
-    assert "ppo.kl.coef: 0.1 → 0.2" in said[3]
-    assert [(tmp_path / "new" / stage).is_symlink() for stage in STAGES] == [True, True, True, False, False]
+    assert said[:4] == [f"{stage}: reused from {finished / stage}." for stage in STAGES[:4]]
+    assert "ppo.kl.coef: 0.1 → 0.2" in said[4]
+    assert [(tmp_path / "new" / stage).is_symlink() for stage in STAGES] == [True] * 4 + [False] * 2
     assert read_lines(tmp_path / "new" / "ppo" / "metrics.jsonl")[1]["objective/kl_coef"] == 0.2
     assert summary(tmp_path / "new", "evaluate")["kl"] != summary(finished, "evaluate")["kl"]
 
@@ -209,7 +210,9 @@ def test_making_stages_afresh_gives_the_same_again(finished: Path, tmp_path: Pat
     run(out)
     assert differences(finished, out) == []  # two runs of one recipe are equal bit by bit
     said = run(out, fresh_from="reward")
-    assert said[:5] == [f"{stage}: moved aside to {stage}.old-1." for stage in ("evaluate", "ppo", "reward")] + [
+    assert said[:6] == [
+        f"{stage}: moved aside to {stage}.old-1." for stage in ("evaluate", "ppo", "direct", "reward")
+    ] + [
         "sft: finished before, skipped.",
         "collect: finished before, skipped.",
     ]
@@ -222,7 +225,8 @@ def test_making_stages_afresh_gives_the_same_again(finished: Path, tmp_path: Pat
 
 
 @pytest.mark.parametrize(
-    ("stage", "missing"), [("collect", "sft"), ("reward", "sft"), ("ppo", "sft"), ("evaluate", "ppo")]
+    ("stage", "missing"),
+    [("collect", "sft"), ("reward", "sft"), ("direct", "sft"), ("ppo", "sft"), ("evaluate", "ppo")],
 )
 def test_a_stage_that_lacks_an_earlier_one_says_which(stage: str, missing: str, tmp_path: Path) -> None:
     with pytest.raises(UserError) as raised:

@@ -35,6 +35,7 @@ def tiny_recipe(overrides: Sequence[str] = ()) -> Recipe:
             "normalise_samples": 32,
             "normalise_sampling": {"max_new_tokens": 12},
         },
+        "direct": {"batch": 32, "lr": 3e-3, "checkpoint_every": 2, "validate_every": 3},
         "ppo": {
             "prompts": {"function": "keel.demo:prompts", "limit": 100},
             "iterations": 6,

@@ -23,7 +23,7 @@ from keel.runs.layout import RUN
 from keel.runs.read import read_run
 from keel.text.tokenizers import load_codec
 
-_GIVEN_AWAY = ("ppo", "sft", "reward")  # the first of them that is finished
+_GIVEN_AWAY = ("ppo", "direct", "sft", "reward")  # the first of them that is finished
 
 
 def export_model(
@@ -47,7 +47,7 @@ def export_model(
         if not finished or stage not in (None, *finished):
             known = ", ".join(finished) or "none"
             raise UserError(
-                f"{source} has no finished {stage or 'sft, reward or ppo'} stage to export (finished: {known})"
+                f"{source} has no finished {stage or 'sft, reward, direct or ppo'} stage to export (finished: {known})"
             )
         stage = stage or finished[0]
         folder = run.path / stage / (ADAPTER if adapter_only else "model")

@@ -152,6 +152,14 @@ class Shelf:
         whole.set_shifts(model.shifts)
         return whole
 
+    def release(self, role: str) -> None:
+        """Forget the model of that role; what no other role holds leaves the memory."""
+        del self._roles[role]
+        held = {id(weight) for module in self._roles.values() for weight in module.parameters()}
+        self._frozen = {
+            key: base for key, base in self._frozen.items() if any(id(weight) in held for weight in base.parameters())
+        }
+
     def describe(self) -> str:
         """What is held, in one sentence."""
         return describe_weights(self._roles)

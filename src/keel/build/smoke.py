@@ -13,6 +13,7 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -29,14 +30,15 @@ from keel.build.forecast import (
     shrinkage,
 )
 from keel.config.collect import CollectConfig
-from keel.config.data import DataConfig, limited
+from keel.config.data import DataConfig, limited, sources_of
+from keel.config.direct import DirectConfig
 from keel.config.evaluate import EvaluateConfig
 from keel.config.recipe import Recipe
 from keel.config.reward import RewardConfig
 from keel.config.sampling import SamplingConfig
 from keel.config.training import TrainingConfig
 from keel.data.convert import COMPARISONS, DEMONSTRATIONS, PROMPTS
-from keel.data.load import load_mixed
+from keel.data.load import Loaded, labels_or_comparisons, load, load_mixed
 from keel.data.mix import Mixture
 from keel.models.load import resolve_device
 from keel.runs.callbacks import Callback, StageInfo
@@ -98,7 +100,8 @@ class Watch(Callback):
             self._console.say(text)
 
     def progress(self, stage: str, done: int, total: int, numbers: Mapping[str, float]) -> None:
-        self.measured[stage].marks[done] = time.perf_counter()
+        if stage in self.measured:  # not what a stage does before its steps
+            self.measured[stage].marks[done] = time.perf_counter()
         self._console.progress(stage, done, total, numbers)
 
     def samples(self, stage: str, rows: list[dict[str, Any]]) -> None:
@@ -144,6 +147,10 @@ def shrunk(recipe: Recipe) -> Recipe:
         # epochs enough for two steps, however few the comparisons are
         more = {"validate_every": 1, "normalise_samples": samples, "epochs": max(config.epochs, _STEPS * config.batch)}
         changes["reward"] = config.model_copy(update=more)
+    if recipe.direct:
+        config = recipe.direct if recipe.direct.data == "collect" else _few_rows(recipe.direct, "data")
+        more = {"validate_every": 1, "epochs": max(config.epochs, _STEPS * config.batch)}
+        changes["direct"] = config.model_copy(update=more)
     if recipe.ppo:
         limit = max(_ROWS, 4 * recipe.ppo.rollout_batch)
         changes["ppo"] = recipe.ppo.model_copy(
@@ -216,6 +223,8 @@ def _forecasts(recipe: Recipe, small: Recipe, measured: Mapping[str, Measured], 
     if recipe.reward:
         assert small.reward is not None
         found.append(_reward_forecast(recipe, small.reward, measured, shrink))
+    if recipe.direct:
+        found.append(_direct_forecast(recipe, measured["direct"], shrink))
     if recipe.ppo:
         found.append(ppo_forecast(recipe.ppo, measured["ppo"], shrink))
     if recipe.evaluate:
@@ -230,37 +239,75 @@ def _forecasts(recipe: Recipe, small: Recipe, measured: Mapping[str, Measured], 
 def _reward_forecast(recipe: Recipe, small: RewardConfig, measured: Mapping[str, Measured], shrink: float) -> Forecast:
     config = recipe.reward
     assert config is not None
-    sampled = config.data == "collect"
-    if config.data != "collect":
-        loaded = load_mixed(config.data, COMPARISONS)
-        of_a_prompt, held_out = (
-            Counter((row.source, repr(row.record.prompt)) for row in loaded.train),
-            len(loaded.validation),
-        )
-        sizes = [0] * len(loaded.weights)
-        for (source, _), count in of_a_prompt.items():
-            sizes[source] += math.ceil(count / config.max_pairs)
-        groups = Mixture(tuple(sizes), loaded.weights).epoch_size
-    else:
-        groups, held_out = _collected(recipe.collect, config.max_pairs)
+    found = _groups(recipe, config)
     left_out = config.normalise_samples - small.normalise_samples
     return epochs_forecast(
         "reward",
         measured["reward"],
-        steps=math.ceil(groups * config.epochs / config.batch),
+        steps=math.ceil(found.groups * config.epochs / config.batch),
         validate_every=config.validate_every,
-        validation_scale=held_out / max(1, measured["reward"].summary["validation_pairs"]),
-        shrink=shrink if sampled else 1.0,
+        validation_scale=found.held_out / max(1, measured["reward"].summary["validation_pairs"]),
+        shrink=shrink if config.data == "collect" else 1.0,
         more_seconds=left_out * _seconds_a_response(recipe, measured) * shrink,
     )
 
 
-def _collected(config: CollectConfig | None, max_pairs: int) -> tuple[int, int]:
-    """Groups of comparisons to train on and held-out pairs that the collect stage will give."""
+def _direct_forecast(recipe: Recipe, measured: Measured, shrink: float) -> Forecast:
+    config = recipe.direct
+    assert config is not None
+    found, few = _groups(recipe, config), measured.summary
+    shrink = shrink if config.data == "collect" else 1.0
+    # the reference looks at every row once, as a validation does at those held out
+    a_row = measured.lines[-1].get("time/validation_seconds", 0.0) / max(1, few["validation_rows"])
+    left_out = found.rows + found.held_out - few["rows"] - few["validation_rows"]
+    return epochs_forecast(
+        "direct",
+        measured,
+        steps=math.ceil(found.groups * config.epochs / config.batch),
+        validate_every=config.validate_every,
+        validation_scale=found.held_out / max(1, few["validation_rows"]),
+        shrink=shrink,
+        more_seconds=left_out * a_row * shrink if config.method.reference else 0.0,
+    )
+
+
+@dataclass(frozen=True)
+class _Groups:
+    """What a stage will learn from: groups an epoch, what they are made of, and what is held out."""
+
+    groups: int
+    rows: int
+    held_out: int
+
+
+def _groups(recipe: Recipe, config: RewardConfig | DirectConfig) -> _Groups:
+    """Of comparisons; of a method that takes single responses, those of each comparison."""
+    single = isinstance(config, DirectConfig) and not config.method.pairs
+    if config.data == "collect":
+        groups, rows, held_out = _collected(recipe.collect, config.max_pairs)
+        return _Groups(groups, 2 * rows, 2 * held_out) if single else _Groups(groups, rows, held_out)
+    kinds = [labels_or_comparisons(data) if single else COMPARISONS for data in sources_of(config.data)]
+    loaded: list[Loaded[Any]] = [load(data, kind) for data, kind in zip(sources_of(config.data), kinds, strict=True)]
+    each = [2 if single and kind is COMPARISONS else 1 for kind in kinds]
+    sizes = [
+        sum(math.ceil(count * size / config.max_pairs) for count in Counter(repr(r.prompt) for r in one.train).values())
+        for one, size in zip(loaded, each, strict=True)
+    ]
+    weights = tuple(data.weight for data in sources_of(config.data))
+    return _Groups(
+        Mixture(tuple(sizes), weights).epoch_size,
+        sum(len(one.train) * size for one, size in zip(loaded, each, strict=True)),
+        sum(len(one.validation) * size for one, size in zip(loaded, each, strict=True)),
+    )
+
+
+def _collected(config: CollectConfig | None, max_pairs: int) -> tuple[int, int, int]:
+    """Groups of comparisons to train on, their pairs, and held-out pairs that the collect stage will give."""
     assert config is not None
     prompts, share = _count_prompts(config.prompts), DataConfig.model_fields["validation"].default
     pairs = math.comb(config.per_prompt, 2)
-    return round(prompts * (1 - share)) * math.ceil(pairs / max_pairs), round(prompts * share * pairs)
+    trained = round(prompts * (1 - share))
+    return trained * math.ceil(pairs / max_pairs), trained * pairs, round(prompts * share * pairs)
 
 
 def _seconds_a_response(recipe: Recipe, measured: Mapping[str, Measured]) -> float:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from typing import TypeVar
 
@@ -25,14 +25,14 @@ from keel.records import PromptItem
 from keel.references import resolve
 from keel.runs.console import Console
 from keel.runs.run import StageRun
-from keel.schema import Comparison, Demonstration, Prompt
+from keel.schema import AnyRecord, Prompt
 from keel.seeds import Draws
 from keel.text.render import Renderer
 from keel.text.templates import install_template
 from keel.text.tokenizers import load_codec
 from keel.user_functions import checked
 
-R = TypeVar("R", bound=Prompt | Demonstration | Comparison)
+R = TypeVar("R", bound=AnyRecord)
 T = TypeVar("T")
 
 SCORING_TOKENS = 16_384  # padded tokens a forward without gradient
@@ -47,7 +47,7 @@ class Fits:
         self.cuts = long_prompts == "cut"
         self.num_cut = 0
 
-    def __call__(self, row: Prompt | Demonstration | Comparison) -> bool:
+    def __call__(self, row: AnyRecord) -> bool:
         prompt, response = self.renderer.lengths(row)
         if prompt + response <= self.room:
             return True
@@ -97,14 +97,22 @@ class Workbench:
             )
 
     def load(
-        self, key: str, kind: Kind[R], renderer: Renderer, room: int, long_prompts: LongPrompts = "drop"
+        self,
+        key: str,
+        kind: Kind[R] | Callable[[DataConfig], Kind[R]],
+        renderer: Renderer,
+        room: int,
+        long_prompts: LongPrompts = "drop",
     ) -> Mixed[R]:
-        """The records of all sources of one input; those that pass `room` are left out, or kept for their cut."""
+        """The records of all sources of one input; those that pass `room` are left out, or kept for their cut.
+
+        `kind` is that of all sources, or says which one has.
+        """
         parts: list[tuple[DataConfig, Loaded[R]]] = []
         for data in self.inputs.sources(key):
             fits = Fits(renderer, room, long_prompts)
             with quiet_transformers():  # its warning of texts beyond the context: those are left out or cut here
-                parts.append((data, load(data, kind, fits)))
+                parts.append((data, load(data, kind if isinstance(kind, Kind) else kind(data), fits)))
             self.report(data, parts[-1][1].check)
             self.report_cuts(data.name, fits)
         return Mixed(tuple(parts))

@@ -22,7 +22,7 @@ from keel.errors import UserError
 
 app = typer.Typer(
     name="keel",
-    help="Align a language model with what people prefer: sft, collect, reward, ppo, evaluate, report.",
+    help="Align a language model with what people prefer: sft, collect, reward, direct, ppo, evaluate, report.",
     no_args_is_help=True,
     add_completion=False,
     rich_markup_mode="markdown",

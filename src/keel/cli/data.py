@@ -14,8 +14,9 @@ import typer
 # `keel --help` loads every command: what only a running one needs is imported there.
 if TYPE_CHECKING:
     from keel.config.data import DataConfig
-    from keel.data.convert import AnyRecord, Kind
+    from keel.data.convert import Kind
     from keel.data.reading import Reading
+    from keel.schema import AnyRecord
 
 _GUESSED_FROM = 100  # rows
 

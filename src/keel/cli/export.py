@@ -12,6 +12,7 @@ import typer
 class Stage(StrEnum):
     SFT = "sft"
     REWARD = "reward"
+    DIRECT = "direct"
     PPO = "ppo"
 
 

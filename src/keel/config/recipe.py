@@ -12,12 +12,14 @@ from pydantic import BaseModel, Field, ValidationError, model_validator
 
 from keel.config.base import Config, Function, given_keys
 from keel.config.collect import CollectConfig
+from keel.config.direct import DirectConfig
 from keel.config.evaluate import EvaluateConfig
 from keel.config.model import ModelConfig
 from keel.config.ppo import PPOConfig
 from keel.config.reward import RewardConfig
 from keel.config.sft import SFTConfig
 from keel.errors import UserError
+from keel.runs.layout import STAGES
 
 NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._-]*$"
 
@@ -36,13 +38,17 @@ class Recipe(Config):
     sft: SFTConfig | None = None
     collect: CollectConfig | None = None
     reward: RewardConfig | None = None
+    direct: DirectConfig | None = None
     ppo: PPOConfig | None = None
     evaluate: EvaluateConfig | None = None
 
     @model_validator(mode="before")
     @classmethod
     def _sample_alike(cls, tree: Any) -> Any:
-        """What is judged and what the scores are centred on is sampled as ppo samples, but for the keys given there."""
+        """What is judged and what the scores are centred on is sampled as ppo samples, but for the keys given there.
+
+        Without ppo, what direct has learnt is given the length that collect gives.
+        """
         if not isinstance(tree, Mapping):
             return tree
         stages = {name: given for name, stage in tree.items() if (given := given_keys(stage)) is not None}
@@ -50,19 +56,22 @@ class Recipe(Config):
         if "evaluate" in stages:
             prompts = {key: ppo[key] for key in ("max_prompt_tokens", "long_prompts") if key in ppo}
             stages["evaluate"] = prompts | stages["evaluate"]
-            _fill(stages["evaluate"], "sampling", ppo.get("sampling"))
+            _fill(stages["evaluate"], "sampling", ppo.get("sampling", _limits(collect) if "direct" in stages else None))
         if "reward" in stages:
             _fill(stages["reward"], "normalise_sampling", ppo.get("sampling", collect.get("sampling")))
         return {**tree, **stages}
 
     @model_validator(mode="after")
     def _stages_fit(self) -> Recipe:
-        if not any((self.sft, self.collect, self.reward, self.ppo, self.evaluate)):
-            raise ValueError("the recipe names no stage: add at least one of sft, collect, reward, ppo, evaluate")
+        if not any(getattr(self, stage) for stage in STAGES):
+            raise ValueError(f"the recipe names no stage: add at least one of {', '.join(STAGES)}")
         if self.model.scratch and not self.sft:
             raise ValueError("model.scratch starts from nothing, so the recipe needs an sft stage (or give model.base)")
-        if self.reward and self.reward.data == "collect" and not self.collect:
-            raise ValueError("reward.data is `collect`, but the recipe has no collect stage: add it, or name a file")
+        for stage, learns in (("reward", self.reward), ("direct", self.direct)):
+            if learns and learns.data == "collect" and not self.collect:
+                raise ValueError(
+                    f"{stage}.data is `collect`, but the recipe has no collect stage: add it, or name a file"
+                )
         for stage, config in (("ppo", self.ppo), ("evaluate", self.evaluate)):
             sources = (config.reward or ()) if config else ()
             if any(source.model == "reward" for source in sources) and not self.reward:
@@ -88,6 +97,12 @@ class Recipe(Config):
                     "ppo.critic: network starts from one reward model, and `reward` is an ensemble; give critic_init "
                     "another, or take critic: head"
                 )
+
+
+def _limits(collect: Mapping[str, Any]) -> dict[str, Any] | None:
+    """Where collect's responses end, without how they are drawn."""
+    sampling = given_keys(collect.get("sampling"))
+    return sampling and {key: sampling[key] for key in ("max_new_tokens", "stop", "batch") if key in sampling}
 
 
 def _fill(stage: dict[str, Any], key: str, source: Any) -> None:

@@ -27,7 +27,9 @@ class TrainingConfig(OptimConfig):
     """A stage that walks over data in epochs."""
 
     epochs: int = Field(1, gt=0)
-    batch: int = Field(64, gt=0, description="rows an optimiser step; in `reward`, prompts with all their comparisons")
+    batch: int = Field(
+        64, gt=0, description="rows an optimiser step; in `reward` and `direct`, prompts with all their comparisons"
+    )
     token_budget: int = Field(8192, gt=0, description="padded tokens a micro-batch; changes memory, not the result")
     max_tokens: int = Field(1024, gt=1, description="prompt and response together")
     long_prompts: LongPrompts = Field("drop", description="a longer row is left out, or its prompt's oldest tokens are")

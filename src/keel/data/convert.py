@@ -23,6 +23,7 @@ from keel.data.reasons import Finding, Reason, Unusable
 from keel.schema import (
     CHOSEN_ENDED,
     REJECTED_ENDED,
+    AnyRecord,
     Comparison,
     Demonstration,
     Dialogue,
@@ -33,7 +34,6 @@ from keel.schema import (
     Rating,
 )
 
-AnyRecord = Prompt | Demonstration | Comparison | Ranking | Rating | Label
 R = TypeVar("R", bound=AnyRecord)
 Warn = Callable[[Reason, str], object]
 Parts = list[tuple[str, Values | Unusable]]

@@ -7,16 +7,17 @@ from dataclasses import dataclass, replace
 from typing import Generic, Literal, TypeVar
 
 from keel.config.data import DataConfig, sources_of
-from keel.data.convert import COMPARISONS, DEMONSTRATIONS, PROMPTS, Kind
+from keel.data.convert import COMPARISONS, DEMONSTRATIONS, LABELS, PROMPTS, Kind, guess_kind
 from keel.data.dialogues import without_system
 from keel.data.mix import Mixture
+from keel.data.read import read_rows
 from keel.data.reading import Reading
 from keel.data.reasons import Check
 from keel.data.split import in_validation
 from keel.errors import UserError
-from keel.schema import Comparison, Demonstration, Dialogue, Prompt
+from keel.schema import AnyRecord, Comparison, Demonstration, Dialogue, Label, Prompt
 
-R = TypeVar("R", bound=Prompt | Demonstration | Comparison)
+R = TypeVar("R", bound=AnyRecord)
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +76,12 @@ class Mixed(Generic[R]):
         )
 
 
+def labels_or_comparisons(data: DataConfig) -> Kind[Label] | Kind[Comparison]:
+    """What a source holds, by the first of its rows that can be read; comparisons where that is no label."""
+    first = next((row.value for row in read_rows(data) if row.value is not None), {})
+    return LABELS if guess_kind(first, data) is LABELS else COMPARISONS
+
+
 def load_mixed(data: DataConfig | tuple[DataConfig, ...], kind: Kind[R]) -> Mixed[R]:
     """The records of one kind in one source or several; see `load_prompts`."""
     return Mixed(tuple((source, load(source, kind)) for source in sources_of(data)))
@@ -126,7 +133,7 @@ def load(config: DataConfig, kind: Kind[R], fits: Callable[[R], bool] | None = N
     return Loaded(train, validation, check)
 
 
-def told_by(record: Prompt | Demonstration | Comparison, system: str | None = None) -> Dialogue:
+def told_by(record: AnyRecord, system: str | None = None) -> Dialogue:
     """What decides a record's side: its prompt as it was read, and of plain text, which has none, the text."""
     if isinstance(record, Demonstration) and not record.prompt:
         return record.response

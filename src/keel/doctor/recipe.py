@@ -9,10 +9,10 @@ from typing import Any
 
 from keel.adapter_config import adapter_base, members_of
 from keel.config.data import DataConfig
-from keel.config.model import ModelConfig
 from keel.config.recipe import Recipe
 from keel.config.rewards import OWN_WAYS, RewardSource
 from keel.data.convert import COMPARISONS, DEMONSTRATIONS, PROMPTS, Kind, convert
+from keel.data.load import labels_or_comparisons
 from keel.data.read import read_rows
 from keel.data.reasons import Check
 from keel.doctor.finding import Finding, bad, good, note
@@ -27,7 +27,8 @@ from keel.text.tokenizers import load_codec, load_tokenizer
 
 _MODEL_MEND = "name a directory, or a hub name that can be reached from here"
 _ROWS = 100  # read of each source
-_KINDS: dict[str, Kind[Any]] = {"sft.data": DEMONSTRATIONS, "reward.data": COMPARISONS,
+KindOf = Kind[Any] | Callable[[DataConfig], Kind[Any]]
+_KINDS: dict[str, Kind[Any]] = {"sft.data": DEMONSTRATIONS, "reward.data": COMPARISONS, "direct.data": COMPARISONS,
                                 "evaluate.demonstrations": DEMONSTRATIONS}  # fmt: skip
 
 
@@ -42,13 +43,13 @@ def check_recipe(recipe: Recipe, out: Path) -> list[Finding]:
         except UserError as error:
             findings.append(bad(stage, str(error), f"mend the recipe's `{stage}:`"))
         else:
-            findings += _check_inputs(stage, inputs, recipe.model, out)
+            findings += _check_inputs(stage, inputs, recipe, out)
     return list(dict.fromkeys(findings))
 
 
-def _check_inputs(stage: str, inputs: Inputs, model: ModelConfig, out: Path) -> list[Finding]:
+def _check_inputs(stage: str, inputs: Inputs, recipe: Recipe, out: Path) -> list[Finding]:
     findings = [
-        check_data(key, data, _KINDS.get(key.partition("[")[0], PROMPTS))
+        check_data(key, data, _kind_of(key.partition("[")[0], recipe))
         for key, data in inputs.data.items()
         if not (data.path and Path(data.path).is_relative_to(out))
     ]
@@ -56,6 +57,7 @@ def _check_inputs(stage: str, inputs: Inputs, model: ModelConfig, out: Path) -> 
     if tokenizer:
         findings.append(check_tokenizer(tokenizer))
     policies = [source for key, source in inputs.models.items() if key != "tokenizer"]
+    model = recipe.model
     trust = model.trust_remote_code
     for source in dict.fromkeys(policies):
         if not Path(source).is_relative_to(out):
@@ -68,9 +70,17 @@ def _check_inputs(stage: str, inputs: Inputs, model: ModelConfig, out: Path) -> 
     return findings
 
 
-def check_data(key: str, data: DataConfig, kind: Kind[Any]) -> Finding:
+def _kind_of(key: str, recipe: Recipe) -> KindOf:
+    """What an input holds, or how to see that."""
+    if key == "direct.data" and recipe.direct and not recipe.direct.method.pairs:
+        return labels_or_comparisons
+    return _KINDS.get(key, PROMPTS)
+
+
+def check_data(key: str, data: DataConfig, kind_of: KindOf) -> Finding:
     """The first rows of a source as records of the kind."""
     try:
+        kind = kind_of if isinstance(kind_of, Kind) else kind_of(data)
         rows = list(islice(read_rows(data), _ROWS))
         converted = [one for row in rows for one in convert(row, kind, data)]
         usable = sum(one.record is not None for one in converted)

@@ -53,7 +53,7 @@ def _tuned(run: RunView) -> str:
 
 def parameters(run: RunView) -> int | None:
     """How many the latest policy on disk has, from the headers of its safetensors; None where there is none."""
-    folders = [run.stages[stage].path / "model" for stage in ("ppo", "sft") if stage in run.stages]
+    folders = [run.stages[stage].path / "model" for stage in ("ppo", "direct", "sft") if stage in run.stages]
     if base := dig(run.recipe, "model", "base"):
         folders.append(Path(str(base)))
     for folder in folders:
@@ -139,6 +139,17 @@ def annotator(run: RunView) -> str:
     return f"{name} (scripted)" if name and scripted and name != "scripted" else name
 
 
+def _direct(run: RunView, found: dict[str, Any]) -> tuple[str, str]:
+    pairs, right = _counted(found, "rows", "preferences"), known(dig(found, "validation", "accuracy"))
+    return pairs, method(run) if right is None else f"{method(run)}, {percent(right)} right"
+
+
+def method(run: RunView) -> str:
+    """The direct stage's method as its authors write it."""
+    kind = str(dig(run.recipe, "direct", "kind") or "")
+    return {"hinge": "hinge", "simpo": "SimPO"}.get(kind, kind.upper())
+
+
 def _ppo(run: RunView, found: dict[str, Any]) -> tuple[str, str]:
     iterations = _counted(found, "iterations", "iterations")
     batch, done = known(dig(run.recipe, "ppo", "rollout_batch")), known(found.get("iterations"))
@@ -154,6 +165,7 @@ _FIGURES: dict[str, Callable[[RunView, dict[str, Any]], tuple[str, str]]] = {
     "sft": _sft,
     "collect": _collect,
     "reward": _reward,
+    "direct": _direct,
     "ppo": _ppo,
     "evaluate": _evaluate,
 }

@@ -9,6 +9,7 @@ import yaml
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from keel.report import facts
+from keel.report.about import method
 from keel.report.numbers import dig, percent, percent_range
 from keel.runs.layout import STAGES
 from keel.runs.read import RunView
@@ -27,9 +28,10 @@ def model_card(run: RunView, stage: str, *, adapter: bool) -> str:
         name=run.name,
         stage=stage,
         adapter=adapter,
+        method=method(run),
         base=(base if on_hub else path.name) or "a model from nothing",
         base_on_hub=on_hub,
-        rows=facts.comparison([run]) if stage == "ppo" and facts.summary(run, "evaluate") else [],
+        rows=facts.comparison([run]) if stage == facts.judged_stage(run) and facts.summary(run, "evaluate") else [],
         ensemble=dig(run.recipe, "reward", "ensemble"),
         judged=_judged(facts.summary(run, "reward")) if stage == "reward" else {},
         inputs=[

@@ -41,7 +41,14 @@ class Concern:
 
 def concerns(run: RunView) -> list[Concern]:
     """Every concern of a run, in the order of its stages."""
-    found = [_overfitting(run, "sft"), *_reward(run), _overfitting(run, "reward"), *_ppo(run), *_evaluate(run)]
+    found = [
+        _overfitting(run, "sft"),
+        *_reward(run),
+        _overfitting(run, "reward"),
+        _overfitting(run, "direct"),
+        *_ppo(run),
+        *_evaluate(run),
+    ]
     return [*(concern for concern in found if concern), *_versions(run)]
 
 

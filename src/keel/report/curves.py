@@ -97,6 +97,58 @@ _REWARD = (
     _Chart("Gradient norm", "Before clipping. Healthy: no growth towards the end.", "reward/grad_norm", minor=True),
 )
 
+_PREFERENCES = (
+    _Chart(
+        "Loss",
+        "Of the chosen method, a preference. Healthy: falls, validation close behind.",
+        "direct/loss",
+        dashed="direct/validation/loss",
+        names=_TRAINING,
+    ),
+    _Chart(
+        "Accuracy",
+        "Share of the preferences on the right side of the policy’s implicit reward. Healthy: rises, validation with "
+        "it; it says nothing of what the policy itself writes.",
+        "direct/accuracy",
+        dashed="direct/validation/accuracy",
+        names=_TRAINING,
+        percent=True,
+    ),
+    _Chart(
+        "Implicit margin",
+        "Implicit reward of the chosen minus that of the rejected response. Healthy: grows, then flattens; without end "
+        "the policy leaves its reference behind.",
+        "direct/margin",
+        dashed="direct/validation/margin",
+        names=_TRAINING,
+    ),
+    _Chart(
+        "Implicit rewards",
+        "Of held-out preferences. Healthy: the chosen one above the rejected one; both falling together means that "
+        "likelihood goes to responses nobody compared.",
+        "direct/validation/reward/chosen",
+        dotted="direct/validation/reward/rejected",
+        names=("chosen", "rejected"),
+        smooth=False,
+    ),
+    _Chart(
+        "Log-probability of the responses",
+        "Of held-out preferences, nats a response. Healthy: the chosen one does not fall far.",
+        "direct/validation/logprobs/chosen",
+        dotted="direct/validation/logprobs/rejected",
+        names=("chosen", "rejected"),
+        smooth=False,
+    ),
+    _Chart(
+        "Reference point",
+        "KTO’s z₀: how far the policy is from its reference on responses to other prompts, nats. Healthy: small.",
+        "direct/reference_point",
+        minor=True,
+    ),
+    _Chart("Gradient norm", "Before clipping. Healthy: no growth towards the end.", "direct/grad_norm", minor=True),
+    _Chart("Learning rate", "Warm-up, then the schedule.", "direct/lr", smooth=False, minor=True),
+)
+
 _SCORE = _Chart(
     "Score",
     "The rewards’ weighted sum. Healthy: rises and flattens, held-out close to the rollouts.",
@@ -261,6 +313,12 @@ def reward_panels(runs: Sequence[RunView]) -> list[Panel]:
         _panel(found, _REWARD_LOSS, "step", [Level(math.log(2), "a coin’s")]),
         *(_panel(found, chart, "step") for chart in _REWARD),
     ]
+
+
+def direct_panels(runs: Sequence[RunView]) -> list[Panel]:
+    """The direct stage."""
+    found = sources(runs, "direct")
+    return [_panel(found, chart, "step") for chart in _PREFERENCES]
 
 
 def ppo_panels(runs: Sequence[RunView]) -> list[Panel]:

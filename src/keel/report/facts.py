@@ -33,6 +33,12 @@ def summary(run: RunView, stage: str) -> dict[str, Any]:
     return (view.summary if view else None) or {}
 
 
+def judged_stage(run: RunView) -> str:
+    """Whose policy the evaluation judges: a stage, or a model from elsewhere by its name."""
+    without_ppo = run.recipe.get("direct") is not None and run.recipe.get("ppo") is None
+    return str(dig(run.recipe, "evaluate", "policy") or ("direct" if without_ppo else "ppo"))
+
+
 def state(run: RunView, stage: str) -> str | None:
     """None if the stage is finished, else where it stands, to be made a `sentence`."""
     view = run.stages.get(stage)

@@ -67,6 +67,10 @@ def _tiles(run: RunView) -> Iterator[Tile]:
         yield from _judged(found, dig(run.recipe, "ppo", "kl"))
         return
     yield from _trained(run)
+    held_out = dig(summary(run, "direct"), "validation") or {}
+    if known(held_out.get("accuracy")) is not None:
+        note = "held-out preferences on the right side of the policy’s implicit reward"
+        yield Tile("Preferences right", percent(held_out["accuracy"], 1), note)
     reward = summary(run, "reward")
     if known(reward.get("accuracy")) is not None:
         longer = percent(reward.get("longer_wins"))

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from keel.report import against_kl, curves, facts
-from keel.report.about import annotator, source, standing
+from keel.report.about import annotator, method, source, standing
 from keel.report.facts import Row, of_runs, summary
 from keel.report.figures import Panel
 from keel.report.numbers import ABSENT, count, dig, known, number, percent, series
@@ -37,7 +37,7 @@ class Stage:
 
 def stages(runs: Sequence[RunView]) -> list[Stage]:
     """The stages that any of the runs has, or means to have."""
-    made = [_sft, _collect, _reward, _ppo, _evaluate]
+    made = [_sft, _collect, _reward, _direct, _ppo, _evaluate]
     return [stage for stage in (make(runs) for make in made) if any(standing(run, stage.anchor) for run in runs)]
 
 
@@ -87,6 +87,26 @@ def _reward(runs: Sequence[RunView]) -> Stage:
     rows = [*of_runs(parts, runs), *facts.reward_model(runs), *of_runs([("share of what is allowed", _share)], runs)]
     notes = _missing(runs, "reward") + _shared(runs, "reward")
     return Stage("reward", "Reward model", lead, notes, rows, curves.reward_panels(runs))
+
+
+def _direct(runs: Sequence[RunView]) -> Stage:
+    parts: list[Part] = [
+        ("method", lambda run: method(run) or ABSENT),
+        ("data", lambda run: source(dig(run.recipe, "direct", "data")) or ABSENT),
+        ("preferences trained on", _count("direct", "rows")),
+        ("preferences held out", _count("direct", "validation_rows")),
+        ("optimiser steps", _count("direct", "steps")),
+        ("held out, on the right side", lambda run: percent(dig(summary(run, "direct"), "validation", "accuracy"), 1)),
+        ("implicit margin, held out", _change("direct", "direct/validation/margin")),
+        ("log-probability of the chosen, held out", _change("direct", "direct/validation/logprobs/chosen", 1)),
+        ("log-probability of the rejected, held out", _change("direct", "direct/validation/logprobs/rejected", 1)),
+    ]
+    lead = (
+        "The policy is trained on the preferences themselves: to make what was preferred more likely, and what was not "
+        "less, without a reward model and without sampling. Arrows lead from the first validation to the last."
+    )
+    notes = _missing(runs, "direct") + _shared(runs, "direct")
+    return Stage("direct", "Direct preferences", lead, notes, of_runs(parts, runs), curves.direct_panels(runs))
 
 
 def _ppo(runs: Sequence[RunView]) -> Stage:
@@ -186,4 +206,5 @@ def _shared(runs: Sequence[RunView], stage: str) -> list[str]:
 def _unknown_truth(run: RunView) -> str | None:
     if series(run.stages.get("ppo"), "eval/utility") or dig(summary(run, "evaluate"), "utility"):
         return None
-    return "The true utility is not known; where it is, name it in the recipe as ppo.evaluate.utility."
+    key = "evaluate.utility" if facts.judged_stage(run) == "direct" else "ppo.evaluate.utility"
+    return f"The true utility is not known; where it is, name it in the recipe as {key}."

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from keel.report.concerns import concerns
-from keel.report.facts import sentence, state, summary
+from keel.report.facts import judged_stage, sentence, state, summary
 from keel.report.numbers import dig, known, number, percent, percent_range
 from keel.runs.read import RunView
 
@@ -38,7 +38,7 @@ def verdict(run: RunView) -> Verdict:
     if bounds[0] > 0.5:
         return _better(run, odds)
     if bounds[1] < 0.5:
-        return _worse(found, odds)
+        return _worse(run, odds)
     return Verdict("even", "No clear difference", f"{odds} The interval includes 50%, so it cannot be told.")
 
 
@@ -52,7 +52,7 @@ def judge_name(run: RunView) -> str:
     if judge_key(summary(run, "evaluate")) == "utility":
         return "the true utility"
     trained_on, judges = (dig(run.recipe, stage, "reward") for stage in ("ppo", "evaluate"))
-    if judges is not None and judges != trained_on:
+    if judged_stage(run) == "direct" or (judges is not None and judges != trained_on):
         return "a reward that it was not trained on (the true utility is not known)"
     kinds = {kind for reward in trained_on or [] for kind in ("model", "function") if reward.get(kind)}
     name = {frozenset({"model"}): "reward model", frozenset({"function"}): "reward function"}.get(
@@ -68,9 +68,10 @@ def _better(run: RunView, odds: str) -> Verdict:
     return Verdict("good", "It worked", odds)
 
 
-def _worse(found: dict[str, Any], odds: str) -> Verdict:
+def _worse(run: RunView, odds: str) -> Verdict:
+    found = summary(run, "evaluate")
     proxy = known(dig(found, "score", "win_rate"))
-    if judge_key(found) == "utility" and proxy is not None and proxy > 0.5:
+    if judged_stage(run) != "direct" and judge_key(found) == "utility" and proxy is not None and proxy > 0.5:
         gamed = f"{odds} The reward model itself prefers it in {percent(proxy)}: it was gamed."
         return Verdict("bad", "The reward model was gamed", gamed)
     return Verdict("bad", "It got worse", odds)

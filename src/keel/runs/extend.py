@@ -8,7 +8,7 @@ from typing import Any
 
 from keel.runs.identity import Identity, differences
 
-_LENGTH = {"sft": "sft.epochs", "reward": "reward.epochs", "ppo": "ppo.iterations"}
+_LENGTH = {"sft": "sft.epochs", "reward": "reward.epochs", "direct": "direct.epochs", "ppo": "ppo.iterations"}
 _OPTIMISER = {"ppo": "ppo.update"}  # where the schedule is set; elsewhere in the stage itself
 
 

@@ -1,6 +1,6 @@
 """The names that make up a run's directory, for those who write it and those who read it."""
 
-STAGES = ("sft", "collect", "reward", "ppo", "evaluate")  # in the order in which they build on each other
+STAGES = ("sft", "collect", "reward", "direct", "ppo", "evaluate")  # in the order in which they build on each other
 
 RUN = "run.json"
 RECIPE = "recipe.json"

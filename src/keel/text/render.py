@@ -13,7 +13,17 @@ from typing import Any, Literal
 
 from keel.errors import UserError
 from keel.records import EncodedRow, EncodedText, PromptItem
-from keel.schema import CHOSEN_ENDED, REJECTED_ENDED, Comparison, Demonstration, Dialogue, Message, Prompt
+from keel.schema import (
+    CHOSEN_ENDED,
+    REJECTED_ENDED,
+    AnyRecord,
+    Comparison,
+    Demonstration,
+    Dialogue,
+    Message,
+    Prompt,
+    Ranking,
+)
 from keel.text.templates import end_of_turn, take_apart, write_turns
 from keel.text.tokenizers import TextCodec
 
@@ -176,27 +186,38 @@ class Renderer:
 
         Where the longer one passes `room` their one prompt is cut.
         """
-        ids, space = self.prompt(row.prompt)
+        ended = [row.extra.get(column) is not False for column in (CHOSEN_ENDED, REJECTED_ENDED)]
+        chosen, rejected = self._responses(row.prompt, [row.chosen, row.rejected], ended, room)
+        return chosen, rejected
+
+    def ranking(self, row: Ranking, *, room: int | None = None) -> tuple[EncodedRow, ...]:
+        """Each response after their one prompt, which is cut where the longest one passes `room`."""
+        return self._responses(row.prompt, row.responses, [True] * len(row.responses), room)
+
+    def _responses(
+        self, prompt: Dialogue, responses: Sequence[str], ended: Sequence[bool], room: int | None
+    ) -> tuple[EncodedRow, ...]:
+        ids, space = self.prompt(prompt)
         answers = [
-            self.answer(row.prompt, space, response, ended=row.extra.get(ended) is not False)
-            for response, ended in ((row.chosen, CHOSEN_ENDED), (row.rejected, REJECTED_ENDED))
+            self.answer(prompt, space, response, ended=whole) for response, whole in zip(responses, ended, strict=True)
         ]
         if room is not None:
             ids = self.cut(ids, room - max(map(len, answers)))
-        chosen, rejected = (EncodedRow((*ids, *answer), len(ids)) for answer in answers)
-        return chosen, rejected
+        return tuple(EncodedRow((*ids, *answer), len(ids)) for answer in answers)
 
-    def lengths(self, row: Prompt | Demonstration | Comparison) -> tuple[int, int]:
+    def lengths(self, row: AnyRecord) -> tuple[int, int]:
         """Tokens of a record: of its prompt, and of its longest response."""
         if isinstance(row, Prompt):
             return len(self.prompt(row.prompt)[0]), 0
-        if isinstance(row, Demonstration):
-            encoded = self.encode(row.prompt, row.response)
-            return encoded.prompt_length, encoded.response_length
-        chosen, rejected = self.comparison(row)
-        return chosen.prompt_length, max(chosen.response_length, rejected.response_length)
+        if isinstance(row, Comparison):
+            rows: tuple[EncodedRow, ...] = self.comparison(row)
+        elif isinstance(row, Ranking):
+            rows = self.ranking(row)
+        else:
+            rows = (self.encode(row.prompt, row.response),)
+        return rows[0].prompt_length, max(one.response_length for one in rows)
 
-    def length(self, row: Prompt | Demonstration | Comparison) -> int:
+    def length(self, row: AnyRecord) -> int:
         """Tokens of a record: a prompt's own, else those of prompt and longest response together."""
         return sum(self.lengths(row))
 
