@@ -11,13 +11,28 @@ import torch
 from torch import Tensor, nn
 
 from keel.batching import pad_rows, row_batches
+from keel.config.direct import DirectConfig
 from keel.config.ppo import UpdateConfig
 from keel.config.training import OptimConfig
+from keel.engines.direct import choices_loss, labels_loss
 from keel.engines.learner import GradientLearner
 from keel.engines.losses import ppo_loss, reward_loss, sft_loss
+from keel.engines.scorers import PolicyScorer
 from keel.pipeline.ppo import policy_batches
+from keel.pipeline.preferences import (
+    EncodedChoice,
+    EncodedLabel,
+    choices_batch,
+    labels_batch,
+    mismatched,
+    reference_point,
+)
+from keel.pipeline.preferences import by_prompt as preferences_by_prompt
+from keel.pipeline.preferences import microbatches as preference_batches
+from keel.pipeline.reference import response_logprobs
 from keel.pipeline.reward import EncodedPair, by_prompt, microbatches
-from keel.records import Credit, EncodedRow, Pairs, PolicyBatch, Sequences
+from keel.records import Choices, Credit, EncodedRow, Labels, Pairs, PolicyBatch, Sequences
+from keel.seeds import Draws
 from tests.engines.helpers import (
     distance,
     exact_logprobs,
@@ -112,7 +127,44 @@ def reward_case(family: str) -> Case:
     return Case(tiny_reward_model(family).double(), reward_loss(0.0, 0.0), batches, ROUNDED)
 
 
-CASES = {"sft": sft_case, "ppo": ppo_case, "reward": reward_case}
+def reference() -> dict[EncodedRow, float]:
+    """Made-up numbers, one a response."""
+    rows = dict.fromkeys(row for pair in comparisons() for row in (pair.chosen, pair.rejected))
+    return {row: -5.0 - 0.7 * index for index, row in enumerate(rows)}
+
+
+def dpo_case(family: str) -> Case:
+    pairs = [EncodedChoice(pair.chosen, pair.rejected, pair.weight) for pair in comparisons()]
+    config, collate = DirectConfig(beta=0.05, sft_coef=0.1), choices_batch(reference())
+
+    def batches(budget: int, order: Sequence[int]) -> list[Choices]:
+        return preference_batches(preferences_by_prompt([pairs[number] for number in order], 64), budget, collate)
+
+    return Case(tiny_policy(family).double(), choices_loss(config), batches, ROUNDED)
+
+
+def kto_case(family: str) -> Case:
+    """Of which the reference point is taken anew for every minibatch, in the same cut."""
+    policy, single = tiny_policy(family).double(), tiny_policy(family)  # a scorer keeps single precision
+    labels = [
+        EncodedLabel(row, accepted, pair.weight)
+        for pair in comparisons()
+        for row, accepted in ((pair.chosen, True), (pair.rejected, False))
+    ]
+    mismatches = mismatched(labels, Draws(0, "direct"), 64, lambda ids, room: ids[-room:])
+    low = dict.fromkeys((*reference(), *mismatches.values()), -60.0)  # below the policy's, so that z0 is above 0
+
+    def batches(budget: int, order: Sequence[int]) -> list[Labels]:
+        groups = preferences_by_prompt([label for number in order for label in labels[2 * number : 2 * number + 2]], 64)
+        scorer = PolicyScorer(single, temperature=1.0, token_budget=budget)
+        point = reference_point(groups, mismatches, low, lambda rows: response_logprobs(scorer, rows, budget))
+        assert point > 1
+        return preference_batches(groups, budget, labels_batch(low, point))
+
+    return Case(policy, labels_loss(DirectConfig(kind="kto", beta=0.05)), batches, ROUNDED)
+
+
+CASES = {"sft": sft_case, "ppo": ppo_case, "reward": reward_case, "dpo": dpo_case, "kto": kto_case}
 NORMAL, SHUFFLED = list(range(8)), [5, 2, 7, 0, 3, 6, 1, 4]
 
 

@@ -74,7 +74,8 @@ def labels_loss(config: DirectConfig) -> Loss[Labels]:
             ("direct/logprobs/chosen", likelihoods, desirable),
             ("direct/logprobs/rejected", likelihoods, ~desirable),
         ):
-            tally.add(name, float((weights * values)[those].sum()), float(weights[those].sum()))
+            if those.any():
+                tally.add(name, float((weights * values)[those].sum()), float(weights[those].sum()))
         return total / denominator, tally
 
     return loss
