@@ -39,7 +39,10 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
         {"prompt": f"may {n} go ?", "chosen": f"yes {n}, please", "rejected": "no"} for n in range(40)
     ]
     pairs += [{"prompt": "and then", "chosen": "we", "rejected": "I", "chosen_ended": False, "rejected_ended": True}]
-    labels = [{"prompt": f"may {n} go ?", "response": f"yes {n}", "accepted": bool(n % 3)} for n in range(40)]
+    labels = [
+        {"prompt": f"may {n} go ?", "response": f"yes {n}" if n % 3 else "no", "accepted": bool(n % 3)}
+        for n in range(40)
+    ]
     for name, rows in (("pairs", pairs), ("labels", labels)):
         (folder / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     return folder
