@@ -18,6 +18,7 @@ from keel.config.rewards import RewardSource
 from keel.errors import UserError
 from keel.inputs import hash_model, stage_identity, stage_inputs
 from keel.runs.identity import differences
+from keel.runs.layout import STAGES
 from tests.end_to_end.tiny import tiny_recipe
 
 RUN = Path("runs/tiny")
@@ -33,13 +34,15 @@ PPO: dict[str, Any] = {"prompts": "prompts.jsonl", "reward": [{"model": "hub/jud
 
 def test_the_whole_pipeline_reads_its_own_stages() -> None:
     recipe = tiny_recipe()
-    found = {name: stage_inputs(recipe, RUN, name) for name in ("sft", "collect", "reward", "ppo", "evaluate")}
+    found = {name: stage_inputs(recipe, RUN, name) for name in STAGES}
     sft, reward, ppo = (str(RUN / name / "model") for name in ("sft", "reward", "ppo"))
     assert found["sft"].models == {}  # from nothing
     assert found["collect"].models == {"policy": sft}
     assert found["collect"].functions == {"annotator": "keel.demo:polite"}
     assert found["reward"].models == {"init": sft, "reference": sft}
     assert found["reward"].data["reward.data"].path == str(RUN / "collect" / "comparisons" / "comparisons.jsonl")
+    assert found["direct"].data["direct.data"].path == found["reward"].data["reward.data"].path
+    assert found["direct"].models == {"policy": sft, "reference": sft}
     assert found["ppo"].models == {"policy": sft, "reference": sft}
     rewards = (
         RewardSource(model=reward, name="reward"),
@@ -83,6 +86,29 @@ def test_a_stage_may_name_its_own_models() -> None:
 def test_a_stages_name_is_a_path_where_the_recipe_has_no_such_stage() -> None:
     recipe = recipe_of(ppo={**PPO, "reference": "sft"})
     assert stage_inputs(recipe, RUN, "ppo").models["reference"] == "sft"
+
+
+def test_what_direct_has_learnt_is_judged_against_what_it_began_from() -> None:
+    evaluate = {"prompts": "held.jsonl", "reward": [{"model": "hub/judge"}]}
+    direct = {"data": "pairs.jsonl", "policy": "hub/policy"}
+    made = str(RUN / "direct" / "model")
+    alone = recipe_of(direct={**direct, "reference": "hub/anchor"}, evaluate=evaluate)
+    assert stage_inputs(alone, RUN, "evaluate").models == {"policy": made, "reference": "hub/anchor"}
+    without = recipe_of(direct={**direct, "kind": "simpo"}, evaluate=evaluate)
+    assert stage_inputs(without, RUN, "direct").models == {"policy": "hub/policy"}
+    assert stage_inputs(without, RUN, "evaluate").models == {"policy": made, "reference": "hub/policy"}
+    own = recipe_of(direct=direct, reward={"data": "pairs.jsonl"}, evaluate={"prompts": "held.jsonl"})
+    assert stage_inputs(own, RUN, "evaluate").rewards[0].model == str(RUN / "reward" / "model")
+
+
+def test_with_ppo_its_policy_is_judged_unless_direct_is_named() -> None:
+    direct = {"data": "pairs.jsonl", "reference": "hub/anchor"}
+    after = recipe_of(direct=direct, ppo={**PPO, "policy": "direct"}, evaluate={"prompts": "held.jsonl"})
+    made, ppo = (str(RUN / stage / "model") for stage in ("direct", "ppo"))
+    assert stage_inputs(after, RUN, "ppo").models == {"policy": made, "reference": made}
+    assert stage_inputs(after, RUN, "evaluate").models == {"policy": ppo, "reference": made}
+    beside = recipe_of(direct=direct, ppo=PPO, evaluate={"prompts": "held.jsonl", "policy": "direct"})
+    assert stage_inputs(beside, RUN, "evaluate").models == {"policy": made, "reference": "hub/anchor"}
 
 
 def test_an_evaluation_without_a_policy_or_a_judge_is_refused() -> None:

@@ -77,7 +77,7 @@ def test_stages_as_functions_are_those_of_a_recipe(tmp_path: Path) -> None:
         keel.ppo(recipe.ppo, model=start.model, out=tmp_path / "apart", device="cpu", seed=1)
 
 
-@pytest.mark.parametrize("stage", ["collect", "train_reward", "evaluate"])
+@pytest.mark.parametrize("stage", ["collect", "train_reward", "direct", "evaluate"])
 def test_the_other_stages_pass_on_what_they_are_given(
     stage: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -90,7 +90,7 @@ def test_the_other_stages_pass_on_what_they_are_given(
     monkeypatch.setattr("keel.library.run_recipe", run_recipe)
     name = stage.removeprefix("train_")
     config = getattr(tiny_recipe(), name)
-    if stage == "train_reward":
+    if stage in ("train_reward", "direct"):
         config = config.model_copy(update={"data": keel.DataConfig(path="pairs.jsonl")})
     if stage == "evaluate":
         config = config.model_copy(update={"policy": "some/policy", "reward": (keel.RewardSource(model="a/judge"),)})

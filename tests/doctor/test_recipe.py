@@ -45,6 +45,17 @@ def test_a_recipe_whose_parts_are_there() -> None:
     assert findings["model model"].said == "context 128"
 
 
+def test_kto_takes_labels_or_comparisons_and_dpo_does_not(tmp_path: Path) -> None:
+    save_rows(tmp_path / "labels.jsonl", [{"prompt": "a", "response": "b", "accepted": n > 3} for n in range(9)])
+    for data, kind, said in (
+        ("labels.jsonl", "kto", "labels.jsonl: the first 9 rows read as labels"),
+        ("pairs.jsonl", "kto", "pairs.jsonl: the first 80 rows read as comparisons"),
+        ("pairs.jsonl", "dpo", "pairs.jsonl: the first 80 rows read as comparisons"),
+        ("labels.jsonl", "dpo", "labels.jsonl: none of its 9 rows can be used"),
+    ):
+        assert check(whole(direct={"data": data, "kind": kind}))["direct.data"].said.startswith(said)
+
+
 def test_every_stage_from_nothing_with_functions() -> None:
     findings = check(tiny_recipe())
     assert {finding.mark for finding in findings.values()} == {Mark.GOOD}

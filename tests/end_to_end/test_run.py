@@ -14,6 +14,7 @@ from transformers import AutoModelForCausalLM, AutoModelForSequenceClassificatio
 
 from keel.batching import pad_rows
 from keel.build import generate_responses, load_renderer, run_recipe
+from keel.build.export import export_model
 from keel.config.data import DataConfig
 from keel.config.recipe import Recipe, parse_recipe
 from keel.config.sampling import SamplingConfig
@@ -22,6 +23,7 @@ from keel.engines.scorers import RewardModelScorer
 from keel.errors import UserError
 from keel.models.load import load_classifier
 from keel.models.reward import RewardModel
+from keel.report.page import write_report
 from keel.runs.layout import STAGES
 from keel.runs.metrics import read_lines
 from keel.runs.run import Run
@@ -272,6 +274,34 @@ def test_ppo_alone_from_a_model_a_reward_model_and_prompts(finished: Path, tmp_p
     assert first["objective/scores"] == pytest.approx(2 * first["reward/model"], abs=1e-5)  # by its directory
     assert first["objective/kl"] == pytest.approx(0.0, abs=1e-6)
     POLICIES.from_pretrained(tmp_path / "out" / "ppo" / "model")
+
+
+def test_direct_in_place_of_ppo_is_judged_reported_and_given_away(finished: Path, tmp_path: Path) -> None:
+    recipe = tiny_recipe(["ppo=null"])
+    said = run(tmp_path / "dpo", recipe, reuse=finished)
+    assert said[:4] == [f"{stage}: reused from {finished / stage}." for stage in STAGES[:4]]
+    found, other = summary(tmp_path / "dpo", "evaluate"), summary(finished, "evaluate")
+    assert found["kl"] > 0.01
+    assert found["kl"] != other["kl"]
+    assert found["reference"]["utility"] == other["reference"]["utility"]
+    page = write_report([tmp_path / "dpo"], tmp_path / "report.html").read_text(encoding="utf-8")
+    for words in ("Direct preferences", "Implicit margin", "Log-probability of the responses", "by the true utility"):
+        assert words in page
+    card = (export_model(tmp_path / "dpo", tmp_path / "model") / "README.md").read_text(encoding="utf-8")
+    assert "trained on preferences themselves by DPO" in card
+    assert "wins by true utility" in card
+    POLICIES.from_pretrained(tmp_path / "model")
+
+
+def test_ppo_goes_on_from_direct(finished: Path, tmp_path: Path) -> None:
+    settings = ["ppo.policy=direct", "ppo.iterations=1", "evaluate=null"]
+    run(tmp_path / "both", tiny_recipe(settings), reuse=finished)
+    first = read_lines(tmp_path / "both" / "ppo" / "metrics.jsonl")[1]
+    assert first["objective/kl"] == pytest.approx(0.0, abs=1e-6)  # the leash is tied to what direct made
+    start, now = (
+        load_file(path / "model" / "model.safetensors") for path in (finished / "direct", tmp_path / "both/ppo")
+    )
+    assert 0 < max(float((start[name] - now[name]).abs().max()) for name in start) < 0.02
 
 
 def test_no_held_out_prompts_are_refused(finished: Path, tmp_path: Path) -> None:

@@ -83,6 +83,21 @@ def test_a_success_with_a_grave_concern_is_qualified(tmp_path: Path) -> None:
     assert found.sentence.endswith("The KL is 3.46 nats a response, past its target of 2.")
 
 
+def without_ppo(path: Path, found: dict[str, Any]) -> RunView:
+    run = run_with(path, found)
+    del run.recipe["ppo"]
+    run.recipe["direct"] = {"kind": "dpo"}
+    return run
+
+
+def test_a_policy_of_the_direct_stage_was_trained_on_no_reward(tmp_path: Path) -> None:
+    found = evaluation()
+    del found["utility"]
+    assert "by a reward that it was not trained on" in verdict(without_ppo(tmp_path / "better", found)).sentence
+    worse = evaluation() | {"utility": {"win_rate": 0.3, "win_rate_interval": [0.25, 0.35]}}
+    assert verdict(without_ppo(tmp_path / "worse", worse)).headline == "It got worse"  # so nothing was gamed
+
+
 def test_an_unfinished_run_says_where_it_stands(tmp_path: Path) -> None:
     run = read_run(make_run(tmp_path / "run", stages=STAGES[:4], finished=STAGES[:3]))
     assert verdict(run) == Verdict("open", "Not judged yet", "The ppo stage is not finished: 70 of 70 steps so far.")

@@ -4,15 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import AfterValidator, Field, WithJsonSchema, model_validator
 
-from keel.config.base import refuse_without_effect
+from keel.config.base import given_keys, refuse_without_effect
 from keel.config.data import Sources
 from keel.config.training import TrainingConfig
-
-Kind = Literal["dpo", "ipo", "hinge", "kto", "orpo", "simpo"]
 
 
 @dataclass(frozen=True)
@@ -26,7 +24,7 @@ class Method:
     defaults: Mapping[str, float] = field(default_factory=dict)  # of its own, where its authors' differ from ours
 
 
-METHODS: Mapping[Kind, Method] = {
+METHODS: Mapping[str, Method] = {
     "dpo": Method(reads=("beta", "label_smoothing"), lengths="either"),
     "ipo": Method(reads=("beta",), lengths="either"),
     "hinge": Method(reads=("beta",)),
@@ -36,13 +34,22 @@ METHODS: Mapping[Kind, Method] = {
 }
 
 
+def _known(kind: str) -> str:
+    if kind not in METHODS:
+        raise ValueError(f"no method is called {kind!r}; there are {', '.join(METHODS)}")
+    return kind
+
+
+MethodName = Annotated[str, AfterValidator(_known), WithJsonSchema({"type": "string", "enum": list(METHODS)})]
+
+
 class DirectConfig(TrainingConfig):
     """A loss on the policy's own log-probabilities of what was preferred (docs/guides/direct.md says which)."""
 
     data: Sources | Literal["collect"] = Field(
         "collect", description="comparisons; of kto also responses that were accepted or not"
     )
-    kind: Kind = "dpo"
+    kind: MethodName = "dpo"
     lr: float = Field(1e-5, gt=0)
     beta: float = Field(
         0.1, gt=0, description="price of a nat away from the reference; of simpo, the margin's scale: 2.0 unless given"
@@ -69,9 +76,9 @@ class DirectConfig(TrainingConfig):
     @model_validator(mode="before")
     @classmethod
     def _own_defaults(cls, value: Any) -> Any:
-        kind = value.get("kind") if isinstance(value, Mapping) else None
-        method = METHODS.get(kind) if isinstance(kind, str) else None  # type: ignore[call-overload]  # any text
-        return {**method.defaults, **value} if method else value
+        given = given_keys(value)
+        method = METHODS.get(str(given.get("kind"))) if given else None
+        return {**method.defaults, **given} if given and method else value
 
     @model_validator(mode="after")
     def _keys_are_read(self) -> DirectConfig:
