@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import json
 import weakref
 from collections.abc import Mapping
@@ -19,6 +18,7 @@ from keel.build.shelf import Shelf
 from keel.config.model import ModelConfig
 from keel.config.recipe import Recipe, parse_recipe
 from keel.errors import UserError
+from keel.models.load import load_causal_lm
 from keel.models.policy import Policy
 from keel.pipeline import reference
 from keel.runs.metrics import read_lines
@@ -95,11 +95,23 @@ def test_interrupted_it_ends_as_the_one_left_alone(
 
 
 @pytest.mark.parametrize("tune", ["full", "lora"])
-def test_one_model_is_held_and_the_first_step_is_on_the_reference(tune: str, world: Path, tmp_path: Path) -> None:
+def test_one_model_is_held_and_the_first_step_is_on_the_reference(
+    tune: str, world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     console = Heard()
+    read: list[weakref.ref[nn.Module]] = []
+
+    def counted(source: str, **options: Any) -> Any:
+        assert not any(model() for model in read)  # the reference is gone before the policy comes
+        model = load_causal_lm(source, **options)
+        read.append(weakref.ref(model))
+        return model
+
+    monkeypatch.setattr("keel.build.shelf.load_causal_lm", counted)
     lines = run(recipe_of(world, model={"tune": tune}), tmp_path, console)
     (said,) = [line for line in console.said if "of weights" in line]
     assert "reference" not in said
+    assert len(read) == (1 if tune == "lora" else 2)  # an adapter's base is its reference
     assert "policy" in said
     assert lines[0]["direct/margin"] == pytest.approx(0.0, abs=1e-4)
     assert lines[0]["direct/loss"] == pytest.approx(0.693147, abs=1e-4)
@@ -110,19 +122,18 @@ def test_one_model_is_held_and_the_first_step_is_on_the_reference(tune: str, wor
 
 
 def test_what_is_released_leaves_the_memory_unless_another_role_holds_it(world: Path, tmp_path: Path) -> None:
-    def shelf(tune: str) -> Shelf:
+    def shelf_of(tune: str) -> Shelf:
         config = ModelConfig.model_validate({"base": str(world / "model"), "tune": tune})
         return Shelf(config, "cpu", begin_stage(tmp_path, tune), Draws(0, "direct"))
 
     def body(policy: Policy) -> weakref.ref[nn.Module]:
         return weakref.ref(policy.backbone)
 
-    alone = shelf("full")
+    alone = shelf_of("full")
     gone = body(alone.frozen_policy(str(world / "model"), "reference"))
     alone.release("reference")
-    gc.collect()
     assert gone() is None
-    shared = shelf("lora")
+    shared = shelf_of("lora")
     policy = shared.trained_policy(str(world / "model"))
     frozen = shared.frozen_policy(str(world / "model"), "reference")
     assert frozen.backbone is policy.backbone

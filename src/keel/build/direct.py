@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from torch import Tensor
+
 from keel.build.workbench import SCORING_TOKENS, Workbench
 from keel.config.direct import DirectConfig
 from keel.data.convert import COMPARISONS
@@ -139,14 +141,13 @@ def _models(bench: Workbench, config: DirectConfig, rows: Sequence[EncodedRow]) 
     if config.method.reference:
         name = bench.inputs.models["reference"]
 
-        def compute(rows: Sequence[EncodedRow]) -> Any:
+        def compute(rows: Sequence[EncodedRow]) -> Tensor:
             scorer = PolicyScorer(shelf.frozen_policy(name, "reference"), temperature=1.0, token_budget=SCORING_TOKENS)
-            found = response_logprobs(
+            return response_logprobs(
                 scorer, rows, SCORING_TOKENS, lambda done: bench.console.progress("reference", done, len(rows), {})
             )
-            shelf.release("reference")
-            return found
 
         identity = f"{hash_model(name)} in {shelf.precision}"
         reference = cached_logprobs(bench.stage.artefact(CACHE), identity, rows, compute)
+        shelf.release("reference")
     return policy or shelf.trained_policy(source), reference

@@ -44,7 +44,7 @@ def epochs_forecast(
     shrink: float = 1.0,
     more_seconds: float = 0.0,
 ) -> Forecast:
-    """sft and reward: the last measured step times all steps, each validation, and once what is neither.
+    """sft, reward and direct: the last measured step times all steps, each validation, and once what is neither.
 
     `validation_scale` is the held-out rows of the whole data over those measured; `shrink` corrects for shorter
     texts; `more_seconds` is what the measurement left out.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 from collections.abc import Callable, Sequence
@@ -153,12 +154,13 @@ class Shelf:
         return whole
 
     def release(self, role: str) -> None:
-        """Forget the model of that role; what no other role holds leaves the memory."""
-        del self._roles[role]
+        """Forget the model of that role, if there is one; what no other role holds leaves the memory."""
+        self._roles.pop(role, None)
         held = {id(weight) for module in self._roles.values() for weight in module.parameters()}
         self._frozen = {
             key: base for key, base in self._frozen.items() if any(id(weight) in held for weight in base.parameters())
         }
+        gc.collect()  # the modules of a model refer to each other
 
     def describe(self) -> str:
         """What is held, in one sentence."""

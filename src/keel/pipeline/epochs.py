@@ -1,4 +1,4 @@
-"""The loop of the stages that walk over rows in epochs: supervised fine-tuning and the reward model."""
+"""The loop of the stages that walk over rows in epochs: supervised fine-tuning, the reward model, direct."""
 
 from __future__ import annotations
 
