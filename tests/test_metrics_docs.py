@@ -20,6 +20,7 @@ RENAMED = (
     ("engines/losses.py", "sft/", "sft/validation/"),
     ("engines/losses.py", "reward/", "reward/validation/"),
     ("engines/direct.py", "direct/", "direct/validation/"),
+    ("engines/reward_losses.py", "reward/", "reward/validation/"),
     ("pipeline/measures.py:text_metrics", "objective/", "eval/"),
 )
 SUMMARIES = {
@@ -27,7 +28,10 @@ SUMMARIES = {
     "collect": {"pipeline/collect.py:collect_comparisons": ""},
     "reward": {
         "pipeline/reward.py:train_reward": "",
+        "pipeline/reward.py:judge_all": "",
         "pipeline/reward.py:judge": "",
+        "pipeline/reward.py:judge_levels": "",
+        "pipeline/reward.py:thresholds": "thresholds.",
         "pipeline/reward.py:reliability": "reliability.",
     },
     "direct": {"pipeline/direct.py:train_direct": ""},

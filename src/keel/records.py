@@ -192,6 +192,46 @@ class Labels:
 
 
 @dataclass(frozen=True)
+class Rankings:
+    """A micro-batch of N rankings of at most K of its B responses; each response is there once."""
+
+    rows: Sequences  # B rows
+    items: Tensor  # int64 [N, K], which rows are ranked; arbitrary where the mask is False
+    ranks: Tensor  # int64 [N, K], lower is better
+    mask: Tensor  # bool [N, K]
+    pairs: Tensor  # int64 [M, 2], each two rows that a ranking tells apart, the better one first
+
+    @property
+    def weight(self) -> float:
+        """Rankings."""
+        return float(len(self.items))
+
+
+@dataclass(frozen=True)
+class Ratings:
+    """A micro-batch of N ratings of its B responses; each response is there once, however often it is rated."""
+
+    rows: Sequences  # B rows
+    items: Tensor  # int64 [N], which row was rated
+    levels: Tensor  # int64 [N], from 0
+    annotators: Tensor  # int64 [N], by whom; -1 = by nobody who is known
+    pairs: Tensor  # int64 [M, 2], each two rows of a prompt that an annotator rated unequally, the better one first
+
+    @property
+    def weight(self) -> float:
+        """Ratings."""
+        return float(len(self.items))
+
+
+@dataclass(frozen=True)
+class CutPoints:
+    """Where the scale of the scores is cut into levels, and how lenient each annotator is."""
+
+    cuts: Tensor  # float [M], increasing, between M + 1 levels
+    offsets: Tensor  # float [A + 1], added to the score; the last is 0, for whoever is not known
+
+
+@dataclass(frozen=True)
 class Samples:
     """Responses drawn from a policy."""
 

@@ -197,7 +197,7 @@ class Label:
         return _row(fields, self.extra)
 
 
-Judgement = Comparison | Ranking | Rating | Label
+Feedback = Comparison | Ranking | Rating | Label
 """What was said of one response or several: what a reward model learns from."""
 
-AnyRecord = Prompt | Demonstration | Judgement
+AnyRecord = Prompt | Demonstration | Feedback

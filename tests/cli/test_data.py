@@ -213,7 +213,7 @@ def test_convert_writes_one_kind(tmp_path: Path) -> None:
 
 def test_the_options_offer_every_layout_and_kind() -> None:
     assert [layout.value for layout in Layout] == list(get_args(LayoutName))
-    assert [kind.value for kind in KindName] == [kind.name for kind in KINDS]
+    assert [kind.value for kind in KindName] == list(KINDS)
 
 
 def test_options_that_say_nothing(tmp_path: Path) -> None:

@@ -56,6 +56,13 @@ def test_kto_takes_labels_or_comparisons_and_dpo_does_not(tmp_path: Path) -> Non
         assert check(whole(direct={"data": data, "kind": kind}))["direct.data"].said.startswith(said)
 
 
+def test_feedback_is_read_as_what_the_objective_trains_on() -> None:
+    Path("ratings.jsonl").write_text('{"prompt": "a", "response": "b", "rating": 2}\n', encoding="utf-8")
+    said = check(whole(reward={"data": "ratings.jsonl", "objective": "ordinal"}))["reward.data"].said
+    assert said == "ratings.jsonl: the first 1 rows read as ratings"
+    assert check(whole(reward={"data": "ratings.jsonl"}))["reward.data"].mark == Mark.BAD
+
+
 def test_every_stage_from_nothing_with_functions() -> None:
     findings = check(tiny_recipe())
     assert {finding.mark for finding in findings.values()} == {Mark.GOOD}

@@ -66,8 +66,8 @@ def bytes_below(folder: Path) -> dict[str, bytes]:
 SUMMARIES = {
     "sft": "steps rows response_tokens validation_rows validation_loss validation_loss_by_kind",
     "collect": "comparisons identical_pairs prompts annotator noise_ceiling",
-    "reward": "steps pairs validation_pairs score_mean_before score_scale accuracy accuracy_interval longer_wins "
-    "noise_ceiling reliability kinds",
+    "reward": "steps pairs validation_judgements validation_pairs validation_ties validation score_mean_before "
+    "score_scale accuracy accuracy_interval longer_wins noise_ceiling reliability kinds thresholds",
     "direct": "steps rows prompts validation_rows validation",
     "ppo": "iterations stopped kl_coef best_iteration best_objective model_of_iteration",
     "evaluate": "prompts per_prompt policy reference kl kl_standard_error kl_per_token score utility kinds "

@@ -22,6 +22,7 @@ from keel.functional.policy import (
     policy_gradient_loss,
     policy_ratio,
 )
+from keel.functional.preference import plackett_luce_loss
 from keel.functional.rewards import shape_rewards
 
 WIDTH = 4
@@ -70,6 +71,7 @@ FUNCTIONS: dict[str, Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]] = {
     "clipped_policy_loss": policy_loss,
     "clipped_value_loss": value_loss,
     "approx_kl_to_old": lambda a, b, c, mask: approx_kl_to_old(a, b, mask),
+    "plackett_luce_loss": lambda a, b, c, mask: plackett_luce_loss(a, torch.arange(WIDTH).expand_as(a) // 2, mask),
 }
 
 

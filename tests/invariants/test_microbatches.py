@@ -17,7 +17,19 @@ from keel.config.training import OptimConfig
 from keel.engines.direct import choices_loss, labels_loss
 from keel.engines.learner import GradientLearner
 from keel.engines.losses import ppo_loss, reward_loss, sft_loss
+from keel.engines.reward_losses import label_loss, ranking_loss, rating_loss
 from keel.engines.scorers import PolicyScorer
+from keel.models.thresholds import JudgedModel, Thresholds
+from keel.pipeline.judgements import (
+    EncodedPair,
+    EncodedRanking,
+    EncodedRating,
+    by_prompt,
+    microbatches,
+    pairs_batch,
+    rankings_batch,
+    ratings_batch,
+)
 from keel.pipeline.ppo import policy_batches
 from keel.pipeline.preferences import (
     EncodedChoice,
@@ -27,11 +39,8 @@ from keel.pipeline.preferences import (
     mismatched,
     reference_point,
 )
-from keel.pipeline.preferences import by_prompt as preferences_by_prompt
-from keel.pipeline.preferences import microbatches as preference_batches
 from keel.pipeline.reference import response_logprobs
-from keel.pipeline.reward import EncodedPair, by_prompt, microbatches
-from keel.records import Choices, Credit, EncodedRow, Labels, Pairs, PolicyBatch, Sequences
+from keel.records import Choices, Credit, EncodedRow, Labels, Pairs, PolicyBatch, Rankings, Ratings, Sequences
 from keel.seeds import Draws
 from tests.engines.helpers import (
     distance,
@@ -122,7 +131,7 @@ def reward_case(family: str) -> Case:
     pairs = comparisons()
 
     def batches(budget: int, order: Sequence[int]) -> list[Pairs]:
-        return microbatches(by_prompt([pairs[number] for number in order], 64), budget)
+        return microbatches(by_prompt([pairs[number] for number in order], 64), budget, pairs_batch)
 
     return Case(tiny_reward_model(family).double(), reward_loss(0.0, 0.0), batches, ROUNDED)
 
@@ -138,7 +147,7 @@ def dpo_case(family: str) -> Case:
     config, collate = DirectConfig(beta=0.05, sft_coef=0.1), choices_batch(reference())
 
     def batches(budget: int, order: Sequence[int]) -> list[Choices]:
-        return preference_batches(preferences_by_prompt([pairs[number] for number in order], 64), budget, collate)
+        return microbatches(by_prompt([pairs[number] for number in order], 64), budget, collate)
 
     return Case(tiny_policy(family).double(), choices_loss(config), batches, ROUNDED)
 
@@ -155,16 +164,59 @@ def kto_case(family: str) -> Case:
     low = dict.fromkeys((*reference(), *mismatches.values()), -60.0)  # below the policy's, so that z0 is above 0
 
     def batches(budget: int, order: Sequence[int]) -> list[Labels]:
-        groups = preferences_by_prompt([label for number in order for label in labels[2 * number : 2 * number + 2]], 64)
+        groups = by_prompt([label for number in order for label in labels[2 * number : 2 * number + 2]], 64)
         scorer = PolicyScorer(single, temperature=1.0, token_budget=budget)
         point = reference_point(groups, mismatches, low, lambda rows: response_logprobs(scorer, rows, budget))
         assert point > 1
-        return preference_batches(groups, budget, labels_batch(low, point))
+        return microbatches(groups, budget, labels_batch(low, point))
 
     return Case(policy, labels_loss(DirectConfig(kind="kto", beta=0.05)), batches, ROUNDED)
 
 
-CASES = {"sft": sft_case, "ppo": ppo_case, "reward": reward_case, "dpo": dpo_case, "kto": kto_case}
+def ranking_case(family: str) -> Case:
+    """Two to four of each prompt's responses, some of them ranked alike."""
+    pairs = comparisons()
+    ranked = [[0, 1, 2, 3], [2, 0], [3, 1, 2], [4, 5], [5, 4], [6, 7], [0, 3, 1], [7, 6]]
+    ranks = [(1, 2, 2, 4), (1, 2), (3, 3, 1), (1, 1), (2, 1), (1, 2), (1, 2, 3), (5, 9)]
+    rankings = [
+        EncodedRanking(tuple(pairs[number].rejected for number in one), places)
+        for one, places in zip(ranked, ranks, strict=True)
+    ]
+
+    def batches(budget: int, order: Sequence[int]) -> list[Rankings]:
+        return microbatches(by_prompt([rankings[number] for number in order], 64), budget, rankings_batch)
+
+    return Case(tiny_reward_model(family).double(), ranking_loss, batches, ROUNDED)
+
+
+def rating_case(family: str, *, labels: bool = False) -> Case:
+    ratings = [
+        EncodedRating(pair.chosen, number % 2 if labels else number % 4, annotator=number % 3 - 1)
+        for number, pair in enumerate(comparisons())
+    ]
+
+    def batches(budget: int, order: Sequence[int]) -> list[Ratings]:
+        return microbatches(by_prompt([ratings[number] for number in order], 64), budget, ratings_batch)
+
+    thresholds = Thresholds([3, 5] if labels else [1, 1, 2, 9], 2)
+    module = JudgedModel(tiny_reward_model(family), thresholds).double()
+    return Case(module, label_loss(thresholds) if labels else rating_loss(thresholds), batches, ROUNDED)
+
+
+def label_case(family: str) -> Case:
+    return rating_case(family, labels=True)
+
+
+CASES = {
+    "sft": sft_case,
+    "ppo": ppo_case,
+    "reward": reward_case,
+    "rankings": ranking_case,
+    "ratings": rating_case,
+    "labels": label_case,
+    "dpo": dpo_case,
+    "kto": kto_case,
+}
 NORMAL, SHUFFLED = list(range(8)), [5, 2, 7, 0, 3, 6, 1, 4]
 
 
@@ -286,5 +338,5 @@ def test_a_response_computed_once_or_for_each_of_its_comparisons(family: str) ->
         weights=torch.tensor([pair.weight for pair in pairs]),
     )
     case.assert_same(loss_and_gradient(case.module, case.loss, [repeated]), case(100_000, NORMAL))
-    alone = [microbatches([[pair]], 100_000)[0] for pair in pairs]
+    alone = [microbatches([[pair]], 100_000, pairs_batch)[0] for pair in pairs]
     case.assert_same(loss_and_gradient(case.module, case.loss, alone), case(100_000, NORMAL))

@@ -19,7 +19,8 @@ from keel.engines.scorers import PolicyScorer
 from keel.models.policy import Policy
 from keel.pipeline.direct import DirectEngines, train_direct
 from keel.pipeline.epochs import total_steps
-from keel.pipeline.preferences import EncodedChoice, by_prompt, choices_batch, microbatches
+from keel.pipeline.judgements import by_prompt, microbatches
+from keel.pipeline.preferences import EncodedChoice, choices_batch
 from keel.pipeline.reference import response_logprobs
 from keel.records import Choices, EncodedRow
 from keel.runs.metrics import read_lines

@@ -27,15 +27,13 @@ from keel.models.export import save_reward_model
 from keel.models.load import load_classifier
 from keel.models.reward import RewardModel
 from keel.pipeline.epochs import total_steps
+from keel.pipeline.judgements import EncodedPair, by_prompt, microbatches, mixture_of, pairs_batch
 from keel.pipeline.reward import (
-    EncodedPair,
+    HeldOut,
     RewardEngines,
     bootstrap,
-    by_prompt,
     effective_count,
     judge,
-    microbatches,
-    mixture_of,
     reliability,
     train_reward,
     wilson_interval,
@@ -133,7 +131,7 @@ def test_comparisons_are_grouped_by_prompt() -> None:
 def test_a_response_stands_in_its_batch_once() -> None:
     best, good, bad = (2, EOS), (3, EOS), (4, 4, EOS)
     group = [pair(best, good, weight=2.0), pair(best, bad, margin=0.5), pair(good, bad)]
-    (batch,) = microbatches([group], token_budget=1000)
+    (batch,) = microbatches([group], 1000, pairs_batch)
     assert len(batch.rows) == 3
     tokens = batch.rows.tokens.tolist()
     for index, expected in enumerate(group):
@@ -149,7 +147,7 @@ def test_microbatches_keep_groups_whole_and_to_the_budget() -> None:
         [pair((2, EOS), (3, EOS), prompt=(5,)), pair((2, EOS), (4, EOS), prompt=(5,))],
         [pair((6, EOS), (7, EOS))],
     ]
-    batches = microbatches(groups * 3, token_budget=12)
+    batches = microbatches(groups * 3, 12, pairs_batch)
     assert sum(len(batch.margins) for batch in batches) == 9
     assert all(batch.rows.tokens.numel() <= 12 for batch in batches)
     assert len(batches) > 1
@@ -168,7 +166,7 @@ def test_each_member_draws_its_own_prompts() -> None:
     torch.testing.assert_close(times.mean(dim=0), torch.ones(3, dtype=torch.float64), rtol=0, atol=0.1)
     torch.testing.assert_close(times.var(dim=0), torch.ones(3, dtype=torch.float64), rtol=0, atol=0.15)
     assert float(torch.corrcoef(times.T).triu(1).abs().max()) < 0.1
-    (batch,) = microbatches(by_prompt(drawn[:2], 64), token_budget=1000)
+    (batch,) = microbatches(by_prompt(drawn[:2], 64), 1000, pairs_batch)
     assert batch.drawn is not None
     assert batch.drawn.tolist() == [list(map(float, one.drawn)) for one in drawn[:2]]
 
@@ -228,6 +226,7 @@ def train(
     )
     engines = RewardEngines(
         learner=learner,
+        collate=pairs_batch,
         score_rows=scorer.score_rows,
         scorer=scorer,
         reference=CachedSampler(toy_policy(), renderer),
@@ -238,7 +237,7 @@ def train(
         config,
         engines,
         TRAIN,
-        validation,
+        HeldOut(validation, validation),
         PROMPTS,
         weights=(1.0,),
         stage=begin_stage(folder, "reward"),
@@ -307,7 +306,11 @@ def test_constant_scores_are_refused(tmp_path: Path) -> None:
 
 def test_without_held_out_pairs_nothing_is_claimed(tmp_path: Path) -> None:
     summary = train(tmp_path, toy_reward_model(), validation=[], epochs=2)
-    assert set(summary) == {"steps", "pairs", "validation_pairs", "score_mean_before", "score_scale", "kinds"}
+    assert set(summary) == {
+        *("steps", "pairs", "validation_judgements", "validation_pairs", "validation_ties", "validation"),
+        *("score_mean_before", "score_scale", "kinds", "thresholds"),
+    }
+    assert summary["validation"] == {}
 
 
 def test_validation_is_measured_on_the_pairs_themselves(tmp_path: Path) -> None:

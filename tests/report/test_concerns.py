@@ -125,6 +125,14 @@ def test_a_weak_reward_model_is_named(tmp_path: Path, interval: list[float], lon
     assert words in sentence
 
 
+def test_levels_that_frequencies_tell_as_well_are_named(tmp_path: Path) -> None:
+    rated = {"level_accuracy": 0.55, "level_accuracy_interval": [0.45, 0.64], "commonest_level": 0.47}
+    (sentence,) = sentences(run_with(tmp_path / "run", reward=SUMMARIES["reward"] | rated))
+    assert sentence == "Not clearly better than always saying the commonest level: 45–64% beside 47%."
+    rated["commonest_level"] = 0.44
+    assert sentences(run_with(tmp_path / "other", reward=SUMMARIES["reward"] | rated)) == []
+
+
 def test_an_early_end_lost_abilities_and_other_versions_are_named(tmp_path: Path) -> None:
     changed = evaluation()
     changed["frontier"] |= {"reliable": False, "reliable_up_to_kl": math.log(128)}

@@ -56,6 +56,12 @@ def test_kl_shows_its_target_and_the_reward_model_its_ceiling(run: RunView) -> N
     ]
 
 
+def test_a_coins_loss_is_that_of_pairs_alone(run: RunView) -> None:
+    assert [level.label for level in titled(reward_panels([run]), "Loss").levels] == ["a coin’s"]
+    run.recipe["reward"]["objective"] = "plackett_luce"
+    assert titled(reward_panels([run]), "Loss").levels == []
+
+
 def test_reliability_has_a_bar_of_the_binomial(run: RunView) -> None:
     (curve,) = titled(reward_panels([run]), "Reliability").curves
     assert list(curve.xs) == [0.55, 0.65, 0.75, 0.9]

@@ -18,8 +18,9 @@ import pytest
 
 from keel.errors import UserError
 from keel.report import page
+from keel.report.card import model_card
 from keel.report.page import render, write_report
-from keel.runs.read import read_run
+from keel.runs.read import RunView, read_run
 from tests.report.support import HOSTILE, STAGES, SUMMARIES, evaluation, make_run, utility_at, write_json, write_lines
 
 SECTIONS = {
@@ -231,6 +232,46 @@ def test_only_the_stages_of_the_recipe_are_shown(tmp_path: Path, undrawn: None, 
         ("ppo",): "Score, before → after 0.00 → 1.75 held-out prompts, iteration 0 → 70",
     }
     assert tiles.get(kept, "") in parsed.text
+
+
+def test_a_reward_model_of_labels_that_make_no_pairs(tmp_path: Path, undrawn: None) -> None:
+    summary = {
+        "labels": 210,
+        "validation_pairs": 0,
+        "validation_ties": 0,
+        "validation": {"loss": 0.654, "accept_rate": 0.48, "accepted": 0.52},
+        "prior_loss": 0.692,
+        "level_accuracy": 0.611,
+        "level_accuracy_interval": [0.5, 0.71],
+        "commonest_level": 0.52,
+        "thresholds": {"levels": [0, 1], "cuts": [0.1], "offsets": {}},
+        "seconds": 3.0,
+    }
+    run = make_run(tmp_path / "run", stages=("reward",), finished=("reward",), summaries={"reward": summary})
+    for stage in set(STAGES) - {"reward"}:
+        drop(run / "recipe.json", stage)
+    text = Parsed(render([read_run(run)])).text
+    assert "Reward model’s level right 61.1% 95% interval 50–71%; always the commonest level: 52%" in text
+    assert "reward 210 labels" in text
+    assert "trained on 210 labels pairs held out 0 held-out loss 0.654 by the levels’ frequencies alone 0.692" in text
+    assert "responses accepted 52% by the model 48% level right 61.1% [50, 71]" in text
+    assert "Reward model right" not in text
+    card = reward_card(read_run(run))
+    assert "- held-out responses scored in their level: 61% (95 % interval 50–71%)" in card
+    assert "- trained on: 210 labels" in card
+    assert "is how likely one response is preferred" in card
+
+
+def test_the_card_of_ratings_promises_no_probability_of_a_preference(tmp_path: Path) -> None:
+    run = read_run(make_run(tmp_path / "run"))
+    assert "sigmoid(scale × score gap) is how likely one response is preferred." in reward_card(run)
+    run.recipe["reward"]["objective"] = "ordinal"
+    assert "is taken off; trained on ratings, by ordinal regression." in reward_card(run)
+
+
+def reward_card(run: RunView) -> str:
+    run.starts[-1].setdefault("transformers", "5")
+    return model_card(run, "reward", adapter=False)
 
 
 def test_a_hub_model_with_rewards_as_functions(tmp_path: Path, undrawn: None) -> None:

@@ -19,16 +19,14 @@ from keel.inputs import hash_model
 from keel.models.policy import Policy
 from keel.pipeline.direct import DirectEngines, train_direct
 from keel.pipeline.epochs import total_steps
+from keel.pipeline.judgements import by_prompt, microbatches, mixture_of
 from keel.pipeline.preferences import (
     EncodedChoice,
     EncodedLabel,
     RefLogprobs,
-    by_prompt,
     choices_batch,
     labels_batch,
-    microbatches,
     mismatched,
-    mixture_of,
     reference_point,
 )
 from keel.pipeline.reference import CACHE, cached_logprobs, response_logprobs

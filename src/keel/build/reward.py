@@ -5,53 +5,46 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from keel.build.objectives import make_task
 from keel.build.workbench import SCORING_TOKENS, Fits, Workbench
 from keel.config.data import sources_of
 from keel.config.reward import RewardConfig
-from keel.data.convert import COMPARISONS
+from keel.data.convert import KINDS
 from keel.data.load import Labelled
 from keel.engines.learner import GradientLearner
-from keel.engines.losses import ensemble_loss, reward_loss
 from keel.engines.sampler import CachedSampler
 from keel.engines.scorers import RewardModelScorer
 from keel.errors import UserError
 from keel.pipeline.epochs import total_steps
-from keel.pipeline.reward import EncodedPair, RewardEngines, bootstrap, by_prompt, mixture_of, train_reward
-from keel.records import Pairs, PromptItem
-from keel.schema import FIRST_PROBABILITY, Comparison, Prompt
+from keel.pipeline.judgements import by_prompt, mixture_of
+from keel.pipeline.reward import RewardEngines, train_reward
+from keel.records import PromptItem
+from keel.schema import Prompt
 from keel.text.render import Renderer
 
 
 def run_reward(bench: Workbench) -> dict[str, Any]:
-    """A scalar head on the start model's body, trained on the comparisons."""
+    """A scalar head on the start model's body, trained on judgements."""
     config = bench.recipe.reward
     assert config is not None
     source = bench.inputs.models["init"]
     renderer = bench.renderer(source)
     room = bench.room([source], config.max_tokens)
-    data = bench.load("reward.data", COMPARISONS, renderer, room, config.long_prompts)
+    data = bench.load("reward.data", KINDS[config.reads], renderer, room, config.long_prompts)
     _warn_of_seen(bench)
-    for origin, loaded in data.sources:
-        if (config.flip_probability or config.label_smoothing) and any(row.margin for row in loaded.train):
-            raise UserError(
-                f"{origin.name} has margins, which exclude flip_probability and label_smoothing; drop either"
-            )
     model = bench.models.new_reward_model(source, config.ensemble)
-    train = [_encode_pair(renderer, row, room) for row in data.train]
-    loss = reward_loss(config.flip_probability, config.label_smoothing)
-    if config.ensemble is not None:
-        train = bootstrap(train, config.ensemble.members, bench.draws)
-        loss = ensemble_loss(loss)
-        if config.ensemble.of == "adapters":  # each member's forward keeps its own activations for the backward pass
-            config = config.model_copy(update={"token_budget": config.token_budget // config.ensemble.members})
-    mixture = mixture_of(by_prompt(train, config.max_pairs), data.weights)
-    learner = GradientLearner[Pairs](
+    task = make_task(config, data, model, renderer, room, bench.draws)
+    if config.ensemble is not None and config.ensemble.of == "adapters":
+        # each member's forward keeps its own activations for the backward pass
+        config = config.model_copy(update={"token_budget": config.token_budget // config.ensemble.members})
+    mixture = mixture_of(by_prompt(task.train, config.max_pairs), data.weights)
+    learner = GradientLearner[Any](
         "reward",
-        model,
-        loss,
+        task.module,
+        task.loss,
         config,
         total_steps=total_steps(config, mixture.epoch_size),
-        head=model.head_weights,
+        head=(*model.head_weights, *task.thresholds),
         head_lr_scale=config.head_lr_scale,
     )
     scorer = RewardModelScorer("reward", model, token_budget=SCORING_TOKENS)
@@ -61,18 +54,20 @@ def run_reward(bench: Workbench) -> dict[str, Any]:
     prompts = _prompts_to_normalise(bench, config, renderer, data.train, prompt_room)
     engines = RewardEngines(
         learner=learner,
+        collate=task.collate,
         score_rows=scorer.score_rows,
         scorer=scorer,
         reference=CachedSampler(bench.models.frozen_policy(reference, "reference"), bench.renderer(reference)),
         normalise=model.normalise,
         export=bench.models.export_reward_model(model, renderer, source),
+        judges=task.judges,
     )
     bench.say_models()
     return train_reward(
         config,
         engines,
-        train,
-        [_encode_pair(renderer, row, room) for row in data.validation],
+        task.train,
+        task.held_out,
         prompts,
         weights=data.weights,
         stage=bench.stage,
@@ -82,9 +77,9 @@ def run_reward(bench: Workbench) -> dict[str, Any]:
 
 
 def _prompts_to_normalise(
-    bench: Workbench, config: RewardConfig, renderer: Renderer, train: Sequence[Labelled[Comparison]], room: int
+    bench: Workbench, config: RewardConfig, renderer: Renderer, train: Sequence[Labelled[Any]], room: int
 ) -> list[PromptItem]:
-    """The comparisons' prompts that leave room for a response, and a word on those that do not."""
+    """The judgements' prompts that leave room for a response, and a word on those that do not."""
     fits = Fits(renderer, room, config.long_prompts)
     asked = [Labelled(Prompt(row.record.prompt), row.kind) for row in train]
     kept = [prompt for prompt in asked if fits(prompt.record)]
@@ -99,14 +94,6 @@ def _prompts_to_normalise(
         )
     bench.report_cuts("normalisation", fits)
     return bench.items(renderer, kept, room)
-
-
-def _encode_pair(renderer: Renderer, labelled: Labelled[Comparison], room: int) -> EncodedPair:
-    row = labelled.record
-    chosen, rejected = renderer.comparison(row, room=room)
-    known = row.extra.get(FIRST_PROBABILITY)
-    probability = known if isinstance(known, float) else None
-    return EncodedPair(chosen, rejected, row.margin or 0.0, row.weight, probability, labelled.source, labelled.kind)
 
 
 def _warn_of_seen(bench: Workbench) -> None:

@@ -29,6 +29,7 @@ from keel.build.forecast import (
     ppo_forecast,
     shrinkage,
 )
+from keel.build.objectives import judged_on, learned_from
 from keel.config.collect import CollectConfig
 from keel.config.data import DataConfig, limited, sources_of
 from keel.config.direct import DirectConfig
@@ -37,12 +38,13 @@ from keel.config.recipe import Recipe
 from keel.config.reward import RewardConfig
 from keel.config.sampling import SamplingConfig
 from keel.config.training import TrainingConfig
-from keel.data.convert import COMPARISONS, DEMONSTRATIONS, PROMPTS
+from keel.data.convert import COMPARISONS, DEMONSTRATIONS, KINDS, PROMPTS
 from keel.data.load import Loaded, labels_or_comparisons, load, load_mixed
 from keel.data.mix import Mixture
 from keel.models.load import resolve_device
 from keel.runs.callbacks import Callback, StageInfo
 from keel.runs.console import Console
+from keel.seeds import Draws
 
 _STEPS = 2
 _ROWS = 2000  # of a data set, more where two batches need more
@@ -239,15 +241,27 @@ def _forecasts(recipe: Recipe, small: Recipe, measured: Mapping[str, Measured], 
 def _reward_forecast(recipe: Recipe, small: RewardConfig, measured: Mapping[str, Measured], shrink: float) -> Forecast:
     config = recipe.reward
     assert config is not None
-    found = _groups(recipe, config)
+    sampled = config.data == "collect"
+    if config.data != "collect":
+        loaded = load_mixed(config.data, KINDS[config.reads])
+        draws = Draws(recipe.seed, "reward")
+        learned = learned_from(config, loaded.train, draws)
+        of_a_prompt = Counter((row.source, repr(row.record.prompt)) for row in learned)
+        held_out = len(judged_on(config, loaded.validation, draws))
+        sizes = [0] * len(loaded.weights)
+        for (source, _), count in of_a_prompt.items():
+            sizes[source] += math.ceil(count / config.max_pairs)
+        groups = Mixture(tuple(sizes), loaded.weights).epoch_size
+    else:
+        groups, _, held_out = _collected(recipe.collect, config.max_pairs)
     left_out = config.normalise_samples - small.normalise_samples
     return epochs_forecast(
         "reward",
         measured["reward"],
-        steps=math.ceil(found.groups * config.epochs / config.batch),
+        steps=math.ceil(groups * config.epochs / config.batch),
         validate_every=config.validate_every,
-        validation_scale=found.held_out / max(1, measured["reward"].summary["validation_pairs"]),
-        shrink=shrink if config.data == "collect" else 1.0,
+        validation_scale=held_out / max(1, measured["reward"].summary["validation_judgements"]),
+        shrink=shrink if sampled else 1.0,
         more_seconds=left_out * _seconds_a_response(recipe, measured) * shrink,
     )
 

@@ -203,7 +203,7 @@ def _kind(config: DataConfig, name: KindName | None) -> Kind[Any]:
     from keel.errors import UserError
 
     if name is not None:
-        return next(kind for kind in KINDS if kind.name == name)
+        return KINDS[name]
     rows = [row.value for row in islice(read_rows(config), _GUESSED_FROM) if row.value is not None]
     if not rows:
         return PROMPTS  # no row can be read, which is what the check will say of any kind

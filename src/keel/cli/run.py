@@ -13,7 +13,7 @@ from keel.cli.options import Extend, Fork, FreshFrom, Out, RecipePath, Reuse, Se
 _STAGES = {
     "sft": "Supervised fine-tuning: learn to answer as the demonstrations do.",
     "collect": "Sample responses and have them compared by the recipe's annotator.",
-    "reward": "Train the reward model on comparisons.",
+    "reward": "Train the reward model on comparisons, rankings, ratings or labels.",
     "direct": "Train the policy on comparisons themselves: DPO, IPO, KTO, ORPO, SimPO.",
     "ppo": "Train the policy against the rewards, on a KL leash.",
     "evaluate": "Judge the policy against its reference on held-out prompts.",

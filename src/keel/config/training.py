@@ -28,7 +28,7 @@ class TrainingConfig(OptimConfig):
 
     epochs: int = Field(1, gt=0)
     batch: int = Field(
-        64, gt=0, description="rows an optimiser step; in `reward` and `direct`, prompts with all their comparisons"
+        64, gt=0, description="rows an optimiser step; in `reward` and `direct`, prompts with all their judgements"
     )
     token_budget: int = Field(8192, gt=0, description="padded tokens a micro-batch; changes memory, not the result")
     max_tokens: int = Field(1024, gt=1, description="prompt and response together")

@@ -302,7 +302,9 @@ RATINGS = Kind(
     "ratings", ("prompt", "response", "rating", "scale", "annotator"), [("response", "rating")], _make_rating
 )
 LABELS = Kind("labels", ("prompt", "response", "accepted", "annotator"), [("response", "accepted")], _make_label)
-KINDS: tuple[Kind[Any], ...] = (PROMPTS, DEMONSTRATIONS, COMPARISONS, RANKINGS, RATINGS, LABELS)
+KINDS: dict[str, Kind[Any]] = {
+    kind.name: kind for kind in (PROMPTS, DEMONSTRATIONS, COMPARISONS, RANKINGS, RATINGS, LABELS)
+}
 
 
 def _response(columns: Columns, warn: Warn) -> tuple[Dialogue, str]:

@@ -11,7 +11,7 @@ from keel.adapter_config import adapter_base, members_of
 from keel.config.data import DataConfig
 from keel.config.recipe import Recipe
 from keel.config.rewards import OWN_WAYS, RewardSource
-from keel.data.convert import COMPARISONS, DEMONSTRATIONS, PROMPTS, Kind, convert
+from keel.data.convert import COMPARISONS, DEMONSTRATIONS, KINDS, PROMPTS, Kind, convert
 from keel.data.load import labels_or_comparisons
 from keel.data.read import read_rows
 from keel.data.reasons import Check
@@ -28,7 +28,7 @@ from keel.text.tokenizers import load_codec, load_tokenizer
 _MODEL_MEND = "name a directory, or a hub name that can be reached from here"
 _ROWS = 100  # read of each source
 KindOf = Kind[Any] | Callable[[DataConfig], Kind[Any]]
-_KINDS: dict[str, Kind[Any]] = {"sft.data": DEMONSTRATIONS, "reward.data": COMPARISONS, "direct.data": COMPARISONS,
+_KINDS: dict[str, Kind[Any]] = {"sft.data": DEMONSTRATIONS, "direct.data": COMPARISONS,
                                 "evaluate.demonstrations": DEMONSTRATIONS}  # fmt: skip
 
 
@@ -74,6 +74,8 @@ def _kind_of(key: str, recipe: Recipe) -> KindOf:
     """What an input holds, or how to see that."""
     if key == "direct.data" and recipe.direct and not recipe.direct.method.pairs:
         return labels_or_comparisons
+    if key == "reward.data" and recipe.reward:
+        return KINDS[recipe.reward.reads]
     return _KINDS.get(key, PROMPTS)
 
 

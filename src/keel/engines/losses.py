@@ -37,7 +37,7 @@ Loss = Callable[[nn.Module, B, float], tuple[Tensor, Tally]]
 
 def sft_loss(module: nn.Module, batch: Texts | Sequences, denominator: float) -> tuple[Tensor, Tally]:
     """Negative log-likelihood of the tokens that train, end tokens included (math.md §1)."""
-    batch = to_device(batch, _device(module))
+    batch = to_device(batch, device_of(module))
     total = -masked_sum(module(batch).logprobs, batch.target_mask)
     tally = Tally()
     tally.add("sft/loss", float(total.detach()), batch.weight)
@@ -48,7 +48,7 @@ def reward_loss(flip_probability: float, label_smoothing: float) -> Loss[Pairs]:
     """Bradley-Terry on weighted pairs (math.md §1)."""
 
     def loss(module: nn.Module, batch: Pairs, denominator: float) -> tuple[Tensor, Tally]:
-        device = _device(module)
+        device = device_of(module)
         scores = module(to_device(batch.rows, device))
         chosen, rejected = scores[batch.chosen.to(device)], scores[batch.rejected.to(device)]
         weights = batch.weights.to(device)
@@ -59,16 +59,20 @@ def reward_loss(flip_probability: float, label_smoothing: float) -> Loss[Pairs]:
             flip_probability=flip_probability,
             label_smoothing=label_smoothing,
         )
-        gap = (chosen - rejected).detach()
-        right = (gap > 0).float() + 0.5 * (gap == 0).float()
         total = (weights * losses).sum()
         tally = Tally()
         tally.add("reward/loss", float(total.detach()), batch.weight)
-        tally.add("reward/accuracy", float((weights * right).sum()), batch.weight)
-        tally.add("reward/margin", float((weights * gap).sum()), batch.weight)
+        add_pairs(tally, (chosen - rejected).detach(), weights)
         return total / denominator, tally
 
     return loss
+
+
+def add_pairs(tally: Tally, gap: Tensor, weights: Tensor) -> None:
+    """Accuracy (a tie counts ½) and margin of pairs [N], by the score of the better response minus the worse one's."""
+    right = (gap > 0).float() + 0.5 * (gap == 0).float()
+    tally.add("reward/accuracy", float((weights * right).sum()), float(weights.sum()))
+    tally.add("reward/margin", float((weights * gap).sum()), float(weights.sum()))
 
 
 def ensemble_loss(member_loss: Loss[Pairs]) -> Loss[Pairs]:
@@ -79,7 +83,7 @@ def ensemble_loss(member_loss: Loss[Pairs]) -> Loss[Pairs]:
     """
 
     def loss(module: nn.Module, batch: Pairs, denominator: float) -> tuple[Tensor, Tally]:
-        device = _device(module)
+        device = device_of(module)
         scores = module(to_device(batch.rows, device))
         drawn = batch.drawn if batch.drawn is not None else torch.ones(len(batch.weights), scores.shape[1])
         losses = [
@@ -123,7 +127,7 @@ def ppo_loss(config: PPOConfig) -> Loss[PolicyBatch]:
     level = _LEVELS.get(settings.ratio, settings.reduction)
 
     def loss(module: nn.Module, batch: PolicyBatch, denominator: float) -> tuple[Tensor, Tally]:
-        batch = _moved(batch, _device(module))
+        batch = _moved(batch, device_of(module))
         mask = batch.sequences.response_mask
         output = module(batch.sequences, temperature=config.sampling.temperature, entropy=True, values=critic)
         reduced = loss_denominator(
@@ -162,7 +166,7 @@ def _online_dpo_loss(config: PPOConfig) -> Loss[PolicyBatch]:
     pairs = config.rollout_batch // 2 // config.update.minibatches
 
     def loss(module: nn.Module, batch: PolicyBatch, denominator: float) -> tuple[Tensor, Tally]:
-        batch = _moved(batch, _device(module))
+        batch = _moved(batch, device_of(module))
         assert batch.leash is not None
         mask = batch.sequences.response_mask
         output = module(batch.sequences, temperature=config.sampling.temperature, entropy=True)
@@ -241,7 +245,8 @@ def _moved(batch: PolicyBatch, device: torch.device) -> PolicyBatch:
     )
 
 
-def _device(module: nn.Module) -> torch.device:
+def device_of(module: nn.Module) -> torch.device:
+    """Where the module's batches go."""
     device: Any = module.device
     assert isinstance(device, torch.device)
     return device

@@ -8,6 +8,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import logsigmoid, softplus
 
+from keel.functional.masked import keep
+
 
 def bradley_terry_probability(chosen: Tensor, rejected: Tensor, *, temperature: float = 1.0) -> Tensor:
     """P(chosen beats rejected) = sigmoid((chosen - rejected) / temperature), elementwise.
@@ -60,10 +62,61 @@ def _check_noise(margin: Tensor | float, flip_probability: float, label_smoothin
         )
 
 
-def plackett_luce_loss(scores: Tensor) -> Tensor:
-    """-log likelihood [N] of rankings, from scores [N, K] already in the order of preference, best first, no ties.
+def plackett_luce_loss(scores: Tensor, ranks: Tensor, mask: Tensor) -> Tensor:
+    """-log likelihood [N] of rankings with ties, from scores [N, K], integer ranks [N, K] (lower is better) and a mask.
 
-    -sum_i [ s_i - log sum_{j >= i} exp s_j ]; for K = 2 it is Bradley-Terry. Luce (1959), Plackett (1975).
+    sum_i [ log sum_{j: rank_j >= rank_i} exp s_j - s_i ], each of several tied items chosen from the same ones
+    (Breslow, 1974). A ranking holds one choice fewer than items, for the last is forced; so where m items share the
+    last place their sum counts (m - 1)/m. Without ties this is the likelihood of Luce (1959) and Plackett (1975), and
+    for K = 2 Bradley-Terry, a tie being -1/2 [log sigmoid(D) + log sigmoid(-D)].
+    What stands outside the mask [N, K] does not matter. ValueError for a row without items.
     """
-    log_remaining = scores.flip(-1).logcumsumexp(dim=-1).flip(-1)
-    return (log_remaining - scores).sum(dim=-1)
+    if not bool(mask.any(dim=-1).all()):
+        raise ValueError("a ranking without items")
+    scores = keep(scores, mask)
+    behind = mask[:, None, :] & (ranks[:, None, :] >= ranks[:, :, None])
+    behind = behind | torch.eye(scores.shape[1], dtype=torch.bool, device=scores.device)  # padding has itself
+    log_remaining = scores[:, None, :].masked_fill(~behind, -math.inf).logsumexp(dim=-1)
+    last = mask & (ranks == ranks.masked_fill(~mask, torch.iinfo(ranks.dtype).min).amax(dim=-1, keepdim=True))
+    size = last.sum(dim=-1, keepdim=True)
+    counted = torch.where(last, (size - 1) / size, mask.to(scores.dtype))
+    return (counted * (log_remaining - scores)).sum(dim=-1)
+
+
+def increasing(free: Tensor) -> Tensor:
+    """Increasing numbers [M] from free ones [M]: the first, and each next one softplus(free) above that before it.
+
+    However far a step moves the free numbers, these cannot cross.
+    """
+    return torch.cat([free[:1], softplus(free[1:])]).cumsum(dim=0)
+
+
+def ordinal_loss(scores: Tensor, levels: Tensor, cuts: Tensor, *, offsets: Tensor | float = 0.0) -> Tensor:
+    """-log P(level) [N] of ratings, from scores [N], int64 levels [N] in 0 ... M and increasing cuts [M].
+
+    P(level <= k) = sigmoid(c_k - r), where r is the score plus the annotator's offset [N]: high is lenient.
+    With s the logistic function s(a) - s(b) = s(a) s(-b) (1 - e^(b - a)), which keeps its digits. McCullagh (1980).
+    ValueError for a level outside 0 ... M, or cuts that do not increase.
+    """
+    top = len(cuts)
+    if not bool(((levels >= 0) & (levels <= top)).all()):
+        raise ValueError(f"levels must be in 0 ... {top}, got {levels.tolist()}")
+    if not bool((cuts.diff() > 0).all()):
+        raise ValueError(f"cuts must increase, got {cuts.tolist()}")
+    judged = scores + offsets
+    above, below = cuts[levels.clamp(max=top - 1)], cuts[(levels - 1).clamp(min=0)]
+    inside = (levels > 0) & (levels < top)
+    gap = torch.where(inside, above - below, 1.0)
+    zero = torch.zeros_like(judged)
+    loss = torch.where(levels < top, softplus(judged - above), zero)
+    loss = loss + torch.where(levels > 0, softplus(below - judged), zero)
+    return loss - torch.where(inside, (-torch.expm1(-gap)).log(), zero)
+
+
+def accept_loss(scores: Tensor, accepted: Tensor, threshold: Tensor | float) -> Tensor:
+    """-log P(what was said) [N] of labels, from scores [N] and bool accepted [N]: P(accepted) = sigmoid(r - threshold).
+
+    The cross-entropy of logistic regression (Cox, 1958); `ordinal_loss` of two levels.
+    """
+    distance = scores - threshold
+    return softplus(torch.where(accepted, -distance, distance))

@@ -11,7 +11,7 @@ from keel.config.direct import DirectConfig
 from keel.data.mix import by_kind
 from keel.engines.base import Learner, Weighted
 from keel.pipeline.epochs import train_epochs, validation_tally
-from keel.pipeline.preferences import J, by_prompt, mixture_of
+from keel.pipeline.judgements import J, by_prompt, mixture_of
 from keel.runs.console import Console
 from keel.runs.run import StageRun
 from keel.seeds import Draws

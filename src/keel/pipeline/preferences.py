@@ -4,40 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol, TypeVar
 
 import torch
 from torch import Tensor
 
-from keel.batching import cut_by_tokens, pad_rows
-from keel.data.mix import Mixture
 from keel.errors import UserError
 from keel.functional.direct import kto_reference_point
+from keel.pipeline.judgements import Collate, Encoded, prompt_of
 from keel.records import Choices, EncodedRow, Labels, Sequences
 from keel.seeds import Draws
-
-
-class Encoded(Protocol):
-    """A judgement of one response or several to one prompt."""
-
-    @property
-    def rows(self) -> tuple[EncodedRow, ...]: ...
-
-    @property
-    def source(self) -> int:
-        """Which of the stage's sources it is of."""
-        ...
-
-    @property
-    def kind(self) -> str | None:
-        """What that source calls it."""
-        ...
-
-
-J = TypeVar("J", bound=Encoded)
-B = TypeVar("B")
-Collate = Callable[[Sequences, Mapping[EncodedRow, int], Sequence[J]], B]
-"""(the responses of a micro-batch, where each stands there, the judgements of them) -> the micro-batch."""
 
 RefLogprobs = Mapping[EncodedRow, float]
 """Log-probability of each whole response under the reference; empty where there is none."""
@@ -73,35 +48,6 @@ class EncodedLabel:
         return (self.row,)
 
 
-def by_prompt(judgements: Sequence[J], most: int) -> list[list[J]]:
-    groups: dict[tuple[int, tuple[int, ...]], list[J]] = {}
-    for one in judgements:
-        groups.setdefault((one.source, prompt_of(one)), []).append(one)
-    return [group[i : i + most] for group in groups.values() for i in range(0, len(group), most)]
-
-
-def mixture_of(groups: Sequence[Sequence[J]], weights: Sequence[float]) -> Mixture:
-    sources = [group[0].source for group in groups]
-    return Mixture(tuple(sources.count(source) for source in range(len(weights))), tuple(weights))
-
-
-def microbatches(groups: Sequence[Sequence[J]], token_budget: int, collate: Collate[J, B]) -> list[B]:
-    rows = [list(dict.fromkeys(row for judgement in group for row in judgement.rows)) for group in groups]
-    lengths = [max(len(row.tokens) for row in group) for group in rows]
-    batches = []
-    for items in cut_by_tokens(lengths, token_budget, [len(group) for group in rows]):
-        unique = list(dict.fromkeys(row for item in items for row in rows[item]))
-        number = {row: index for index, row in enumerate(unique)}
-        batches.append(collate(pad_rows(unique), number, [judgement for item in items for judgement in groups[item]]))
-    return batches
-
-
-def prompt_of(judgement: Encoded) -> tuple[int, ...]:
-    """The prompt's ids."""
-    row = judgement.rows[0]
-    return row.tokens[: row.prompt_length]
-
-
 def choices_batch(reference: RefLogprobs) -> Collate[EncodedChoice, Choices]:
     """What makes a batch of comparisons."""
 
@@ -134,7 +80,7 @@ def labels_batch(reference: RefLogprobs, reference_point: Tensor) -> Collate[Enc
 
 
 def mismatched(
-    judgements: Sequence[J], draws: Draws, room: int, cut: Callable[[Sequence[int], int], Sequence[int]]
+    judgements: Sequence[Encoded], draws: Draws, room: int, cut: Callable[[Sequence[int], int], Sequence[int]]
 ) -> dict[tuple[int, ...], EncodedRow]:
     """For each prompt, by its ids, that prompt with a response to another one, drawn once for the whole stage.
 

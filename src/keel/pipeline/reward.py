@@ -6,59 +6,70 @@ import math
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 import torch
 from torch import Tensor
 
 from keel.annotate.base import noise_ceiling
-from keel.batching import cut_by_tokens, pad_rows
 from keel.config.reward import RewardConfig
-from keel.data.mix import Mixture, by_kind
-from keel.engines.base import DrawKey, Learner, Sampler, Scorer
+from keel.data.judgements import RatingScale
+from keel.data.mix import by_kind
+from keel.engines.base import DrawKey, Learner, Sampler, Scorer, Weighted
 from keel.errors import UserError
 from keel.functional.masked import Moments
 from keel.pipeline.epochs import train_epochs, validation_tally
-from keel.records import EncodedRow, Pairs, PromptItem
+from keel.pipeline.judgements import Collate, Encoded, EncodedPair, EncodedRating, by_prompt, microbatches, mixture_of
+from keel.records import CutPoints, EncodedRow, PromptItem
 from keel.runs.console import Console
 from keel.runs.run import StageRun
 from keel.seeds import Draws
 from keel.tally import Tally
 
+J = TypeVar("J", bound=Encoded)
+B = TypeVar("B", bound=Weighted)
+ScoreRows = Callable[[Sequence[EncodedRow]], Tensor]
+"""The model on texts: float [len(rows)]."""
+
 _RELIABILITY_BINS = 10
 
 
 @dataclass(frozen=True)
-class EncodedPair:
-    """A comparison as token ids."""
+class HeldOut(Generic[J]):
+    """What the model is judged on."""
 
-    chosen: EncodedRow
-    rejected: EncodedRow
-    margin: float
-    weight: float
-    first_probability: float | None = None  # that the annotator prefers the one it did, where it is known
-    source: int = 0  # which of the stage's sources it is of
-    kind: str | None = None  # what that source calls it
-    drawn: tuple[int, ...] = ()  # how often each member of an ensemble has it in its own sample
+    judgements: Sequence[J]  # as it is trained on them
+    pairs: Sequence[EncodedPair]  # each two responses that they tell apart
+    ties: int = 0  # each two that they call equal
 
 
 @dataclass(frozen=True)
-class RewardEngines:
+class Judges:
+    """Who rates on which scale, and where they draw their lines."""
+
+    scale: RatingScale
+    points: Callable[[], CutPoints]  # now, in the units of the scores that train
+
+
+@dataclass(frozen=True)
+class RewardEngines(Generic[J, B]):
     """What does the work of this stage."""
 
-    learner: Learner[Pairs]
-    score_rows: Callable[[Sequence[EncodedRow]], Tensor]  # the model on texts: float [len(rows)]
+    learner: Learner[B]
+    collate: Collate[J, B]
+    score_rows: ScoreRows
     scorer: Scorer  # the same model on samples; of an ensemble the mean score
     reference: Sampler
     normalise: Callable[[Sequence[float], float], None]  # (each member's mean, sd of its scores now): 0 and 1 then
     export: Callable[[Path, float], None]  # (folder, scale that was divided out)
+    judges: Judges | None = None  # of ratings and labels
 
 
 def train_reward(
     config: RewardConfig,
-    engines: RewardEngines,
-    train: Sequence[EncodedPair],
-    validation: Sequence[EncodedPair],
+    engines: RewardEngines[J, B],
+    train: Sequence[J],
+    held_out: HeldOut[J],
     prompts: Sequence[PromptItem],
     *,
     weights: Sequence[float],
@@ -66,59 +77,74 @@ def train_reward(
     draws: Draws,
     console: Console,
 ) -> dict[str, Any]:
-    """Bradley-Terry on the pairs, then scores with mean 0 and sd 1 on samples of the reference; publish `model/`.
+    """Fit the scores to the judgements, then give them mean 0 and sd 1 on samples of the reference; publish `model/`.
 
-    `prompts` are those that the reference answers for it. `weights` are those of the sources that the pairs are of.
-    Validation meets every pair once, and reports by kind too.
+    `prompts` are those that the reference answers for it. `weights` are those of the sources that the judgements are
+    of. Validation meets every judgement once, and reports by kind too.
     """
-
-    def validate() -> Tally:
-        tally = Tally()
-        for kind, pairs in by_kind(validation).items():
-            groups = by_prompt(pairs, config.max_pairs)
-            part = validation_tally("reward", engines.learner, microbatches(groups, config.token_budget))
-            tally.merge(part)
-            if kind is not None:
-                tally.add(f"reward/validation/accuracy/{kind}", *part.sums["reward/validation/accuracy"])
-        return tally
-
     groups = by_prompt(train, config.max_pairs)
     train_epochs(
         config,
         engines.learner,
         mixture=mixture_of(groups, weights),
-        batches=lambda rows: microbatches([groups[row] for row in rows], config.token_budget),
-        validate=validate,
+        batches=lambda rows: microbatches([groups[row] for row in rows], config.token_budget, engines.collate),
+        validate=lambda: validate(config, engines, held_out.judgements),
         stage=stage,
         draws=draws,
         console=console,
         shown=("reward/loss", "reward/accuracy", "reward/validation/accuracy"),
     )
-    judged = judge(engines.score_rows, validation) if validation else {}
-    kinds = {
-        kind: {"pairs": len(pairs), **judge(engines.score_rows, pairs)}
-        for kind, pairs in by_kind(validation).items()
-        if kind is not None
-    }
+    judged = judge_all(config, engines, held_out)
     moments, means = reference_moments(config, engines, prompts, draws)
     engines.normalise(means, moments.std)
     engines.export(stage.work("model"), moments.std)
     stage.publish("model")
-    return {
+    summary: dict[str, Any] = {
         "steps": engines.learner.steps,
-        "pairs": len(train),
-        "validation_pairs": len(validation),
         "score_mean_before": moments.mean,
         "score_scale": moments.std,
-        **judged,
-        "kinds": kinds,
+        "thresholds": None if engines.judges is None else thresholds(engines.judges, moments),
     }
+    if config.objective == "bradley_terry":
+        summary["pairs"] = len(train)
+    else:
+        summary[config.reads] = len(train)
+    return summary | judged
 
 
-def mixture_of(groups: Sequence[Sequence[EncodedPair]], weights: Sequence[float]) -> Mixture:
-    """How often each group of comparisons is met; the groups stand source after source."""
-    sources = [group[0].source for group in groups]
-    return Mixture(tuple(sources.count(source) for source in range(len(weights))), tuple(weights))
+def validate(config: RewardConfig, engines: RewardEngines[J, B], judgements: Sequence[J]) -> Tally:
+    """The learner's statistics on held-out judgements, and the accuracy on those of each kind."""
+    tally = Tally()
+    for kind, mine in by_kind(judgements).items():
+        batches = microbatches(by_prompt(mine, config.max_pairs), config.token_budget, engines.collate)
+        part = validation_tally("reward", engines.learner, batches)
+        tally.merge(part)
+        if kind is not None and "reward/validation/accuracy" in part.sums:
+            tally.add(f"reward/validation/accuracy/{kind}", *part.sums["reward/validation/accuracy"])
+    return tally
+
+
+def judge_all(config: RewardConfig, engines: RewardEngines[J, B], held_out: HeldOut[J]) -> dict[str, Any]:
+    """How good the model is on what was held out."""
+    metrics = validate(config, engines, held_out.judgements).means()
+    found: dict[str, Any] = {
+        "validation_judgements": len(held_out.judgements),
+        "validation_pairs": len(held_out.pairs),
+        "validation_ties": held_out.ties,
+        "validation": {name.removeprefix("reward/validation/"): value for name, value in metrics.items()},
+    }
+    log_odds = config.objective != "ordinal"
+    if held_out.pairs:
+        found |= judge(engines.score_rows, held_out.pairs, log_odds=log_odds)
+    ratings = [judgement for judgement in held_out.judgements if isinstance(judgement, EncodedRating)]
+    if engines.judges is not None and ratings:
+        found |= judge_levels(engines.score_rows, ratings, engines.judges)
+    found["kinds"] = {
+        kind: {"pairs": len(pairs), **judge(engines.score_rows, pairs, log_odds=log_odds)}
+        for kind, pairs in by_kind(held_out.pairs).items()
+        if kind is not None
+    }
+    return found
 
 
 def bootstrap(pairs: Sequence[EncodedPair], members: int, draws: Draws) -> list[EncodedPair]:
@@ -135,44 +161,8 @@ def bootstrap(pairs: Sequence[EncodedPair], members: int, draws: Draws) -> list[
     return [replace(pair, drawn=drawn[prompt]) for pair, prompt in zip(pairs, prompts, strict=True)]
 
 
-def by_prompt(pairs: Sequence[EncodedPair], max_pairs: int) -> list[list[EncodedPair]]:
-    """The comparisons of each prompt together, in the order of its first one; at most `max_pairs` in a group.
-
-    A group is of one source.
-
-    They are trained on in one step: a response that is compared with several others is computed once, and a prompt
-    with many comparisons is not met again and again within an epoch (Ouyang et al., 2022, section 3.5).
-    """
-    groups: dict[tuple[int, tuple[int, ...]], list[EncodedPair]] = {}
-    for pair in pairs:
-        groups.setdefault((pair.source, pair.chosen.tokens[: pair.chosen.prompt_length]), []).append(pair)
-    return [group[i : i + max_pairs] for group in groups.values() for i in range(0, len(group), max_pairs)]
-
-
-def microbatches(groups: Sequence[Sequence[EncodedPair]], token_budget: int) -> list[Pairs]:
-    """Comparisons grouped by prompt, in padded batches of like length; each response stands in its batch once."""
-    rows = [list(dict.fromkeys(row for pair in group for row in (pair.chosen, pair.rejected))) for group in groups]
-    lengths = [max(len(row.tokens) for row in group) for group in rows]
-    batches = []
-    for items in cut_by_tokens(lengths, token_budget, [len(group) for group in rows]):
-        unique = list(dict.fromkeys(row for item in items for row in rows[item]))
-        number = {row: index for index, row in enumerate(unique)}
-        pairs = [pair for item in items for pair in groups[item]]
-        batches.append(
-            Pairs(
-                rows=pad_rows(unique),
-                chosen=torch.tensor([number[pair.chosen] for pair in pairs]),
-                rejected=torch.tensor([number[pair.rejected] for pair in pairs]),
-                margins=torch.tensor([pair.margin for pair in pairs]),
-                weights=torch.tensor([pair.weight for pair in pairs]),
-                drawn=torch.tensor([pair.drawn for pair in pairs]).float() if pairs[0].drawn else None,
-            )
-        )
-    return batches
-
-
 def reference_moments(
-    config: RewardConfig, engines: RewardEngines, prompts: Sequence[PromptItem], draws: Draws
+    config: RewardConfig, engines: RewardEngines[J, B], prompts: Sequence[PromptItem], draws: Draws
 ) -> tuple[Moments, list[float]]:
     """Mean and spread of the scores of the reference's own responses, and the mean of each member of an ensemble."""
     count = config.normalise_samples
@@ -191,10 +181,14 @@ def reference_moments(
     return moments, [Moments.of(member).mean for member in members.T]
 
 
-def judge(score_rows: Callable[[Sequence[EncodedRow]], Tensor], pairs: Sequence[EncodedPair]) -> dict[str, Any]:
-    """How good the scores are on held-out pairs: accuracy with its interval, "longer wins", reliability."""
-    chosen, rejected = score_rows([pair.chosen for pair in pairs]), score_rows([pair.rejected for pair in pairs])
-    gap = (chosen - rejected).double()
+def judge(score_rows: ScoreRows, pairs: Sequence[EncodedPair], *, log_odds: bool = True) -> dict[str, Any]:
+    """How good the scores are on held-out pairs: accuracy with its interval, "longer wins", reliability.
+
+    `log_odds` says that a difference of scores is one, so that it foretells a share.
+    """
+    rows = list(dict.fromkeys(row for pair in pairs for row in pair.rows))
+    scores = dict(zip(rows, score_rows(rows).tolist(), strict=True))
+    gap = torch.tensor([scores[pair.chosen] - scores[pair.rejected] for pair in pairs], dtype=torch.float64)
     right = (gap > 0).double() + 0.5 * (gap == 0).double()
     longer = [_wins(pair.chosen.response_length, pair.rejected.response_length) for pair in pairs]
     accuracy = float(right.mean())
@@ -205,7 +199,36 @@ def judge(score_rows: Callable[[Sequence[EncodedRow]], Tensor], pairs: Sequence[
         "accuracy_interval": wilson_interval(accuracy, effective_count(right.tolist(), prompts)),
         "longer_wins": sum(longer) / len(longer),
         "noise_ceiling": noise_ceiling(known) if len(known) == len(pairs) else None,
-        "reliability": reliability(gap),
+        "reliability": reliability(gap) if log_odds else [],
+    }
+
+
+def judge_levels(score_rows: ScoreRows, ratings: Sequence[EncodedRating], judges: Judges) -> dict[str, Any]:
+    """How often held-out scores fall in the level that was given, beside what knows only the levels' frequencies."""
+    points, counts = judges.points(), judges.scale.counts
+    levels = torch.tensor([rating.level for rating in ratings])
+    offsets = points.offsets.detach().cpu()[[rating.annotator for rating in ratings]]
+    judged = score_rows([rating.row for rating in ratings]).cpu() + offsets
+    right = ((judged[:, None] > points.cuts.detach().cpu()).sum(dim=1) == levels).double()
+    accuracy = float(right.mean())
+    prompts = [rating.row.tokens[: rating.row.prompt_length] for rating in ratings]
+    shares = (torch.tensor(counts, dtype=torch.float64) + 0.5) / (sum(counts) + 0.5 * len(counts))
+    return {
+        "level_accuracy": accuracy,
+        "level_accuracy_interval": wilson_interval(accuracy, effective_count(right.tolist(), prompts)),
+        "commonest_level": float((levels == shares.argmax()).double().mean()),
+        "prior_loss": float(-shares[levels].log().mean()),
+    }
+
+
+def thresholds(judges: Judges, moments: Moments) -> dict[str, Any]:
+    """Levels, cut-points and annotators' offsets, in units of scores whose `moments` became 0 and 1."""
+    points = judges.points()
+    offsets = (points.offsets[:-1] / moments.std).tolist()
+    return {
+        "levels": list(judges.scale.levels),
+        "cuts": ((points.cuts - moments.mean) / moments.std).tolist(),
+        "offsets": dict(zip(judges.scale.annotators, offsets, strict=True)) if offsets else {},
     }
 
 

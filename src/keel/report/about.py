@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from keel.report.facts import summary
+from keel.report.facts import learned_from, summary
 from keel.report.numbers import count, dig, known, percent, size
 from keel.runs.layout import STAGES
 from keel.runs.read import RunView
@@ -125,11 +125,11 @@ def _collect(run: RunView, found: dict[str, Any]) -> tuple[str, str]:
 
 
 def _reward(run: RunView, found: dict[str, Any]) -> tuple[str, str]:
-    pairs, right = _counted(found, "pairs", "pairs"), known(found.get("accuracy"))
+    learned, right = learned_from(found), known(found.get("accuracy"))
     if right is None:
-        return pairs, source(dig(run.recipe, "reward", "data"))
+        return learned, source(dig(run.recipe, "reward", "data"))
     ceiling = known(found.get("noise_ceiling"))
-    return f"{percent(right)} right", pairs if ceiling is None else f"of {percent(ceiling)} that noise allows"
+    return f"{percent(right)} right", learned if ceiling is None else f"of {percent(ceiling)} that noise allows"
 
 
 def annotator(run: RunView) -> str:

@@ -34,6 +34,7 @@ def model_card(run: RunView, stage: str, *, adapter: bool) -> str:
         rows=facts.comparison([run]) if stage == facts.judged_stage(run) and facts.summary(run, "evaluate") else [],
         ensemble=dig(run.recipe, "reward", "ensemble"),
         judged=_judged(facts.summary(run, "reward")) if stage == "reward" else {},
+        objective=dig(run.recipe, "reward", "objective") or "bradley_terry",
         inputs=[
             (name, key, digest)
             for name in made_of
@@ -47,14 +48,21 @@ def model_card(run: RunView, stage: str, *, adapter: bool) -> str:
 
 def _judged(summary: dict[str, Any]) -> dict[str, str]:
     """How good the reward model is on held-out pairs."""
-    if summary.get("accuracy") is None:
-        return {}
-    interval = percent_range(summary.get("accuracy_interval"))
-    return {
-        "right on held-out pairs": f"{percent(summary['accuracy'])} (95 % interval {interval})",
-        "“the longer one wins” on the same pairs": percent(summary.get("longer_wins")),
-        "pairs": f"{summary.get('pairs'):,} trained on, {summary.get('validation_pairs'):,} held out",
-    }
+    found = {}
+    if summary.get("accuracy") is not None:
+        found["right on held-out pairs"] = _rate(summary, "accuracy")
+        found["“the longer one wins” on the same pairs"] = percent(summary.get("longer_wins"))
+    if summary.get("level_accuracy") is not None:
+        found["held-out responses scored in their level"] = _rate(summary, "level_accuracy")
+        found["“always the commonest level” on the same responses"] = percent(summary.get("commonest_level"))
+    if found:
+        found["trained on"] = facts.learned_from(summary)
+        found["held-out pairs"] = f"{summary.get('validation_pairs'):,}"
+    return found
+
+
+def _rate(summary: dict[str, Any], key: str) -> str:
+    return f"{percent(summary[key])} (95 % interval {percent_range(summary.get(f'{key}_interval'))})"
 
 
 def _without_paths(value: Any) -> Any:

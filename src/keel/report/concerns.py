@@ -91,6 +91,13 @@ def _overfitting(run: RunView, stage: str) -> Concern | None:
 
 def _reward(run: RunView) -> Iterator[Concern]:
     found = summary(run, "reward")
+    common, level = known(found.get("commonest_level")), found.get("level_accuracy_interval") or [None]
+    if common is not None and (known(level[0]) or 0.0) <= common:
+        yield Concern(
+            "reward",
+            "Not clearly better than always saying the commonest level: "
+            f"{percent_range(level)} beside {percent(common)}.",
+        )
     interval, longer = found.get("accuracy_interval") or [None], known(found.get("longer_wins"))
     shown, least = percent_range(interval), known(interval[0])
     if not shown or least is None:

@@ -80,7 +80,7 @@ _ACCURACY = _Chart(
 )
 _REWARD_LOSS = _Chart(
     "Loss",
-    "Bradley–Terry. Healthy: falls from a coin’s log 2, validation close behind.",
+    "Nats a pair, ranking or rating. Healthy: falls, validation close behind.",
     "reward/loss",
     dashed="reward/validation/loss",
     names=_TRAINING,
@@ -310,7 +310,7 @@ def reward_panels(runs: Sequence[RunView]) -> list[Panel]:
     return [
         _panel(found, _ACCURACY, "step", _accuracy_levels(found)),
         _reliability(found),
-        _panel(found, _REWARD_LOSS, "step", [Level(math.log(2), "a coin’s")]),
+        _panel(found, _REWARD_LOSS, "step", _loss_levels(found)),
         *(_panel(found, chart, "step") for chart in _REWARD),
     ]
 
@@ -342,6 +342,12 @@ def _accuracy_levels(found: Sequence[Source]) -> list[Level]:
                     Level(value, f"{meaning} {percent(value)}", "muted" if len(found) == 1 else source.colour)
                 )
     return levels
+
+
+def _loss_levels(found: Sequence[Source]) -> list[Level]:
+    """Where pairs alone are trained on, what a coin would lose."""
+    objectives = {dig(source.run.recipe, "reward", "objective") or "bradley_terry" for source in found}
+    return [Level(math.log(2), "a coin’s")] if objectives == {"bradley_terry"} else []
 
 
 def _reliability(found: Sequence[Source]) -> Panel:

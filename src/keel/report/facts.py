@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from keel.report.numbers import ABSENT, dig, duration, known, number, percent, percent_interval
+from keel.report.numbers import ABSENT, count, dig, duration, known, number, percent, percent_interval
 from keel.runs.layout import STAGES
 from keel.runs.read import RunView
 
@@ -80,6 +80,12 @@ def comparison(runs: Sequence[RunView]) -> list[Row]:
     return [*evaluation(runs), *reward_model(runs)]
 
 
+def learned_from(found: dict[str, Any]) -> str:
+    """What a reward stage trained on, by its summary: 900 pairs, 300 rankings, …; a dash where it is not known."""
+    kinds = ("pairs", "rankings", "ratings", "labels")
+    return next((f"{count(found[kind])} {kind}" for kind in kinds if known(found.get(kind)) is not None), ABSENT)
+
+
 def reward_model(runs: Sequence[RunView]) -> list[Row]:
     """How good each run's reward model is, and beside what."""
     return of_runs(_REWARD_MODEL, [summary(run, "reward") for run in runs])
@@ -143,15 +149,18 @@ _AGAINST_REFERENCE: tuple[tuple[str, Callable[[Any], str]], ...] = (
     ("KL (nats a token)", lambda found: number(dig(found, "kl_per_token"), 3)),
     ("reached of KL's worth", _reached),
 )
+
+
+def _rate(key: str) -> Callable[[Any], str]:
+    return lambda found: f"{percent(dig(found, key), 1)} {percent_interval(dig(found, f'{key}_interval'))}".strip()
+
+
 _REWARD_MODEL: tuple[tuple[str, Callable[[Any], str]], ...] = (
-    (
-        "reward model right",
-        lambda found: (
-            f"{percent(dig(found, 'accuracy'), 1)} {percent_interval(dig(found, 'accuracy_interval'))}".strip()
-        ),
-    ),
+    ("reward model right", _rate("accuracy")),
     ("noise allows", lambda found: percent(dig(found, "noise_ceiling"), 1)),
     ("longer wins", lambda found: percent(dig(found, "longer_wins"), 1)),
+    ("level right", _rate("level_accuracy")),
+    ("always the commonest level", lambda found: percent(dig(found, "commonest_level"), 1)),
 )
 
 

@@ -81,6 +81,14 @@ def _tiles(run: RunView) -> Iterator[Tile]:
             f"{_interval(interval)}; always the longer response: {longer}",
             _rate(reward["accuracy"], interval),
         )
+    elif known(reward.get("level_accuracy")) is not None:
+        interval = reward.get("level_accuracy_interval")
+        yield Tile(
+            "Reward model’s level right",
+            percent(reward["level_accuracy"], 1),
+            f"{_interval(interval)}; always the commonest level: {percent(reward.get('commonest_level'))}",
+            _rate(reward["level_accuracy"], interval),
+        )
     losses = series(run.stages.get("sft"), "sft/validation/loss") or series(run.stages.get("sft"), "sft/loss")
     if losses:
         yield Tile("Supervised loss", _arrow(losses.ys[0], losses.ys[-1]), "nats a response token, first → last")

@@ -78,8 +78,13 @@ def _collect(runs: Sequence[RunView]) -> Stage:
 def _reward(runs: Sequence[RunView]) -> Stage:
     parts: list[Part] = [
         ("data", lambda run: source(dig(run.recipe, "reward", "data")) or ABSENT),
-        ("pairs trained on", _count("reward", "pairs")),
+        ("trained on", lambda run: facts.learned_from(summary(run, "reward"))),
         ("pairs held out", _count("reward", "validation_pairs")),
+        ("ties among them, left out", _ties),
+        ("held-out loss", _validation("loss", lambda value: number(value, 3))),
+        ("by the levels’ frequencies alone", lambda run: number(summary(run, "reward").get("prior_loss"), 3)),
+        ("responses accepted", _validation("accepted", percent)),
+        ("by the model", _validation("accept_rate", percent)),
     ]
     lead = (
         "A model learns to give the preferred response the higher score. Right means: it does so for a held-out pair."
@@ -158,6 +163,15 @@ def _change(stage: str, metric: str, digits: int = 2) -> Callable[[RunView], str
         return f"{values[0]} → {values[-1]}"
 
     return form
+
+
+def _ties(run: RunView) -> str:
+    return count(summary(run, "reward").get("validation_ties") or None)
+
+
+def _validation(metric: str, form: Callable[[Any], str]) -> Callable[[RunView], str]:
+    """A metric on all that the reward stage held out, at its end."""
+    return lambda run: form(dig(summary(run, "reward"), "validation", metric))
 
 
 def _share(run: RunView) -> str:
