@@ -254,7 +254,7 @@ def test_a_reward_model_of_labels_that_make_no_pairs(tmp_path: Path, undrawn: No
     assert "Reward model’s level right 61.1% 95% interval 50–71%; always the commonest level: 52%" in text
     assert "reward 210 labels" in text
     assert "trained on 210 labels pairs held out 0 held-out loss 0.654 by the levels’ frequencies alone 0.692" in text
-    assert "responses accepted 52% by the model 48% level right 61.1% [50, 71]" in text
+    assert "responses accepted 52% accepted by the model 48% level right 61.1% [50, 71]" in text
     assert "Reward model right" not in text
     card = reward_card(read_run(run))
     assert "- held-out responses scored in their level: 61% (95 % interval 50–71%)" in card

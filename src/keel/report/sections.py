@@ -84,7 +84,7 @@ def _reward(runs: Sequence[RunView]) -> Stage:
         ("held-out loss", _validation("loss", lambda value: number(value, 3))),
         ("by the levels’ frequencies alone", lambda run: number(summary(run, "reward").get("prior_loss"), 3)),
         ("responses accepted", _validation("accepted", percent)),
-        ("by the model", _validation("accept_rate", percent)),
+        ("accepted by the model", _validation("accept_rate", percent)),
     ]
     lead = (
         "A model learns to give the preferred response the higher score. Right means: it does so for a held-out pair."
