@@ -65,11 +65,18 @@ def write(rows: Sequence[Row], out: Path, *, about: dict[str, Any]) -> Path:
         header=HEADER,
         kl=kl,
         rows=[cells(row, kl) for row in rows],
-        figures=drawing()(panels(rows)),
+        figures=list(zip(_keys(rows), drawing()(panels(rows)), strict=True)),
+        colours=NUM_RUN_COLOURS,
         about=about,
     )
     files.write_bytes(out / "report.html", page.encode())
     return out / "report.html"
+
+
+def _keys(rows: Sequence[Row]) -> list[list[str]]:
+    """The algorithms of each figure, in the order of their colours."""
+    names = [row.algorithm for row in rows]
+    return [names[start : start + NUM_RUN_COLOURS] for start in range(0, len(names), NUM_RUN_COLOURS)]
 
 
 def panels(rows: Sequence[Row]) -> list[Panel]:
@@ -79,7 +86,7 @@ def panels(rows: Sequence[Row]) -> list[Panel]:
         curves = []
         for index, row in enumerate(rows[start : start + NUM_RUN_COLOURS]):
             course = sorted(row.points)
-            curves.append(Curve(*_columns(course), run_colour(index), marker=".", label=row.algorithm))
+            curves.append(Curve(*_columns(course), run_colour(index), marker="."))
             curves.append(Curve(*_columns(row.ends), run_colour(index), "", marker="x"))
         found.append(
             Panel(

@@ -154,7 +154,8 @@ def ppo_loss(config: PPOConfig) -> Loss[PolicyBatch]:
             tally = _policy_tally(output.logprobs, batch)
             tally.add("ppo/policy/clipfrac", float(policy.clipped.sum()), batch.weight)
             tally.add("ppo/loss/policy", float(policy.loss) * denominator, batch.weight)
-            tally.add("ppo/loss/value", float(value) * denominator, batch.weight)
+            if critic:
+                tally.add("ppo/loss/value", float(value) * denominator, batch.weight)
             tally.add("ppo/policy/entropy", float(masked_sum(output.entropy, mask)), batch.weight)
         return total, tally
 

@@ -65,8 +65,8 @@ def text_metrics(samples: Samples) -> dict[str, float]:
     }
 
 
-def rollout_metrics(rollout: Rollout, rewards: Tensor, returns: Tensor) -> dict[str, float]:
-    """Score, leash and critic of one rollout; `rewards` and `returns` are [B, T]."""
+def rollout_metrics(rollout: Rollout, rewards: Tensor, returns: Tensor | None) -> dict[str, float]:
+    """Score, leash and critic of one rollout; `rewards` are [B, T], and so are a critic's targets, if there is one."""
     mask = rollout.response_mask
     gaps = kl_per_response(rollout.logprobs, rollout.ref_logprobs, mask)
     scores = Moments.of(rollout.scores.total)
@@ -81,9 +81,10 @@ def rollout_metrics(rollout: Rollout, rewards: Tensor, returns: Tensor) -> dict[
         "objective/score_length_correlation": correlation(
             rollout.scores.total, rollout.sequences.response_lengths.float()
         ),
-        "ppo/val/explained_variance": explained_variance(rollout.values, returns, mask),
         **text_metrics(rollout.samples),
     }
+    if returns is not None:
+        metrics["ppo/val/explained_variance"] = explained_variance(rollout.values, returns, mask)
     if rollout.sampler_logprobs is not None:
         gap = (torch.where(mask, rollout.logprobs - rollout.sampler_logprobs, 0.0).exp() - 1).abs()
         metrics["ppo/policy/sampler_gap"] = float(masked_mean(gap, mask))
