@@ -75,10 +75,8 @@ def train_ppo(
             credit = Credit(advantages, returns, leash_in_loss(rollout, state.kl_coef, config.kl))
         tally = update(config.update, engines, rollout, credit, state.iteration, draws)
 
-        metrics = (
-            rollout_metrics(rollout, rewards, credit.returns) | tally.means() | {"objective/kl_coef": state.kl_coef}
-        )
-        metrics |= _times(started, sampled, rollout)
+        metrics = rollout_metrics(rollout, rewards, None if config.critic == "none" else credit.returns) | tally.means()
+        metrics |= {"objective/kl_coef": state.kl_coef} | _times(started, sampled, rollout)
         streak = watch_kl_sign(metrics, state.negative_kl_streak, console.say)
         watch_variation(rollout.scores.total, state.iteration, console.say)
         state = scheduled = state.next(metrics["objective/kl"], config.kl, config.rollout_batch, streak)
