@@ -7,10 +7,18 @@ from collections.abc import Sequence
 from fnmatch import fnmatchcase
 
 from keel.errors import UserError
-from keel.verify import exact_checks
+from keel.verify import biases, direct_checks, estimators, exact_checks, frontier_checks, preferences, variances
 from keel.verify.result import Check, Level
 
-CHECKS: tuple[Check, ...] = (*exact_checks.CHECKS,)
+CHECKS: tuple[Check, ...] = (
+    *exact_checks.CHECKS,
+    *direct_checks.CHECKS,
+    *estimators.CHECKS,
+    *biases.CHECKS,
+    *variances.CHECKS,
+    *preferences.CHECKS,
+    *frontier_checks.CHECKS,
+)
 
 
 def of_level(level: Level) -> list[Check]:

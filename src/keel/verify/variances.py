@@ -1,0 +1,99 @@
+"""How noisy the unbiased policy gradients are at stated policies, exactly (math.md §5).
+
+What is called the variance is the trace of the covariance of one response's gradient in the logits.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from itertools import pairwise
+
+from keel.functional import advantages as estimate
+from keel.report.figures import Curve, Panel
+from keel.verify.enumeration import Enumeration, all_groups
+from keel.verify.estimators import WAYS, first_prompt, on_the_way
+from keel.verify.result import Bound, Check, Finding, Group, Level, Table
+from keel.verify.worlds import World, sequences
+
+_LADDER = ("td", "gae λ = 0.5", "gae λ = 0.95", "monte_carlo")  # λ rises
+_AT_THE_OPTIMUM = ("sequence", "rloo, n = 2", *_LADDER)
+_DRAWN = {  # line and marker
+    "reinforce": ("solid", ""),
+    "reward_to_go": ("dashed", ""),
+    "rloo, n = 2": ("", "o"),
+    "sequence": ("dotted", ""),
+    "td": ("solid", "x"),
+}
+_NOTHING = 1e-20
+_PICTURE = tuple(step / 5 for step in range(-2, 5))  # the way from beyond the reference to short of the optimum
+
+
+def variances() -> Finding:
+    """A table of variances at the stated policies, what must hold among them, and their course on the way."""
+    world = first_prompt(sequences("structured"))
+    found = {name: spread(on_the_way(world, way)) for name, way in WAYS.items()}
+    rows = tuple((kind, *(f"{found[name][kind]:.3g}" for name in WAYS)) for kind in found["half-way"])
+    return Finding(
+        tuple(_bounds(found)),
+        tables=(Table("Variance of a response's gradient, first prompt, V exact", ("estimator", *WAYS), rows),),
+        panels=(_picture(world),),
+    )
+
+
+def spread(space: Enumeration) -> Mapping[str, float]:
+    """The variance of each estimator; every V is exact."""
+    values = space.values(space.state_values)
+    pairs = all_groups(space, 2)
+    return {
+        "reinforce": space.variance(space.advantages(estimate.reinforce)),
+        "reward_to_go": space.variance(space.advantages(estimate.reward_to_go)),
+        "rloo, n = 2": pairs.variance(pairs.advantages(estimate.rloo)),
+        "sequence": space.variance(space.advantages(estimate.sequence, values=values)),
+        "monte_carlo": space.variance(space.advantages(estimate.monte_carlo, values=values)),
+        "gae λ = 0.95": space.variance(space.advantages(estimate.gae, values=values, lam=0.95)),
+        "gae λ = 0.5": space.variance(space.advantages(estimate.gae, values=values, lam=0.5)),
+        "td": space.variance(space.advantages(estimate.td, values=values)),
+    }
+
+
+def _bounds(found: Mapping[str, Mapping[str, float]]) -> list[Bound]:
+    on_the_road = [found[name] for name in ("away", "reference", "half-way")]
+    steps = [here[low] / here[high] for here in on_the_road for low, high in pairwise(_LADDER)]
+    to_go = {name: here["reward_to_go"] / here["reinforce"] for name, here in found.items()}
+    half = found["half-way"]
+    return [
+        Bound("V: monte_carlo / reward_to_go", max(x["monte_carlo"] / x["reward_to_go"] for x in on_the_road), high=1),
+        Bound("V: sequence / reinforce, half-way", half["sequence"] / half["reinforce"], high=1),
+        Bound("a smaller λ / a larger one", max(steps), high=1),
+        Bound("reward_to_go / reinforce, away", to_go["away"], high=0.99),
+        Bound("reward_to_go / reinforce, half-way", to_go["half-way"], low=1.01),
+        Bound("exact baselines at the optimum", max(found["optimum"][kind] for kind in _AT_THE_OPTIMUM), high=_NOTHING),
+    ]
+
+
+def _picture(world: World) -> Panel:
+    courses = [spread(on_the_way(world, way)) for way in _PICTURE]
+    return Panel(
+        "Variance on the way to the optimum",
+        "Where the leash has been paid, the price so far and the score still to come rise together: reward-to-go drops "
+        "the one that would have balanced the other, and is noisier than REINFORCE. What has an exact baseline falls "
+        "to 0 at the optimum (1), where every advantage is 0.",
+        [
+            Curve(_PICTURE, [course[kind] for course in courses], style=style, marker=marker, label=kind)
+            for kind, (style, marker) in _DRAWN.items()
+        ],
+        x_label="from the reference (0) to the optimum (1)",
+        log_y=True,
+    )
+
+
+CHECKS = (
+    Check(
+        "gradient-variances",
+        Group.ESTIMATORS,
+        "A baseline lowers the variance, a smaller λ does where V is exact, and exact baselines leave none at the "
+        "optimum; reward-to-go is below REINFORCE at one policy and above it at another.",
+        Level.QUICK,
+        variances,
+    ),
+)
