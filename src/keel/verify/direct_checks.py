@@ -11,7 +11,7 @@ from keel.functional.direct import dpo_loss, ipo_loss
 from keel.functional.preference import bradley_terry_probability
 from keel.verify import exact
 from keel.verify.exact_checks import climb, worlds
-from keel.verify.fitting import AllPairs, PairLoss, all_pairs, minimise
+from keel.verify.fitting import PairLoss, all_labels, curvature, expected_loss, minimise
 from keel.verify.result import Bound, Check, Finding, Group, Level, Table
 from keel.verify.worlds import World, response_logprobs, sequences
 
@@ -73,13 +73,13 @@ def smoothing(beta: float) -> Finding:
     )
 
 
-def labelled(world: World) -> AllPairs:
-    """All pairs, both responses from the reference, labelled by the world's reward."""
-    return all_pairs(response_logprobs(world.tree, world.ref_logits), world.rewards)
+def labelled(world: World) -> Tensor:
+    """All labels, both responses from the reference, by the world's reward, [P, N, N]."""
+    return all_labels(response_logprobs(world.tree, world.ref_logits), world.rewards)
 
 
-def trained(world: World, pairs: AllPairs, loss: PairLoss, beta: float) -> Tensor:
-    """log pi [P, N] of the policy, free in every response, that minimises a loss of log-ratios over the pairs.
+def trained(world: World, labels: Tensor, loss: PairLoss, beta: float) -> Tensor:
+    """log pi [P, N] of the policy, free in every response, that minimises a loss of log-ratios over the labels.
 
     Its parameters are beta x log-ratios up to a constant: a step in them is a step of 1 / beta in the logits.
     """
@@ -88,7 +88,7 @@ def trained(world: World, pairs: AllPairs, loss: PairLoss, beta: float) -> Tenso
     def policy(implicit_rewards: Tensor) -> Tensor:
         return (ref + implicit_rewards / beta).log_softmax(dim=1)
 
-    return policy(minimise(lambda values: pairs.expected(loss, policy(values) - ref), pairs.curvature()))
+    return policy(minimise(lambda values: expected_loss(labels, loss, policy(values) - ref), curvature(labels)))
 
 
 def ipo_optimum(world: World, beta: float) -> Tensor:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -16,50 +15,37 @@ PairLoss = Callable[[Tensor, Tensor], Tensor]
 _STEEPNESS = 1e-10  # of the largest slope, at which it is the minimum
 
 
-@dataclass(frozen=True)
-class AllPairs:
-    """Each pair of two different responses among N once, M in all, for P prompts."""
+def all_labels(logprobs: Tensor, rewards: Tensor, *, temperature: float = 1.0, flips: float = 0.0) -> Tensor:
+    """The probability [P, N, N] of the label "i beats j", i and j being different draws from `logprobs` [P, N].
 
-    first: Tensor  # int64 [M]
-    second: Tensor  # int64 [M]
-    share: Tensor  # [P, M], how probable it is to be asked about
-    wins: Tensor  # [P, M], the probability that the label is "first beats second"
-
-    def expected(self, loss: PairLoss, values: Tensor) -> Tensor:
-        """The sum over prompts of the mean loss over pairs and labels, a scalar, from a value a response [P, N]."""
-        first, second = values[:, self.first], values[:, self.second]
-        return (self.share * (self.wins * loss(first, second) + (1 - self.wins) * loss(second, first))).sum()
-
-    def curvature(self) -> Tensor:
-        """[P, N], how much the labels tell of each response: the diagonal of the Hessian of Bradley-Terry at r."""
-        told = self.share * self.wins * (1 - self.wins)
-        responses = int(self.second.max()) + 1
-        return (
-            torch.zeros(len(told), responses, dtype=told.dtype)
-            .index_add(1, self.first, told)
-            .index_add(1, self.second, told)
-        )
-
-
-def all_pairs(logprobs: Tensor, rewards: Tensor, *, temperature: float = 1.0, flips: float = 0.0) -> AllPairs:
-    """Both responses of a pair drawn from `logprobs` [P, N], labelled by Bradley-Terry on `rewards` [P, N].
-
-    `temperature` is the annotator's; a share `flips` of the labels is then turned round.
+    Labels are Bradley-Terry on `rewards` [P, N] at the annotator's `temperature`; a share `flips` is then turned round.
     """
-    count = rewards.shape[1]
-    first, second = torch.triu_indices(count, count, offset=1)
-    wins = bradley_terry_probability(rewards[:, first], rewards[:, second], temperature=temperature)
-    share = 2 * (logprobs[:, first] + logprobs[:, second]).exp()
-    return AllPairs(first, second, share, (1 - flips) * wins + flips * (1 - wins))
+    beats = bradley_terry_probability(rewards[:, :, None], rewards[:, None, :], temperature=temperature)
+    asked = 2 * (logprobs[:, :, None] + logprobs[:, None, :]).exp()
+    return asked * ((1 - flips) * beats + flips * (1 - beats)) * (1 - torch.eye(rewards.shape[1], dtype=rewards.dtype))
 
 
-def minimise(loss: Callable[[Tensor], Tensor], curvature: Tensor) -> Tensor:
-    """The values [P, N] at which `loss` is least, by L-BFGS from 0, in units in which its `curvature` [P, N] is 1.
+def expected_loss(labels: Tensor, loss: PairLoss, values: Tensor) -> Tensor:
+    """The sum over prompts of the mean loss over `labels` [P, N, N], a scalar, from a value a response [P, N]."""
+    return (labels * loss(values[:, :, None], values[:, None, :])).sum()
+
+
+def curvature(labels: Tensor) -> Tensor:
+    """[P, N], how much the labels tell of each response: the diagonal of the Hessian of Bradley-Terry at their scores.
+
+    A pair that is asked about with probability q, and won with p, tells q p (1 - p).
+    """
+    asked = labels + labels.transpose(1, 2)
+    return torch.where(asked > 0, labels * labels.transpose(1, 2) / asked, 0.0).sum(dim=2)
+
+
+def minimise(loss: Callable[[Tensor], Tensor], bends: Tensor) -> Tensor:
+    """The values [P, N] at which `loss` is least, by L-BFGS from 0, in units that make its curvature `bends` [P, N] 1.
 
     Without those units the responses that are hardly ever drawn would take for ever. A line search ends where the loss
     has no digits left to fall by; steps that look at the gradient alone then give the other half of the digits.
     """
-    unit = curvature.rsqrt()
+    unit = bends.rsqrt()
     point = torch.zeros_like(unit).requires_grad_()
 
     def run(line_search: str | None, steps: int) -> None:

@@ -11,7 +11,7 @@ from torch import Tensor
 from keel.functional.preference import bradley_terry_loss, plackett_luce_loss
 from keel.seeds import Draws
 from keel.verify.exact_checks import worlds
-from keel.verify.fitting import PairLoss, all_pairs, minimise
+from keel.verify.fitting import PairLoss, all_labels, curvature, expected_loss, minimise
 from keel.verify.result import Bound, Check, Finding, Group, Level, Table
 from keel.verify.worlds import World, bandit, response_logprobs, sequences
 
@@ -33,8 +33,8 @@ def bradley_terry() -> Finding:
 def recovery_error(world: World, loss: PairLoss, *, temperature: float = 1.0, flips: float = 0.0) -> float:
     """How far the reward that minimises `loss` on all pairs is from r / temperature, at most, up to b(x)."""
     as_often = torch.full_like(world.rewards, 1 / world.rewards.shape[1])
-    pairs = all_pairs(as_often.log(), world.rewards, temperature=temperature, flips=flips)
-    found = minimise(partial(pairs.expected, loss), pairs.curvature())
+    labels = all_labels(as_often.log(), world.rewards, temperature=temperature, flips=flips)
+    found = minimise(partial(expected_loss, labels, loss), curvature(labels))
     return _largest_error(world, found, world.rewards / temperature)
 
 
@@ -104,8 +104,8 @@ def noise() -> Finding:
 def learnt_difference(true: float, loss: PairLoss) -> float:
     """The difference of two scores that is learnt from the flipped labels of one pair."""
     half = torch.full((1, 2), 0.5, dtype=torch.float64)
-    pairs = all_pairs(half.log(), torch.tensor([[true, 0.0]], dtype=torch.float64), flips=_FLIPS)
-    found = minimise(partial(pairs.expected, loss), half)
+    labels = all_labels(half.log(), torch.tensor([[true, 0.0]], dtype=torch.float64), flips=_FLIPS)
+    found = minimise(partial(expected_loss, labels, loss), half)
     return float(found[0, 0] - found[0, 1])
 
 

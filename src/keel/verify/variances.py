@@ -34,7 +34,7 @@ def variances() -> Finding:
     found = {name: spread(on_the_way(world, way)) for name, way in WAYS.items()}
     rows = tuple((kind, *(f"{found[name][kind]:.3g}" for name in WAYS)) for kind in found["half-way"])
     return Finding(
-        tuple(_bounds(found)),
+        tuple(claims(found)),
         tables=(Table("Variance of a response's gradient, first prompt, V exact", ("estimator", *WAYS), rows),),
         panels=(_picture(world),),
     )
@@ -56,7 +56,8 @@ def spread(space: Enumeration) -> Mapping[str, float]:
     }
 
 
-def _bounds(found: Mapping[str, Mapping[str, float]]) -> list[Bound]:
+def claims(found: Mapping[str, Mapping[str, float]]) -> list[Bound]:
+    """What must hold among the variances of the estimators at the stated policies."""
     on_the_road = [found[name] for name in ("away", "reference", "half-way")]
     steps = [here[low] / here[high] for here in on_the_road for low, high in pairwise(_LADDER)]
     to_go = {name: here["reward_to_go"] / here["reinforce"] for name, here in found.items()}
