@@ -45,8 +45,8 @@ def test_rankings_read_worst_first_recover_nothing(monkeypatch: pytest.MonkeyPat
     sets = torch.tensor([[0, 1, 2], [2, 3, 4], [4, 5, 6], [5, 6, 7]])
     assert preferences.ranking_error(bandit(), sets) < 1e-6
 
-    def worst_first(scores: Tensor) -> Tensor:
-        return plackett_luce_loss(scores.flip(-1))
+    def worst_first(scores: Tensor, ranks: Tensor, mask: Tensor) -> Tensor:
+        return plackett_luce_loss(scores, -ranks, mask)
 
     monkeypatch.setattr(preferences, "plackett_luce_loss", worst_first)
     assert preferences.ranking_error(bandit(), sets) > 0.1

@@ -57,10 +57,13 @@ def plackett_luce() -> Finding:
 def ranking_error(world: World, sets: Tensor) -> float:
     """As `recovery_error`, from all orders of each set of responses, int64 [M, K], all sets being as probable."""
     rankings = torch.cat([sets[:, list(order)] for order in permutations(range(sets.shape[1]))])
+    places = torch.arange(sets.shape[1])  # the best comes first
     probs = ranking_probability(world.rewards[:, rankings])
 
     def loss(values: Tensor) -> Tensor:
-        return (probs * plackett_luce_loss(values[:, rankings])).sum() / len(sets)
+        ordered = values[:, rankings].flatten(0, 1)
+        losses = plackett_luce_loss(ordered, places.expand(ordered.shape), torch.ones_like(ordered, dtype=torch.bool))
+        return (probs.flatten() * losses).sum() / len(sets)
 
     found = minimise(loss, torch.full_like(world.rewards, 1 / world.rewards.shape[1]))
     return _largest_error(world, found, world.rewards)
