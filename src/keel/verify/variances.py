@@ -10,6 +10,7 @@ from itertools import pairwise
 
 from keel.functional import advantages as estimate
 from keel.report.figures import Curve, Panel
+from keel.report.figures import Level as Mark
 from keel.verify.enumeration import Enumeration, all_groups
 from keel.verify.estimators import WAYS, first_prompt, on_the_way
 from keel.verify.result import Bound, Check, Finding, Group, Level, Table
@@ -17,15 +18,9 @@ from keel.verify.worlds import World, sequences
 
 _LADDER = ("td", "gae λ = 0.5", "gae λ = 0.95", "monte_carlo")  # λ rises
 _AT_THE_OPTIMUM = ("sequence", "rloo, n = 2", *_LADDER)
-_DRAWN = {  # line and marker
-    "reinforce": ("solid", ""),
-    "reward_to_go": ("dashed", ""),
-    "rloo, n = 2": ("", "o"),
-    "sequence": ("dotted", ""),
-    "td": ("solid", "x"),
-}
+_DRAWN = {"reward_to_go": "dashed", "rloo, n = 2": "", "sequence": "solid", "td": "dotted"}  # as a line, or as points
 _NOTHING = 1e-20
-_PICTURE = tuple(step / 5 for step in range(-2, 5))  # the way from beyond the reference to short of the optimum
+_PICTURE = tuple(step / 5 for step in range(-2, 6))
 
 
 def variances() -> Finding:
@@ -75,16 +70,21 @@ def claims(found: Mapping[str, Mapping[str, float]]) -> list[Bound]:
 def _picture(world: World) -> Panel:
     courses = [spread(on_the_way(world, way)) for way in _PICTURE]
     return Panel(
-        "Variance on the way to the optimum",
-        "Where the leash has been paid, the price so far and the score still to come rise together: reward-to-go drops "
-        "the one that would have balanced the other, and is noisier than REINFORCE. What has an exact baseline falls "
-        "to 0 at the optimum (1), where every advantage is 0.",
+        "Variance, as a share of REINFORCE's",
+        "Near the optimum (1) the price already paid and what is still to come balance each other: reward-to-go drops "
+        "the one and is noisier than REINFORCE. What has an exact baseline falls to 0, as every advantage does there.",
         [
-            Curve(_PICTURE, [course[kind] for course in courses], style=style, marker=marker, label=kind)
-            for kind, (style, marker) in _DRAWN.items()
+            Curve(
+                _PICTURE,
+                [course[kind] / course["reinforce"] for course in courses],
+                style=style,
+                marker="" if style else "o",
+                label=kind,
+            )
+            for kind, style in _DRAWN.items()
         ],
+        levels=[Mark(1.0, "reinforce")],
         x_label="from the reference (0) to the optimum (1)",
-        log_y=True,
     )
 
 
@@ -92,8 +92,8 @@ CHECKS = (
     Check(
         "gradient-variances",
         Group.ESTIMATORS,
-        "A baseline lowers the variance, a smaller λ does where V is exact, and exact baselines leave none at the "
-        "optimum; reward-to-go is below REINFORCE at one policy and above it at another.",
+        "At these policies an exact V lowers the variance, a smaller λ lowers it further, and nothing is left of it at "
+        "the optimum; reward-to-go is below REINFORCE at one policy and above it at another.",
         Level.QUICK,
         variances,
     ),
