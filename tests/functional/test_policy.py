@@ -280,7 +280,7 @@ def test_a_ratio_of_the_whole_response_counts_each_response_once(ratio: Ratio) -
     advantages = torch.where(mask, torch.tensor([1.5, -0.7, 0.3, -2.0], dtype=torch.float64)[:, None], math.nan)
     result = clipped_policy_loss(
         logprobs, old, advantages, mask, clip_low=0.1, clip_high=0.3, denominator=4, ratio=ratio,
-        weights=token_weights(mask, "sequence_mean").double(),
+        weights=token_weights(mask, "sequence_mean", torch.float64),
     )  # fmt: skip
     expected = naive_sequence_loss(logprobs, old, advantages, mask, mean=ratio == "gspo")
     assert result.loss.item() == pytest.approx(expected / 4, rel=1e-6)
@@ -292,7 +292,7 @@ def test_the_gradient_of_a_responses_ratio(ratio: Ratio, spread: float) -> None:
     """At pi = pi_old, A grad log pi of each token, and for the mean a share of it."""
     logprobs = torch.tensor([[0.5, 0.2, 0.4]], dtype=torch.float64).log().requires_grad_()
     mask = torch.ones(1, 3, dtype=torch.bool)
-    weights = token_weights(mask, "sequence_mean").double()
+    weights = token_weights(mask, "sequence_mean", torch.float64)
     loss = clipped_policy_loss(
         logprobs, logprobs.detach(), torch.full((1, 3), 2.0), mask, clip_low=0.2, clip_high=0.2, denominator=1,
         ratio=ratio, weights=weights,

@@ -133,7 +133,7 @@ def ppo_loss(config: PPOConfig) -> Loss[PolicyBatch]:
         reduced = loss_denominator(
             level, tokens=denominator, sequences=sequences, max_length=config.sampling.max_new_tokens
         )
-        weights = token_weights(mask, level)
+        weights = token_weights(mask, level, output.logprobs.dtype)
         policy = _policy_loss(settings, output.logprobs, batch, reduced)
         value = output.logprobs.new_zeros(())
         if critic:
@@ -191,7 +191,8 @@ _LEVELS: Mapping[str, Reduction] = {"sequence": "sequence_sum", "gspo": "sequenc
 def _policy_loss(config: UpdateConfig, logprobs: Tensor, batch: PolicyBatch, denominator: float) -> PolicyLoss:
     """What the advantages teach; each response counts once where its ratio is one number."""
     mask, advantages = batch.sequences.response_mask, batch.advantages
-    weights = token_weights(mask, config.reduction if config.ratio == "token" else "sequence_mean")
+    level: Reduction = config.reduction if config.ratio == "token" else "sequence_mean"
+    weights = token_weights(mask, level, logprobs.dtype)
     if batch.importance is not None:
         weights = weights * batch.importance
     if config.loss == "policy_gradient":

@@ -19,12 +19,12 @@ Ratio = Literal["token", "sequence", "gspo"]
 Reduction = Literal["token_mean", "sequence_sum", "sequence_mean", "sequence_sum_by_max_length"]
 
 
-def token_weights(response_mask: Tensor, reduction: Reduction) -> Tensor:
+def token_weights(response_mask: Tensor, reduction: Reduction, dtype: torch.dtype = torch.float32) -> Tensor:
     """What each token counts in a minibatch's loss [B, T], 0 outside the mask; `loss_denominator` divides the sum.
 
     1 for each token, but in `sequence_mean`, where a response of T tokens gives 1/T to each.
     """
-    ones = response_mask.to(torch.get_default_dtype())
+    ones = response_mask.to(dtype)
     return ones / ones.sum(dim=1, keepdim=True).clamp(min=1) if reduction == "sequence_mean" else ones
 
 
