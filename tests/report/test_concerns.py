@@ -50,6 +50,7 @@ def test_a_healthy_run_raises_none(tmp_path: Path) -> None:
     [
         ({"objective/ended": 0.4}, "Only 40% of the responses end by themselves"),
         ({"ppo/policy/clipfrac": 0.35}, "35% of the tokens are clipped"),
+        ({"objective/groups_alike": 0.75}, "In 75% of the groups all responses score alike"),
         ({"ppo/val/explained_variance": -0.2}, "its explained variance is −0.20"),
         ({"objective/score_length_correlation": 0.93}, "correlated by 0.93"),
         ({"ppo/policy/entropy": 0.1}, "The entropy fell from 1.50 to 0.10"),

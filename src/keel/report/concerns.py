@@ -19,6 +19,13 @@ _MISSING = re.compile(r"reward/.+/missing")
 _RANGES: tuple[tuple[str, float, float, Callable[[float], str], str], ...] = (  # metric, least, most, words
     ("objective/ended", 0.9, 1.0, percent, "Only {} of the responses end by themselves: raise max_new_tokens."),
     ("ppo/policy/clipfrac", 0.0, 0.2, percent, "{} of the tokens are clipped: the steps are too large."),
+    (
+        "objective/groups_alike",
+        0.0,
+        0.5,
+        percent,
+        "In {} of the groups all responses score alike: only the KL teaches.",
+    ),
     ("ppo/val/explained_variance", 0.0, 1.0, number, "The critic explains nothing: its explained variance is {}."),
     (
         "objective/score_length_correlation",

@@ -249,6 +249,21 @@ _PPO = (
         minor=True,
     ),
     _Chart(
+        "Groups alike",
+        "Share of the prompts whose responses all score alike: they teach nothing but the leash. Healthy: below a half.",
+        "objective/groups_alike",
+        percent=True,
+        healthy=(0.0, 0.5),
+        minor=True,
+    ),
+    _Chart(
+        "Pairs on the right side",
+        "Online DPO: share of the pairs whose preferred response has the higher implicit reward. Healthy: above a half.",
+        "ppo/pairs/accuracy",
+        percent=True,
+        minor=True,
+    ),
+    _Chart(
         "KL to the old policy",
         "Approximate, nats a token, within one update. Healthy: small and steady.",
         "ppo/policy/approxkl",
