@@ -250,7 +250,7 @@ _PPO = (
     ),
     _Chart(
         "Groups alike",
-        "Share of the prompts whose responses all score alike: they teach nothing but the leash. Healthy: below a half.",
+        "Share of the prompts whose responses all score alike: only the leash teaches there. Healthy: below a half.",
         "objective/groups_alike",
         percent=True,
         healthy=(0.0, 0.5),
@@ -258,7 +258,7 @@ _PPO = (
     ),
     _Chart(
         "Pairs on the right side",
-        "Online DPO: share of the pairs whose preferred response has the higher implicit reward. Healthy: above a half.",
+        "Online DPO: share whose preferred response has the higher implicit reward. Healthy: above a half.",
         "ppo/pairs/accuracy",
         percent=True,
         minor=True,
