@@ -7,7 +7,17 @@ from collections.abc import Sequence
 from fnmatch import fnmatchcase
 
 from keel.errors import UserError
-from keel.verify import biases, direct_checks, estimators, exact_checks, frontier_checks, preferences, variances
+from keel.verify import (
+    biases,
+    constraint_checks,
+    direct_checks,
+    elsewhere,
+    estimators,
+    exact_checks,
+    frontier_checks,
+    preferences,
+    variances,
+)
 from keel.verify.result import Check, Level
 
 CHECKS: tuple[Check, ...] = (
@@ -18,6 +28,8 @@ CHECKS: tuple[Check, ...] = (
     *variances.CHECKS,
     *preferences.CHECKS,
     *frontier_checks.CHECKS,
+    *constraint_checks.CHECKS,
+    *elsewhere.CHECKS,
 )
 
 
