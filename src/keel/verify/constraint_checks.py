@@ -47,7 +47,7 @@ def sampled(seed: int) -> Finding:
     config = world_config(
         world,
         beta=0.6,
-        iterations=200,
+        iterations=300,
         lr=0.05,
         advantage={"kind": "rloo"},
         rollout_batch=2048,

@@ -93,9 +93,11 @@ def _first_token(world: World, logprobs: Tensor) -> Tensor:
     return probs.index_add(0, world.tree.tokens[:, 0], logprobs.exp())
 
 
-def _expected(world: World, *, beta: float = BETA, groups: int = 0, **changes: Any) -> Tensor:
+def _expected(
+    world: World, *, beta: float = BETA, groups: int = 0, iterations: int = 200, lr: float = 0.2, **changes: Any
+) -> Tensor:
     """Trained in expectation, over all responses, or over all groups of so many."""
-    config = world_config(world, beta=beta, iterations=200, lr=0.2, **changes)
+    config = world_config(world, beta=beta, iterations=iterations, lr=lr, **changes)
     return train_expected(world, config, every_group(world, groups) if groups else every_response(world))
 
 
@@ -223,6 +225,15 @@ _CASES: dict[str, tuple[str, Level, Case]] = {
         "ORPO on all pairs: the optimum of its own loss, without a reference.",
         Level.DEFAULT,
         Case(bandit, _orpo_point, _orpo),
+    ),
+    "no-leash-sequences": (
+        "Clip only with β = 0 on sequences, in small steps: larger ones stop at a response that is nearly as good.",
+        Level.FULL,
+        Case(
+            _structured,
+            points.argmax,
+            partial(_expected, beta=0.0, iterations=600, lr=0.02, advantage=_RETURNS, update={"epochs": 4}),
+        ),
     ),
     "simpo-sequences": (
         "SimPO on all pairs of responses of unequal length: the length mean raises good long ones.",

@@ -74,7 +74,10 @@ def entropy_bonus(world: World, beta: float, coef: float) -> Tensor:
 
 
 def whitened_score(world: World, beta: float) -> Tensor:
-    """pi* at beta sd(r), where sd is that of the scores of all prompts under this very policy."""
+    """pi* at beta sd(r), where sd is that of the scores of all prompts under this very policy.
+
+    Prompts whose best scores differ keep it above 0; one prompt alone may collapse as in `grpo_large_groups`.
+    """
     price = torch.tensor(beta, dtype=world.rewards.dtype)
     for _ in range(_ROUNDS):
         probs = exact.optimal_logprobs(world, float(price)).exp() / world.num_prompts

@@ -85,7 +85,8 @@ def train_expected(world: World, config: PPOConfig, enumeration: Enumeration) ->
     Nothing here may be a statistic of the batch, which is no sample: no critic, no whitening.
     """
     assert config.critic == "none"
-    assert not (config.advantage.whitens or config.shaping.whiten)
+    assert not config.advantage.whitens
+    assert not config.shaping.whiten
     assert config.update.minibatches == 1
     policy = WeightedPolicy(world)
     learner = GradientLearner[PolicyBatch](
@@ -95,6 +96,7 @@ def train_expected(world: World, config: PPOConfig, enumeration: Enumeration) ->
     sequences = enumeration.samples.sequences
     ref_logprobs = reference.logprobs(sequences)
     for iteration in range(config.iterations):
+        policy.row_weights = enumeration.weights(response_logprobs(world.tree, policy.logits.detach()))
         rollout = Rollout(
             enumeration.samples,
             TableScorer(policy).logprobs(sequences),
@@ -107,7 +109,6 @@ def train_expected(world: World, config: PPOConfig, enumeration: Enumeration) ->
         advantages = estimate_advantages(shape(rollout, config.kl.coef, 1.0, config), rollout, config.advantage)
         leash = leash_in_loss(rollout, config.kl.coef, config.kl)
         batch = PolicyBatch(sequences, rollout.logprobs, rollout.values, advantages, advantages, leash=leash)
-        policy.row_weights = enumeration.weights(response_logprobs(world.tree, policy.logits.detach()))
         for _ in range(config.update.epochs):
             learner.step([batch])
     return policy.logits.detach().clone()
