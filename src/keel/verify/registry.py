@@ -16,12 +16,14 @@ from keel.verify import (
     exact_checks,
     frontier_checks,
     preferences,
+    sampled_checks,
     variances,
 )
 from keel.verify.result import Check, Level
 
 CHECKS: tuple[Check, ...] = (
     *exact_checks.CHECKS,
+    *sampled_checks.CHECKS,
     *direct_checks.CHECKS,
     *estimators.CHECKS,
     *biases.CHECKS,

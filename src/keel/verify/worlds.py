@@ -72,13 +72,13 @@ class World:
         return table[tuple(tokens[:, :PROMPT_LENGTH].T)]
 
 
-def bandit(*, num_actions: int = 8, spread: float = 1.0, seed: int = 0) -> World:
+def bandit(*, num_actions: int = 8, spread: float = 0.5, seed: int = 0) -> World:
     """Every response is one token, so each is as long as it may be: none has an end token."""
     tree = list_responses(num_actions, longest=1, eos=None)
     return _world("bandit", tree, None, "independent", spread, seed)
 
 
-def sequences(reward: Reward, *, spread: float = 1.0, seed: int = 0) -> World:
+def sequences(reward: Reward, *, spread: float = 0.5, seed: int = 0) -> World:
     """Responses of up to 4 tokens over 5 symbols with EOS: 341 of them, of which the 256 without EOS are cut.
 
     `structured`: a term for every token at its position and for every pair of neighbours; `independent`: one draw a
