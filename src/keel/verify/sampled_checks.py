@@ -53,7 +53,6 @@ ALGORITHMS = (
         _CLIPPED | _CRITIC,
         lr=0.05,
         iterations=600,
-        level=Level.QUICK,
     ),
     Algorithm(
         "ppo-sequence",
