@@ -80,8 +80,8 @@ def annealed(algorithm: Algorithm, reward: Reward) -> Finding:
 
     The advantages shrink with beta, so the scale of a step must not remember the start.
     """
+    algorithm = replace(algorithm, update={**algorithm.update, "betas": (0.9, 0.95)}, lr=0.1, iterations=800)
     fall = {"anneal_from": 1.0, "anneal_over": algorithm.iterations // 2}
-    algorithm = replace(algorithm, update={**algorithm.update, "betas": (0.9, 0.95)}, lr=0.1)
     courses = [_train(algorithm, sequences(reward), 0.1, seed, fall) for seed in SEEDS]
     return _finding(f"{algorithm.what}, {reward}, β from 1 to .1", courses)
 
