@@ -76,22 +76,25 @@ def reached(algorithm: Algorithm, world: Callable[[], World], seeds: tuple[int, 
 
 
 def annealed(algorithm: Algorithm, reward: Reward) -> Finding:
-    """At beta = .1, with the leash loosened from 1: what is good is found before anything is given up.
-
-    The advantages shrink with beta, so the scale of a step must not remember the start.
-    """
-    algorithm = replace(algorithm, update={**algorithm.update, "betas": (0.9, 0.95)}, lr=0.1, iterations=800)
+    """At beta = .1, with the leash loosened from 1: what is good is found before anything is given up."""
+    algorithm = _for_a_changing_beta(algorithm)
     fall = {"anneal_from": 1.0, "anneal_over": algorithm.iterations // 2}
     courses = [_train(algorithm, sequences(reward), 0.1, seed, fall) for seed in SEEDS]
     return _finding(f"{algorithm.what}, {reward}, β from 1 to .1", courses)
 
 
 def stalled(algorithm: Algorithm) -> Finding:
-    """The independent reward at beta = .1 from the start: how much J lacks for want of exploration."""
+    """The same, but for the annealing: how much J lacks for want of exploration."""
+    algorithm = _for_a_changing_beta(algorithm)
     courses = [_train(algorithm, sequences("independent"), 0.1, seed) for seed in SEEDS]
     mean = min(course.mean_gap[-1] for course in courses)
     panel = _panel(f"{algorithm.what}, independent, β = .1 from the start", courses)
     return Finding((Bound("least mean gap", mean, low=MEAN_GAP),), _numbers(courses), panels=(panel,))
+
+
+def _for_a_changing_beta(algorithm: Algorithm) -> Algorithm:
+    """The advantages shrink with beta, so the scale of a step must not remember the start."""
+    return replace(algorithm, update={**algorithm.update, "betas": (0.9, 0.95)}, lr=0.1, iterations=800)
 
 
 def _train(algorithm: Algorithm, world: World, beta: float, seed: int, kl: Mapping[str, Any] | None = None) -> Course:
