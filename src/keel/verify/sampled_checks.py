@@ -21,6 +21,8 @@ MEAN_GAP = 0.002  # of J, over prompts
 WORST_GAP = 0.01  # of the worst prompt
 SEEDS = (0, 1, 2)
 
+_MEMORY = {"betas": (0.9, 0.9999)}  # a scale that remembers the start: the step shrinks as the advantages do
+_NO_MEMORY = {"betas": (0.9, 0.95)}
 _GRADIENT = {"loss": "policy_gradient", "reduction": "sequence_sum"}  # exactly that of J
 _CRITIC = {"critic_lr_scale": 1.0, "value_clip": None}
 _CLIPPED = {"minibatches": 2}  # the second one sees a ratio other than 1
@@ -94,7 +96,7 @@ def stalled(algorithm: Algorithm) -> Finding:
 
 def _for_a_changing_beta(algorithm: Algorithm) -> Algorithm:
     """The advantages shrink with beta, so the scale of a step must not remember the start."""
-    return replace(algorithm, update={**algorithm.update, "betas": (0.9, 0.95)}, lr=0.1, iterations=800)
+    return replace(algorithm, update={**algorithm.update, **_NO_MEMORY}, lr=0.1, iterations=800)
 
 
 def _train(algorithm: Algorithm, world: World, beta: float, seed: int, kl: Mapping[str, Any] | None = None) -> Course:
@@ -104,7 +106,7 @@ def _train(algorithm: Algorithm, world: World, beta: float, seed: int, kl: Mappi
         iterations=algorithm.iterations,
         lr=algorithm.lr,
         advantage=algorithm.advantage,
-        update=algorithm.update,
+        update={**_MEMORY, **algorithm.update},
         kl={**algorithm.kl, **(kl or {})},
     )
     return train_table(world, config, seed=seed)

@@ -77,7 +77,6 @@ def world_config(world: World, *, beta: float, iterations: int, lr: float, **cha
             "lr": lr,
             "schedule": "cosine",
             "warmup": 0.0,
-            "betas": (0.9, 0.9999),  # a scale that remembers the start: the step shrinks as the advantages do
             "epochs": 1,
             "minibatches": 1,
             "max_grad_norm": 1e9,
