@@ -59,18 +59,19 @@ def rows_of(out: Path) -> list[Row]:
 def test_rows_are_means_over_seeds_and_courses_over_evaluations(tmp_path: Path) -> None:
     ppo, dpo, best = rows_of(tmp_path)  # rloo has not finished
     assert (ppo.algorithm, ppo.seeds, ppo.quantities["truth"]) == ("ppo", 2, (2.5, 0.5))
-    assert ppo.points == [(0.0, 1.0), (1.0, 1.5), (3.0, 2.5)]
+    assert ppo.courses == [[(0.0, 1.0), (1.0, 2.0), (4.0, 3.0)], [(0.0, 1.0), (1.0, 1.0), (2.0, 2.0)]]
+    assert ppo.reach == 2.0
     assert ppo.quantities["sampled_tokens"][0] == 3 * 10 * 100
     assert (ppo.quantities["seconds"][0], ppo.quantities["peak_gib"][0]) == (12.0, 0.5)
-    assert sorted(dpo.points) == [(0.0, 1.0), (1.0, 1.5), (2.25, 2.5)]  # the start, and its ends at two leashes
-    assert sorted(best.points) == [(0.0, 1.0), (0.64, 1.8)]
+    assert dpo.courses == [[(0.0, 1.0), (1.0, 1.5), (2.25, 2.5)]]  # the start, and its ends at two leashes
+    assert best.courses == [[(0.0, 1.0), (0.64, 1.8)]]
     assert best.quantities["seconds"][0] == 0.0
 
 
 def test_at_equal_kl_is_between_the_points_by_the_root_of_the_kl(tmp_path: Path) -> None:
     ppo, dpo, best = rows_of(tmp_path)
     assert equal_kl([ppo, dpo, best]) == 0.64
-    assert ppo.at(0.64) == pytest.approx(1.0 + 0.8 * 0.5)  # root .8 of the way from 0 to 1
+    assert ppo.at(0.64) == pytest.approx(1.0 + 0.8 * 0.5)  # root .8 of the way from 0 to 1: 1.8 and 1.0
     assert dpo.at(1.5625) == pytest.approx(1.5 + 0.5 * 1.0)  # root 1.25, half-way from 1 to 1.5
     assert best.at(0.64) == pytest.approx(1.8)
     assert math.isnan(best.at(0.7))
@@ -94,13 +95,15 @@ def test_the_table_and_its_files(tmp_path: Path) -> None:
     assert json.loads((tmp_path / "compare.json").read_text())["rows"][0]["algorithm"] == "ppo"
 
 
+def test_a_course_that_turns_back_counts_where_it_first_gets_there() -> None:
+    row = Row("x", 1, {}, [[(0.0, 1.0), (4.0, 2.0), (1.0, 9.0)]], [])
+    assert row.at(1.0) == pytest.approx(1.5)
+
+
 def test_a_run_that_fails_says_why_and_the_others_go_on(tmp_path: Path) -> None:
-    made(tmp_path, "done-0", stage="ppo", kl=1.0, truth=1.0, course=[])
     told: list[tuple[str, str]] = []
-    runs = [planned("bad-0", "ppo"), planned("done-0", "ppo")]
+    runs = [planned("bad-0", "ppo"), planned("worse-0", "ppo")]
     failed = run_all(runs, tmp_path, jobs=1, tell=lambda run, error: told.append((run.name, error)))
-    assert [run.name for run in failed] == ["bad-0"]
-    assert told[0][0] == "bad-0"
+    assert [run.name for run in failed] == [name for name, _ in told] == ["bad-0", "worse-0"]
     assert "`name` is missing" in told[0][1]
-    assert told[1] == ("done-0", "")
     assert "`model` is missing" in execute({"name": "x"}, tmp_path, "x", threads=1)

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from keel.compare.algorithms import ALGORITHMS, Algorithm, algorithm
-from keel.compare.plan import base_recipe, laid_over, plan
+from keel.compare.plan import base_recipe, laid_over, plan, score_scale
 from keel.config.recipe import Recipe, parse_recipe
 from keel.demo.recipe import demo_recipe
 from keel.errors import UserError
@@ -15,7 +15,7 @@ from keel.runs.files import write_json
 
 @pytest.fixture
 def out(tmp_path: Path) -> Path:
-    """A comparison whose base run says that a score is 2.5 logits."""
+    """A comparison whose base run says that a score of 1 is 2.5 logits."""
     (tmp_path / "base" / "reward").mkdir(parents=True)
     write_json(tmp_path / "base" / "reward" / "done.json", {"score_scale": 2.5})
     return tmp_path
@@ -72,7 +72,11 @@ def test_what_an_algorithm_has_no_use_for_is_dropped() -> None:
 
 
 def test_a_direct_method_gets_the_beta_of_the_same_optimum(out: Path) -> None:
-    runs = {run.name: run.recipe["direct"] for run in plan(demo_recipe("polite"), ["dpo", "ipo", "simpo"], [0, 1], out)}
+    assert score_scale(out) == 2.5
+    runs = {
+        run.name: run.recipe["direct"]
+        for run in plan(demo_recipe("polite"), ["dpo", "ipo", "simpo"], [0, 1], out, score_scale=2.5)
+    }
     assert runs["dpo-0"]["beta"] == pytest.approx(0.2 * 2.5)
     assert runs["dpo-0-leash0.5"]["beta"] == pytest.approx(0.1 * 2.5)
     assert runs["dpo-0-leash2"]["beta"] == pytest.approx(0.4 * 2.5)
@@ -83,6 +87,40 @@ def test_a_direct_method_gets_the_beta_of_the_same_optimum(out: Path) -> None:
         "simpo-0", "simpo-1",
     }  # fmt: skip
     assert runs["dpo-0"]["data"] == str(out / "base" / "collect" / "comparisons" / "comparisons.jsonl")
+
+
+def test_names_of_stages_become_the_bases_models(out: Path) -> None:
+    changes = [
+        "ppo.policy=sft",
+        "ppo.reference=sft",
+        "evaluate.policy=ppo",
+        "ppo.critic=network",
+        "ppo.critic_init=reward",
+    ]
+    (run,) = plan(demo_recipe("polite", changes), ["ppo"], [0], out)
+    assert {run.recipe["ppo"][key] for key in ("policy", "reference")} == {str(out / "base" / "sft" / "model")}
+    assert run.recipe["ppo"]["critic_init"] == str(out / "base" / "reward" / "model")
+    assert "policy" not in run.recipe["evaluate"]
+
+
+def test_a_plain_gradient_takes_one_step_at_a_higher_rate(out: Path) -> None:
+    config = recipe_of(out, "a2c").ppo
+    assert config is not None
+    assert (config.update.epochs, config.update.minibatches) == (1, 1)
+    assert config.update.lr == pytest.approx(5 * 2e-4)
+
+
+@pytest.mark.parametrize(
+    "change", ["ppo.kl={kind: adaptive, target: 2}", "ppo.reward=[{function: 'keel.demo:polite'}]"]
+)
+def test_a_beta_that_is_no_one_number_is_refused(change: str, out: Path) -> None:
+    with pytest.raises(UserError, match="a direct method has ppo's optimum where"):
+        plan(demo_recipe("polite", [change]), ["dpo"], [0], out)
+
+
+def test_the_reward_models_weight_is_part_of_the_price(out: Path) -> None:
+    (run, *_) = plan(demo_recipe("polite", ["ppo.reward=[{model: reward, weight: 4}]"]), ["dpo"], [0], out)
+    assert run.recipe["direct"]["beta"] == pytest.approx(0.2 / 4)
 
 
 def test_best_of_n_judges_the_base_at_several_n(out: Path) -> None:
@@ -100,5 +138,5 @@ def test_names_and_recipes_that_cannot_be_are_refused(out: Path) -> None:
     with pytest.raises(UserError, match="needs a recipe with ppo and evaluate"):
         plan(demo_recipe("polite", ["ppo=null", "evaluate=null"]), ["ppo"], [0], out)
     changes = ["reward=null", "collect=null", "ppo.reward=[{function: 'keel.demo:polite'}]"]
-    with pytest.raises(UserError, match="a direct method needs the recipe's reward stage"):
+    with pytest.raises(UserError, match="a direct method needs a reward stage, whose comparisons"):
         plan(demo_recipe("polite", changes), ["dpo"], [0], out)

@@ -265,7 +265,7 @@ SFT = {"data": "d.jsonl"}
         ),
         (
             {"ppo": PPO | {"update": {"loss": "policy_gradient", "epochs": 4}}},
-            "`ppo.update`: loss: policy_gradient is the gradient at the policy that sampled: give epochs 1",
+            "good for one step a rollout: give epochs 1 and minibatches 1",
         ),
         (
             {"ppo": PPO | {"update": {"loss": "policy_gradient", "clip_high": 0.3}}},
@@ -326,6 +326,27 @@ SFT = {"data": "d.jsonl"}
         (
             {"ppo": PPO | {"kl": {"anneal_from": 1.0}}},
             "`ppo.kl`: kl.anneal_from and kl.anneal_over go together",
+        ),
+        (
+            {"ppo": PPO | {"update": {"loss": "policy_gradient", "minibatches": 4}}},
+            "`ppo.update`: loss: policy_gradient is the gradient at the policy that sampled, good for one step",
+        ),
+        (
+            {"ppo": PPO | {"shaping": {"overlong_buffer": 65}}},
+            "`ppo`: shaping.overlong_buffer (65) counts the last of the sampling.max_new_tokens (64)",
+        ),
+        (
+            {"ppo": PPO | {"kl": {"kind": "constraint", "target": 1}, "final": "best"}},
+            "`ppo`: final: best and evaluate.patience go by score - kl.coef x KL, and with kl.kind: constraint",
+        ),
+        (
+            {"ppo": PPO | {"kl": {"kind": "constraint", "target": 1, "coef": 1e-5}}},
+            "`ppo.kl`: kl.coef 1e-05 is below kl.min_coef 0.0001; start above it",
+        ),
+        ({"ppo": PPO | {"policy": "direct"}}, "ppo.policy is `direct`, but the recipe has no direct stage"),
+        (
+            {"direct": {"data": "a"}, "evaluate": {"prompts": "p"}},
+            "evaluate.reward is missing: the recipe has no ppo and no reward stage whose rewards could judge",
         ),
         # layouts
         (
@@ -402,7 +423,7 @@ def test_an_estimator_brings_what_it_needs() -> None:
     gae = ppo()
     assert (gae.critic, gae.per_prompt, gae.advantage.whitens) == ("head", 1, True)
     assert ppo(advantage=AdvantageConfig(kind="grpo")).per_prompt == 4
-    assert ppo(update={"loss": "policy_gradient"}).update.epochs == 1
+    assert ppo(update={"loss": "policy_gradient"}).update.minibatches == 1
     assert PPOConfig.model_validate(rloo.model_dump(mode="json")) == rloo  # as a run writes it out
 
 

@@ -179,7 +179,8 @@ def test_the_terms_are_weighted_by_a_ratio_that_only_sequence_k2_differentiates(
 
 
 @pytest.mark.parametrize(
-    ("kl", "expected"), [(6.0, 0.1), (12.0, 0.1 * math.exp(0.5)), (0.0, 0.1 * math.exp(-0.5)), (-1e3, 0.01)]
+    ("kl", "expected"),
+    [(6.0, 0.1), (12.0, 0.1 * math.exp(0.5)), (0.0, 0.1 * math.exp(-0.5)), (-1e3, 0.01), (1e6, 0.1 * math.e)],
 )
 def test_the_price_of_a_constraint_rises_while_it_is_broken(kl: float, expected: float) -> None:
     assert dual_kl_coef(0.1, kl, limit=6.0, lr=0.5, minimum=0.01) == pytest.approx(expected)

@@ -15,7 +15,7 @@ from torch import Tensor
 from keel.engines.sampler import CachedSampler
 from keel.errors import UserError
 from keel.functional.closed_form import objective, optimal_policy
-from keel.pipeline.ppo_state import PPOState
+from keel.pipeline.ppo_state import PPOState, planned_coef
 from keel.runs.metrics import read_lines
 from tests.pipeline.support import (
     Heard,
@@ -151,16 +151,19 @@ def test_the_leash_adapts_by_hand() -> None:
 
 def test_the_price_of_a_constraint_and_an_annealed_one() -> None:
     constraint = toy_config(kl={"kind": "constraint", "coef": 0.2, "target": 2.0, "dual_lr": 0.5, "min_coef": 0.19}).kl
-    state = PPOState(iteration=0, kl_coef=constraint.start)
+    state = PPOState(iteration=0, kl_coef=planned_coef(constraint, 0))
     assert state.next(3.0, constraint, 32, streak=0).kl_coef == pytest.approx(0.2 * math.exp(0.25))
     assert state.next(0.0, constraint, 32, streak=0).kl_coef == 0.19
     annealed = toy_config(kl={"coef": 0.01, "anneal_from": 1.0, "anneal_over": 2}).kl
-    state = PPOState(iteration=0, kl_coef=annealed.start)
+    state = PPOState(iteration=0, kl_coef=planned_coef(annealed, 0))
     coefs = []
     for _ in range(4):
         coefs.append(state.kl_coef)
         state = state.next(3.0, annealed, 32, streak=0)
     assert coefs == pytest.approx([1.0, 0.1, 0.01, 0.01])
+    cheaper = toy_config(kl={"coef": 0.04, "anneal_from": 1.0, "anneal_over": 2})
+    forked = PPOState(iteration=1, kl_coef=0.1).under(cheaper, {"ppo.kl.coef"})
+    assert forked.kl_coef == pytest.approx(0.2)  # half-way down the new way, not at its beginning
 
 
 def test_the_running_scale_is_the_spread_of_all_scores_so_far() -> None:

@@ -68,6 +68,11 @@ def run_ppo(bench: Workbench) -> dict[str, Any]:
         export=bench.models.export_policy(policy, renderer, source),
         ratio_tolerance=tolerance,
     )
+    if config.kl.place == "loss" and config.advantage.kind == "grpo":
+        bench.console.say(
+            "ppo: note: grpo divides the scores by their spread within a group, and the leash in the loss is not divided: "
+            "the optimum is not that of the objective (docs/guides/algorithms.md)."
+        )
     bench.say_models()
     items = bench.items(renderer, bench.some(held_out, config.evaluate.count), room)
     return train_ppo(

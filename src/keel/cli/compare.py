@@ -30,7 +30,7 @@ def compare(
     from keel.compare.algorithms import algorithm
     from keel.compare.findings import gather
     from keel.compare.page import HEADER, cells, equal_kl, write
-    from keel.compare.plan import Planned, base_recipe, plan
+    from keel.compare.plan import Planned, base_recipe, plan, score_scale
     from keel.compare.run import require_base, run_all
     from keel.config.recipe import load_recipe
     from keel.errors import UserError
@@ -45,9 +45,10 @@ def compare(
     chosen = load_recipe(recipe, set_ or ())
     folder = out or Path("runs") / f"compare-{chosen.name}"
     folder.mkdir(parents=True, exist_ok=True)
+    plan(chosen, names, numbers, folder)  # what is wrong with the recipe is said before anything is trained
     print(f"Shared stages → {folder / 'base'}", flush=True)
     require_base(base_recipe(chosen), folder)
-    runs = plan(chosen, names, numbers, folder)
+    runs = plan(chosen, names, numbers, folder, score_scale=score_scale(folder))
     done = 0
 
     def tell(run: Planned, error: str) -> None:

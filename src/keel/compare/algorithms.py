@@ -22,14 +22,15 @@ class Algorithm:
     stage: Literal["ppo", "direct", "evaluate"]
     keys: Mapping[str, Any] = field(default_factory=dict)
     without: tuple[str, ...] = ()
+    lr_scale: float = 1.0  # of ppo's rate, for what takes one step where ppo takes epochs x minibatches
     beta: float | None = None  # direct: of how many times kl.coef in the units of the comparisons; None: its own
 
 
-_PLAIN: Mapping[str, Any] = {"loss": "policy_gradient", "epochs": 1}
+_PLAIN: Mapping[str, Any] = {"loss": "policy_gradient", "epochs": 1, "minibatches": 1}  # one step a rollout
 ALGORITHMS: Mapping[str, Algorithm] = {
     "ppo": Algorithm("ppo"),
-    "a2c": Algorithm("ppo", {"update": _PLAIN}, _CLIP),
-    "reinforce": Algorithm("ppo", {"advantage": {"kind": "reinforce"}, "update": _PLAIN}, _CRITIC + _CLIP),
+    "a2c": Algorithm("ppo", {"update": _PLAIN}, _CLIP, lr_scale=5.0),
+    "reinforce": Algorithm("ppo", {"advantage": {"kind": "reinforce"}, "update": _PLAIN}, _CRITIC + _CLIP, 5.0),
     "rloo": Algorithm("ppo", {"advantage": {"kind": "rloo"}, "per_prompt": 4}, _CRITIC),
     "grpo": Algorithm("ppo", {"advantage": {"kind": "grpo"}, "per_prompt": 8}, _CRITIC),
     "dr_grpo": Algorithm("ppo", {"advantage": {"kind": "dr_grpo"}, "per_prompt": 8}, _CRITIC),
@@ -43,11 +44,21 @@ ALGORITHMS: Mapping[str, Algorithm] = {
         },
         (*_CRITIC, *_CLIP, "update.reduction"),
     ),
-    "raft": Algorithm("ppo", {"advantage": {"kind": "best_of_n"}, "per_prompt": 8, "update": _PLAIN}, _CRITIC + _CLIP),
+    "raft": Algorithm(
+        "ppo", {"advantage": {"kind": "best_of_n"}, "per_prompt": 8, "update": _PLAIN}, _CRITIC + _CLIP, 5.0
+    ),
     "online_dpo": Algorithm(
         "ppo",
         {"update": {"loss": "dpo"}, "per_prompt": 2},
-        (*_CRITIC, *_CLIP, "update.reduction", "update.entropy_coef"),
+        (
+            *_CRITIC,
+            *_CLIP,
+            "update.reduction",
+            "update.entropy_coef",
+            "update.importance_cap",
+            "kl.place",
+            "kl.estimator",
+        ),
     ),
     "dpo": Algorithm("direct", {"kind": "dpo"}, beta=1.0),
     "ipo": Algorithm(

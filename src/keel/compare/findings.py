@@ -25,17 +25,26 @@ class Row:
     algorithm: str
     seeds: int
     quantities: Mapping[str, tuple[float, float]]
-    points: Sequence[Point]  # of its course, or of its runs at several leashes, by KL
+    courses: Sequence[Sequence[Point]]  # while it trained, a seed each; or one, of its ends at several leashes
     ends: Sequence[Point]  # a seed each
 
+    @property
+    def reach(self) -> float:
+        """The KL that every course gets to."""
+        return min(max(kl for kl, _ in course) for course in self.courses)
+
     def at(self, kl: float) -> float:
-        """What is judged by at this KL, between its points (linear in the root of the KL); NaN beyond them."""
-        known = sorted(self.points)
-        for (low, first), (high, second) in itertools.pairwise(known):
-            if low <= kl <= high and high > low:
-                share = (math.sqrt(kl) - math.sqrt(low)) / (math.sqrt(high) - math.sqrt(low))
-                return first + share * (second - first)
-        return math.nan
+        """What is judged by where a course first gets to this KL, the mean over courses; NaN where one never does."""
+        return statistics.fmean(_crossing(course, kl) for course in self.courses)
+
+
+def _crossing(course: Sequence[Point], kl: float) -> float:
+    """Between two of its points it is linear in the root of the KL."""
+    for (low, first), (high, second) in itertools.pairwise(course):
+        if low <= kl <= high and high > low:
+            share = (math.sqrt(kl) - math.sqrt(low)) / (math.sqrt(high) - math.sqrt(low))
+            return first + share * (second - first)
+    return math.nan
 
 
 def gather(runs: Sequence[Planned], out: Path) -> list[Row]:
@@ -52,9 +61,10 @@ def gather(runs: Sequence[Planned], out: Path) -> list[Row]:
         ends = [(one["kl"], one["truth"]) for one in found]
         courses = [course for run in main if (course := _course(views[run.name]))]
         others = [_end(views[run.name]) for run in own if run.leash != 1]
-        points = _mean_course(courses) if courses else [start, *others, _mean_point(ends)]
+        if not courses:
+            courses = [sorted([start, *others, _mean_point(ends)])]
         quantities = {key: _spread([one[key] for one in found]) for key in found[0]}
-        rows.append(Row(name, len(main), quantities, points, ends))
+        rows.append(Row(name, len(main), quantities, courses, ends))
     return rows
 
 
@@ -98,11 +108,6 @@ def _course(view: RunView) -> list[Point]:
     lines = stage.metrics if stage else []
     judge = "eval/utility" if any("eval/utility" in line for line in lines) else "eval/scores"
     return [(max(0.0, line["eval/kl"]), line[judge]) for line in lines if judge in line and "eval/kl" in line]
-
-
-def _mean_course(courses: Sequence[Sequence[Point]]) -> list[Point]:
-    """The mean over seeds, evaluation by evaluation."""
-    return [_mean_point(points) for points in zip(*courses, strict=False)]
 
 
 def _mean_point(points: Sequence[Point]) -> Point:

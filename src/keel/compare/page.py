@@ -19,8 +19,8 @@ HEADER = ("algorithm", "true reward", "win rate", "score", "KL", "at equal KL", 
 
 
 def equal_kl(rows: Sequence[Row]) -> float:
-    """The KL at which all are compared: the smallest that any of them ends with, or is run at."""
-    return min((max(kl for kl, _ in row.points) for row in rows), default=0.0)
+    """The KL at which all are compared: the highest that each of them gets to in every course."""
+    return min((row.reach for row in rows), default=0.0)
 
 
 def cells(row: Row, kl: float) -> tuple[str, ...]:
@@ -85,13 +85,12 @@ def panels(rows: Sequence[Row]) -> list[Panel]:
     for start in range(0, len(rows), NUM_RUN_COLOURS):
         curves = []
         for index, row in enumerate(rows[start : start + NUM_RUN_COLOURS]):
-            course = sorted(row.points)
-            curves.append(Curve(*_columns(course), run_colour(index), marker="."))
+            curves += [Curve(*_columns(course), run_colour(index), marker=".") for course in row.courses]
             curves.append(Curve(*_columns(row.ends), run_colour(index), "", marker="x"))
         found.append(
             Panel(
                 "True reward at equal KL",
-                "Higher at the same KL is better. A line is the mean course of an algorithm's seeds, or its ends at "
+                "Higher at the same KL is better. A line is a seed's course in training, or an algorithm's ends at "
                 "half, once and twice the leash; a cross is where a seed ended.",
                 curves,
                 x_label="KL to the reference, nats (square-root scale)",

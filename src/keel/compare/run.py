@@ -15,19 +15,17 @@ import yaml
 from keel.compare.plan import Planned
 from keel.errors import UserError
 from keel.runs import files
-from keel.runs.layout import DONE
 
 COST = "cost.json"
 _RECIPES = "recipes"
 
 
 def run_all(runs: Sequence[Planned], out: Path, *, jobs: int, tell: Callable[[Planned, str], None]) -> list[Planned]:
-    """Run each in `out/NAME`, `jobs` at a time; those that failed. A finished one is not run again."""
+    """Run each in `out/NAME`, `jobs` at a time; those that failed. `keel run` skips what is finished, and refuses what
+    was made with other settings.
+    """
 
     def one(run: Planned) -> bool:
-        if (out / run.name / COST).exists() and (out / run.name / "evaluate" / DONE).exists():
-            tell(run, "")
-            return True
         error = execute(run.recipe, out, run.name, threads=max(1, (os.cpu_count() or 1) // jobs))
         tell(run, error)
         return not error
@@ -55,6 +53,8 @@ def execute(recipe: dict[str, Any], out: Path, name: str, *, threads: int) -> st
     if process.returncode != 0:
         lines = [line for line in log.read_text(encoding="utf-8", errors="replace").splitlines() if line.strip()]
         return lines[-1] if lines else f"it ended with {process.returncode}"
+    if (out / name / COST).exists():  # it had finished before
+        return ""
     cost = {"cpu_seconds": usage.ru_utime + usage.ru_stime, "peak_gib": usage.ru_maxrss / 2**20, "threads": threads}
     files.write_json(out / name / COST, cost)
     return ""

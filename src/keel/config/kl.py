@@ -36,11 +36,6 @@ class KLConfig(Config):
         None, gt=0, description="end the run when the held-out KL (nats a response) reaches it"
     )
 
-    @property
-    def start(self) -> float:
-        """The coefficient of the first iteration."""
-        return self.coef if self.anneal_from is None else self.anneal_from
-
     @model_validator(mode="after")
     def _target_fits(self) -> KLConfig:
         if (self.kind == "fixed") != (self.target is None):
@@ -55,6 +50,8 @@ class KLConfig(Config):
             refuse_without_effect(self, "dual_lr", "min_coef", because=f"with kind: {self.kind}")
         if self.kind != "fixed":
             refuse_without_effect(self, "anneal_from", because=f"with kind: {self.kind}")
+        if self.kind == "constraint" and self.coef < self.min_coef:
+            raise ValueError(f"kl.coef {self.coef:g} is below kl.min_coef {self.min_coef:g}; start above it")
         if (self.anneal_from is None) != (self.anneal_over is None):
             raise ValueError(
                 "kl.anneal_from and kl.anneal_over go together: where it starts, and the iterations it takes"

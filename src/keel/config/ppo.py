@@ -35,7 +35,7 @@ class AdvantageConfig(Config):
     lam: float = Field(0.95, ge=0, le=1, description="gae only")
     n: int = Field(4, gt=0, description="n_step only: rewards before the critic takes over")
     whiten: bool | None = Field(
-        None, description="true unless the estimator has its own baseline (rloo, grpo, dr_grpo)"
+        None, description="true unless the estimator has its own way (rloo, grpo, dr_grpo, best_of_n: never)"
     )
 
     @property
@@ -78,7 +78,7 @@ class UpdateConfig(OptimConfig):
     schedule: Literal["cosine", "constant"] = "constant"
     critic_lr_scale: float = Field(10.0, gt=0, description="the critic's learning rate over the policy's")
     epochs: int = Field(4, gt=0, description="1 with loss: policy_gradient")
-    minibatches: int = Field(4, gt=0)
+    minibatches: int = Field(4, gt=0, description="1 with loss: policy_gradient")
     token_budget: int = Field(8192, gt=0, description="padded tokens a micro-batch; changes memory, not the result")
     clip_low: float = Field(0.2, gt=0, lt=1)
     clip_high: float = Field(0.2, gt=0)
@@ -98,18 +98,21 @@ class UpdateConfig(OptimConfig):
         given = given_keys(tree)
         if given is None or given.get("loss") != "policy_gradient":
             return tree
-        return {"epochs": 1} | given
+        return {"epochs": 1, "minibatches": 1} | given
 
     @model_validator(mode="after")
     def _loss_is_read(self) -> UpdateConfig:
         if self.loss == "dpo":
-            unread = ("clip_low", "clip_high", "ratio", "reduction", "entropy_coef")
+            unread = ("clip_low", "clip_high", "ratio", "reduction", "entropy_coef", "importance_cap")
             refuse_without_effect(self, *unread, because="with loss: dpo, which compares whole responses")
         if self.loss == "policy_gradient":
             because = "with loss: policy_gradient, which has no ratio"
             refuse_without_effect(self, "clip_low", "clip_high", "ratio", "stop_at_kl", because=because)
-            if self.epochs != 1:
-                raise ValueError("loss: policy_gradient is the gradient at the policy that sampled: give epochs 1")
+            if (self.epochs, self.minibatches) != (1, 1):
+                raise ValueError(
+                    "loss: policy_gradient is the gradient at the policy that sampled, good for one step a rollout: "
+                    "give epochs 1 and minibatches 1"
+                )
         if self.ratio != "token":
             refuse_without_effect(
                 self, "reduction", because=f"with ratio: {self.ratio}, where each response counts once"
@@ -206,12 +209,27 @@ class PPOConfig(Config):
                 f"kl.horizon ({self.kl.horizon}) counts responses; give at least rollout_batch ({self.rollout_batch}): "
                 "the coefficient could fall below 0"
             )
+        self._lengths_and_limits_fit()
         if self.update.loss == "dpo":
             self._pairs_fit()
         else:
             self._estimator_fits()
         self._critic_fits()
         return self
+
+    def _lengths_and_limits_fit(self) -> None:
+        if self.shaping.overlong_buffer > self.sampling.max_new_tokens:
+            raise ValueError(
+                f"shaping.overlong_buffer ({self.shaping.overlong_buffer}) counts the last of the "
+                f"sampling.max_new_tokens ({self.sampling.max_new_tokens}); give at most so many"
+            )
+        if self.kl.place == "loss" and self.rollout_batch < 2:
+            raise ValueError("kl.place: loss measures a response against its neighbours: give rollout_batch 2 or more")
+        if self.kl.kind == "constraint" and (self.final == "best" or self.evaluate.patience is not None):
+            raise ValueError(
+                "final: best and evaluate.patience go by score - kl.coef x KL, and with kl.kind: constraint no "
+                "coefficient is known beforehand: leave them out"
+            )
 
     def _pairs_fit(self) -> None:
         """Online DPO: scores label pairs, so nothing estimates an advantage, and kl.coef is its beta."""

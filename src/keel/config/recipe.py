@@ -76,6 +76,12 @@ class Recipe(Config):
             sources = (config.reward or ()) if config else ()
             if any(source.model == "reward" for source in sources) and not self.reward:
                 raise ValueError(f"{stage}.reward uses the model `reward`, but the recipe has no reward stage")
+        if self.ppo and self.ppo.policy == "direct" and not self.direct:
+            raise ValueError("ppo.policy is `direct`, but the recipe has no direct stage: add it, or name a model")
+        if self.evaluate and self.direct and not (self.evaluate.reward or self.ppo or self.reward):
+            raise ValueError(
+                "evaluate.reward is missing: the recipe has no ppo and no reward stage whose rewards could judge"
+            )
         self._ensemble_fits()
         return self
 

@@ -149,6 +149,8 @@ def ppo_loss(config: PPOConfig) -> Loss[PolicyBatch]:
         total = policy.loss + settings.value_coef * value - settings.entropy_coef * entropy
         if batch.leash is not None:
             term = _leash_term(config.kl.estimator, batch.leash, output.logprobs, batch)
+            if batch.importance is not None:
+                term = term * keep(batch.importance, mask)
             total = total + batch.leash.coef * (weights * term).sum() / reduced
         with torch.no_grad():
             tally = _policy_tally(output.logprobs, batch)

@@ -105,12 +105,13 @@ def dual_kl_coef(kl_coef: float, kl: float, *, limit: float, lr: float, minimum:
     """The next price of the constraint E[KL] <= limit: log beta + lr (kl / limit - 1), not below log(minimum).
 
     Ascent on the dual: the price rises while the KL (nats a response) is above the limit, falls while it is below, and
-    rests where the constraint is met. ValueError unless limit, lr and minimum are above 0.
+    rests where the constraint is met. However far the KL is off, one step multiplies it by e at most.
+    ValueError unless limit, lr and minimum are above 0.
     Boyd and Vandenberghe (2004), chapter 5.
     """
     if not (limit > 0 and lr > 0 and minimum > 0):
         raise ValueError(f"limit, lr and minimum must be above 0, got {limit}, {lr} and {minimum}")
-    return max(minimum, kl_coef * math.exp(lr * (kl / limit - 1.0)))
+    return max(minimum, kl_coef * math.exp(min(lr * (kl / limit - 1.0), 1.0)))
 
 
 def annealed_kl_coef(start: float, end: float, progress: float) -> float:

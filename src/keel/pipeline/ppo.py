@@ -21,7 +21,7 @@ from keel.pipeline.credit import baseline, estimate_advantages, label_pairs, lea
 from keel.pipeline.guards import RATIO_TOLERANCE, require_ends, require_unit_ratio, watch_kl_sign, watch_variation
 from keel.pipeline.heldout import HeldOut
 from keel.pipeline.measures import rollout_metrics
-from keel.pipeline.ppo_state import PPOState
+from keel.pipeline.ppo_state import PPOState, planned_coef
 from keel.pipeline.rollouts import Actors, collect_rollout
 from keel.records import Credit, Leash, PolicyBatch, PromptItem, Rollout
 from keel.runs.console import Console
@@ -182,7 +182,9 @@ def _begin(config: PPOConfig, held_out: HeldOut, engines: PPOEngines, stage: Sta
     """The state before the first iteration; the start's evaluation is line 0 of the metrics, and may stay the best."""
     metrics = _evaluate(held_out, 0, stage, console)
     stage.log(0, metrics)
-    state = PPOState(iteration=0, kl_coef=config.kl.start).judged(metrics["eval/objective"], config, metrics["eval/kl"])
+    state = PPOState(iteration=0, kl_coef=planned_coef(config.kl, 0)).judged(
+        metrics["eval/objective"], config, metrics["eval/kl"]
+    )
     state = state.heeding(stage)
     _checkpoint_if_due(config, stage, engines.learner, state, state)
     return state

@@ -15,6 +15,13 @@ from keel.functional.masked import Moments
 from keel.runs.run import StageRun
 
 
+def planned_coef(config: KLConfig, iteration: int) -> float:
+    """The price of a nat in that iteration as far as it is known beforehand: fixed, or on its way down."""
+    if config.anneal_from is None or config.anneal_over is None:
+        return config.coef
+    return annealed_kl_coef(config.anneal_from, config.coef, iteration / config.anneal_over)
+
+
 @dataclass(frozen=True)
 class PPOState:
     """All that must survive an interruption besides weights and optimiser."""
@@ -55,8 +62,8 @@ class PPOState:
         elif config.kind == "constraint":
             assert config.target is not None
             coef = dual_kl_coef(coef, kl, limit=config.target, lr=config.dual_lr, minimum=config.min_coef)
-        elif config.anneal_from is not None and config.anneal_over is not None:
-            coef = annealed_kl_coef(config.anneal_from, config.coef, done / config.anneal_over)
+        else:
+            coef = planned_coef(config, done)
         return replace(self, iteration=done, kl_coef=coef, negative_kl_streak=streak)
 
     def judged(self, objective: float, config: PPOConfig, kl: float) -> PPOState:
@@ -81,5 +88,6 @@ class PPOState:
         if changed <= {"ppo.iterations"}:
             return self
         starts = {"ppo.kl.coef", "ppo.kl.kind", "ppo.kl.anneal_from", "ppo.kl.anneal_over"}
-        coef = config.kl.start if changed & starts else self.kl_coef
-        return PPOState(iteration=self.iteration, kl_coef=coef)
+        coef = planned_coef(config.kl, self.iteration) if changed & starts else self.kl_coef
+        moments = Moments.empty() if any(key.startswith("rewards") for key in changed) else self.score_moments
+        return PPOState(iteration=self.iteration, kl_coef=coef, score_moments=moments)

@@ -29,6 +29,7 @@ def model_card(run: RunView, stage: str, *, adapter: bool) -> str:
         stage=stage,
         adapter=adapter,
         method=method(run),
+        online=facts.online_method(run) or "PPO",
         base=(base if on_hub else path.name) or "a model from nothing",
         base_on_hub=on_hub,
         rows=facts.comparison([run]) if stage == facts.judged_stage(run) and facts.summary(run, "evaluate") else [],

@@ -183,3 +183,17 @@ def timings(runs: Sequence[RunView]) -> list[Row]:
         times = [duration(summary(run, stage).get("seconds")) for run in runs]
         rows.append(Row(stage, "", tuple("reused" if old else time for old, time in zip(reused, times, strict=True))))
     return _filled(rows)
+
+
+def online_method(run: RunView) -> str:
+    """Which estimator, which loss, and where the leash is, as the recipe names them."""
+    update = dig(run.recipe, "ppo", "update") or {}
+    if update.get("loss") == "dpo":
+        return "online DPO"
+    kind, ratio = dig(run.recipe, "ppo", "advantage", "kind"), update.get("ratio", "token")
+    loss = "plain gradient" if update.get("loss") == "policy_gradient" else f"clipped ratio of the {_CLIPPED[ratio]}"
+    place = ", leash in the loss" if dig(run.recipe, "ppo", "kl", "place") == "loss" else ""
+    return f"{kind}, {loss}{place}" if kind else ""
+
+
+_CLIPPED = {"token": "token", "sequence": "response", "gspo": "response (mean)"}

@@ -116,7 +116,7 @@ def _direct(runs: Sequence[RunView]) -> Stage:
 
 def _ppo(runs: Sequence[RunView]) -> Stage:
     parts: list[Part] = [
-        ("method", _method),
+        ("method", facts.online_method),
         ("rewards", _rewards),
         ("iterations", _iterations),
         ("responses an iteration", lambda run: count(dig(run.recipe, "ppo", "rollout_batch"))),
@@ -134,20 +134,6 @@ def _ppo(runs: Sequence[RunView]) -> Stage:
     notes = _missing(runs, "ppo") + _shared(runs, "ppo")
     panels = [*curves.ppo_panels(runs), *against_kl.truth_panels(runs)]
     return Stage("ppo", "PPO", lead, notes, of_runs(parts, runs), panels)
-
-
-def _method(run: RunView) -> str:
-    """Which estimator, which loss, and where the leash is, as the recipe names them."""
-    update = dig(run.recipe, "ppo", "update") or {}
-    if update.get("loss") == "dpo":
-        return "online DPO"
-    kind, ratio = dig(run.recipe, "ppo", "advantage", "kind"), update.get("ratio", "token")
-    loss = "plain gradient" if update.get("loss") == "policy_gradient" else f"clipped ratio of the {_CLIPPED[ratio]}"
-    place = ", leash in the loss" if dig(run.recipe, "ppo", "kl", "place") == "loss" else ""
-    return f"{kind}, {loss}{place}" if kind else ""
-
-
-_CLIPPED = {"token": "token", "sequence": "response", "gspo": "response (mean)"}
 
 
 def _evaluate(runs: Sequence[RunView]) -> Stage:

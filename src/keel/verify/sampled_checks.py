@@ -43,7 +43,7 @@ class Algorithm:
 
 
 ALGORITHMS = (
-    Algorithm("reinforce", "REINFORCE less the group's mean", {"kind": "dr_grpo"}, _GRADIENT),
+    Algorithm("reinforce-group", "REINFORCE less the group's mean", {"kind": "dr_grpo"}, _GRADIENT),
     Algorithm("rloo", "RLOO", {"kind": "rloo"}, _GRADIENT),
     Algorithm("a2c-mc", "A2C with returns to go", {"kind": "monte_carlo", "whiten": False}, _GRADIENT | _CRITIC),
     Algorithm("a2c-td", "A2C with one-step advantages", {"kind": "td", "whiten": False}, _GRADIENT | _CRITIC),
@@ -180,7 +180,7 @@ CHECKS = (
         "reinforce-pp-bandit",
         Group.OPTIMUM,
         "REINFORCE++ reaches π* of the bandit from samples at β = .5; its one baseline for all prompts is noisier, so "
-        "the sequences take it four times as long (--full).",
+        "the sequences take it eight times as long (--full).",
         Level.DEFAULT,
         partial(reached, replace(_BY_NAME["reinforce-pp"], iterations=600), bandit),
     ),
