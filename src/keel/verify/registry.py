@@ -17,6 +17,7 @@ from keel.verify import (
     frontier_checks,
     preferences,
     sampled_checks,
+    transformer_checks,
     variances,
 )
 from keel.verify.result import Check, Level
@@ -32,6 +33,7 @@ CHECKS: tuple[Check, ...] = (
     *frontier_checks.CHECKS,
     *constraint_checks.CHECKS,
     *elsewhere.CHECKS,
+    *transformer_checks.CHECKS,
 )
 
 

@@ -116,10 +116,14 @@ def _world(name: str, tree: Tree, eos: int | None, reward: Reward, spread: float
     prompts = torch.tensor(list(product(words, repeat=PROMPT_LENGTH)))[:NUM_PROMPTS]
     ref_logits = spread * _normal(draws, "reference", NUM_PROMPTS, tree.num_states, tree.num_symbols)
     raw = _structured(draws, tree) if reward == "structured" else _normal(draws, "reward", NUM_PROMPTS, len(tree.mask))
-    probs = response_logprobs(tree, ref_logits).exp()
-    centred = raw - (probs * raw).sum(dim=1, keepdim=True)
-    rewards = centred / (probs * centred.square()).sum(dim=1, keepdim=True).sqrt()
+    rewards = standardised(raw, response_logprobs(tree, ref_logits).exp())
     return World(name, tree, eos, prompts, ref_logits, rewards)
+
+
+def standardised(rewards: Tensor, probs: Tensor) -> Tensor:
+    """The rewards [P, N] with mean 0 and standard deviation 1 under `probs`, prompt by prompt."""
+    centred = rewards - (probs * rewards).sum(dim=1, keepdim=True)
+    return centred / (probs * centred.square()).sum(dim=1, keepdim=True).sqrt()
 
 
 def _structured(draws: Draws, tree: Tree) -> Tensor:
