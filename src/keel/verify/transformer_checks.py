@@ -25,6 +25,7 @@ from keel.verify.worlds import World
 
 BETA = 1.0
 MEAN_GAP = 0.03  # of J, over prompts
+WORST_GAP = 0.15  # of the worst prompt
 _RESPONSES = 512  # an iteration
 _STEPS = {"epochs": 4, "minibatches": 4}
 _TOKENS = {"reduction": "sequence_sum", **_STEPS}
@@ -53,8 +54,8 @@ ALGORITHMS = (
     Algorithm("rloo", "RLOO", _RLOO, _TOKENS, level=Level.DEFAULT),
     Algorithm("a2c", "A2C", _GAE, _GRADIENT | _CRITIC, iterations=1500),
     Algorithm("grpo", "GRPO with the KL inside its reward", {"kind": "grpo"}, _TOKENS),
-    Algorithm("reinforce-pp", "REINFORCE++", {"kind": "reinforce_pp"}, _TOKENS),
-    Algorithm("gspo", "GSPO with RLOO", _RLOO, {"ratio": "gspo", **_STEPS}),
+    Algorithm("reinforce-pp", "REINFORCE++", {"kind": "reinforce_pp"}, _TOKENS, iterations=500),
+    Algorithm("gspo", "GSPO with RLOO", _RLOO, {"ratio": "gspo", **_STEPS}, iterations=400),
     Algorithm("sequence-k2", "RLOO with the sequence's k2 in the loss", _RLOO, _TOKENS, kl={"place": "loss"}),
     Algorithm(
         "ppo-sequence",
@@ -98,7 +99,7 @@ def reached(algorithm: Algorithm) -> Finding:
 
 
 def expressed() -> Finding:
-    """The gap that ascent on the exact J leaves, which no sampled method can be asked to undercut."""
+    """The gap that 500 steps on the exact J leave: what such a model can express, and learn without any noise."""
     backbone = start()
     world = world_around(backbone)
     return _finding(world, fit_exactly(world, backbone, beta=BETA, steps=500, lr=6e-3))
@@ -129,8 +130,11 @@ def _finding(world: World, logits: Tensor, *panels: Panel) -> Finding:
     gap = exact.gap(world, logits, BETA)
     before = exact.gap(world, world.ref_logits, BETA)
     return Finding(
-        (Bound("mean gap", float(gap.mean()), high=MEAN_GAP),),
-        {"worst prompt": float(gap.max()), "mean gap at the start": float(before.mean())},
+        (
+            Bound("mean gap", float(gap.mean()), high=MEAN_GAP),
+            Bound("worst prompt", float(gap.max()), high=WORST_GAP),
+        ),
+        {"mean gap at the start": float(before.mean())},
         panels=panels,
     )
 
