@@ -78,7 +78,7 @@ def settings(algorithm: Algorithm, world: World) -> PPOConfig:
         per_prompt=_RESPONSES // world.num_prompts,
         sampling={"batch": _RESPONSES},
         advantage=algorithm.advantage,
-        update={"betas": (0.9, 0.95), **algorithm.update},
+        update=algorithm.update,
         kl=algorithm.kl,
     )
 
