@@ -70,7 +70,7 @@ def run_ppo(bench: Workbench) -> dict[str, Any]:
     )
     if config.kl.place == "loss" and config.advantage.kind == "grpo":
         bench.console.say(
-            "ppo: note: grpo divides the scores by their spread within a group, and the leash in the loss is not divided: "
+            "ppo: note: grpo divides the scores by their spread within a group, and the leash in the loss is not: "
             "the optimum is not that of the objective (docs/guides/algorithms.md)."
         )
     bench.say_models()
