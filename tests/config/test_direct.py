@@ -67,9 +67,10 @@ def test_without_ppo_the_evaluation_is_given_the_length_that_collect_gives() -> 
         "annotator": {"script": "keel.demo:polite"},
         "sampling": {"max_new_tokens": 40, "top_k": 5},
     }
-    recipe = recipe_of({"data": "collect"}, collect=collect, evaluate={"prompts": "held.jsonl"})
+    recipe = recipe_of({"data": "collect"}, collect=collect, reward={}, evaluate={"prompts": "held.jsonl"})
     assert recipe.evaluate is not None
     assert (recipe.evaluate.sampling.max_new_tokens, recipe.evaluate.sampling.top_k) == (40, 0)
-    own = recipe_of({}, evaluate={"prompts": "held.jsonl", "sampling": {"max_new_tokens": 7}})
+    judges = [{"function": "my_rules:polite"}]
+    own = recipe_of({}, evaluate={"prompts": "held.jsonl", "reward": judges, "sampling": {"max_new_tokens": 7}})
     assert own.evaluate is not None
     assert own.evaluate.sampling.max_new_tokens == 7

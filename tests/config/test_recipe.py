@@ -345,7 +345,7 @@ SFT = {"data": "d.jsonl"}
         ),
         ({"ppo": PPO | {"policy": "direct"}}, "ppo.policy is `direct`, but the recipe has no direct stage"),
         (
-            {"direct": {"data": "a"}, "evaluate": {"prompts": "p"}},
+            {"direct": {"data": "a"}, "ppo": None, "reward": None, "evaluate": {"prompts": "p"}},
             "evaluate.reward is missing: the recipe has no ppo and no reward stage whose rewards could judge",
         ),
         # layouts

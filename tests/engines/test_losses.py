@@ -158,15 +158,16 @@ def clipped(ratio: float, advantage: float) -> float:
 )
 def test_losses_ratios_reductions_and_leashes_are_loops_over_responses(update: dict[str, Any], estimator: str) -> None:
     policy = tiny_policy(critic=True)
+    minibatches = 1 if update.get("loss") else 2
     config = ppo_config(
         TEMPERATURE,
         ppo={
-            "rollout_batch": 8,
+            "rollout_batch": 4 * minibatches,
             "sampling": {"temperature": TEMPERATURE, "max_new_tokens": 7},
             "advantage": {"kind": "sequence", "whiten": False},
             "kl": {"place": "loss", "estimator": estimator},
         },
-        minibatches=2,
+        minibatches=minibatches,
         value_coef=0.0,
         value_clip=0.2,
         entropy_coef=0.3,
@@ -180,6 +181,17 @@ def test_losses_ratios_reductions_and_leashes_are_loops_over_responses(update: d
     expected = naive["policy"] - 0.3 * naive["entropy"] + 0.7 * naive["leash"]
     assert loss.item() == pytest.approx(expected, rel=1e-4)
     assert tally.means()["ppo/loss/policy"] == pytest.approx(naive["policy"] * DENOMINATOR / 11, rel=1e-4)
+
+
+def test_importance_weighs_what_the_advantages_teach_and_the_leash_alike() -> None:
+    policy = tiny_policy(critic=True)
+    advantage = {"kind": "gae", "whiten": False}
+    config = ppo_config(TEMPERATURE, ppo={"advantage": advantage, "kl": {"place": "loss"}}, value_coef=0.0)
+    drawn = ppo_batch(policy)
+    batch = replace(drawn, leash=Leash(0.7, drawn.old_logprobs + made_up(4, 0.5), made_up(5)[:, 0]))
+    loss, _ = ppo_loss(config)(policy, batch, DENOMINATOR)
+    weighed, _ = ppo_loss(config)(policy, replace(batch, importance=torch.full((3, 5), 1.5)), DENOMINATOR)
+    assert weighed.item() == pytest.approx(1.5 * loss.item(), rel=1e-5)
 
 
 def test_online_dpo_is_a_loop_over_pairs() -> None:

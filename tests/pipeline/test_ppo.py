@@ -146,7 +146,7 @@ def test_the_leash_adapts_by_hand() -> None:
     assert (far.iteration, far.negative_kl_streak) == (8, 1)
     near = state.next(5.4, config, 512, streak=0)  # 10 % below its target
     assert near.kl_coef == pytest.approx(0.15 * (1 - 0.1 * 0.0512), rel=1e-12)
-    assert state.next(12.0, toy_config().kl, 512, streak=0).kl_coef == 0.15  # fixed
+    assert state.next(12.0, toy_config().kl, 512, streak=0).kl_coef == 0.5  # fixed: as the recipe has it
 
 
 def test_the_price_of_a_constraint_and_an_annealed_one() -> None:
