@@ -97,7 +97,7 @@ def _quantities(view: RunView, folder: Path) -> dict[str, float]:
         "kl": summary["kl"],
         "length": summary["policy"]["length"],
         "sampled_tokens": sum(lengths) * batch.get("rollout_batch", 0),
-        "seconds": float((trained.summary or {}).get("seconds", math.nan)) if trained else 0.0,
+        "cpu_seconds": cost.get("cpu_seconds", math.nan),
         "peak_gib": cost.get("peak_gib", math.nan),
     }
 

@@ -15,7 +15,7 @@ from keel.report.figures import NUM_RUN_COLOURS, Curve, Panel, run_colour
 from keel.report.page import drawing, environment
 from keel.runs import files
 
-HEADER = ("algorithm", "true reward", "win rate", "score", "KL", "at equal KL", "tokens drawn", "seconds", "GiB")
+HEADER = ("algorithm", "true reward", "win rate", "score", "KL", "at equal KL", "tokens drawn", "CPU s", "GiB")
 
 
 def equal_kl(rows: Sequence[Row]) -> float:
@@ -42,7 +42,7 @@ def cells(row: Row, kl: float) -> tuple[str, ...]:
         shown("kl", 2),
         "–" if math.isnan(at) else f"{at:.2f}",
         f"{tokens / 1000:.0f} k" if tokens else "–",
-        shown("seconds", 0) if row.quantities["seconds"][0] else "–",
+        shown("cpu_seconds", 0),
         f"{row.quantities['peak_gib'][0]:.2f}",
     )
 
