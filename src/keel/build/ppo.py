@@ -7,6 +7,7 @@ from typing import Any
 import torch
 
 from keel.build.workbench import SCORING_TOKENS, Workbench
+from keel.config.ppo import PPOConfig
 from keel.engines.learner import GradientLearner
 from keel.engines.losses import ppo_loss
 from keel.engines.sampler import CachedSampler
@@ -68,11 +69,7 @@ def run_ppo(bench: Workbench) -> dict[str, Any]:
         export=bench.models.export_policy(policy, renderer, source),
         ratio_tolerance=tolerance,
     )
-    if config.kl.place == "loss" and config.advantage.kind == "grpo":
-        bench.console.say(
-            "ppo: note: grpo divides the scores by their spread within a group, and the leash in the loss is not: "
-            "the optimum is not that of the objective (docs/guides/algorithms.md)."
-        )
+    _note_where_grpo_goes(bench, config)
     bench.say_models()
     items = bench.items(renderer, bench.some(held_out, config.evaluate.count), room)
     return train_ppo(
@@ -85,6 +82,14 @@ def run_ppo(bench: Workbench) -> dict[str, Any]:
         draws=bench.draws,
         console=bench.console,
     )
+
+
+def _note_where_grpo_goes(bench: Workbench, config: PPOConfig) -> None:
+    if config.kl.place == "loss" and config.advantage.kind == "grpo":
+        bench.console.say(
+            "ppo: note: grpo divides the scores by their spread within a group, and the leash in the loss is not: "
+            "the optimum is not that of the objective (docs/guides/algorithms.md)."
+        )
 
 
 def _critic_source(bench: Workbench, renderer: Renderer) -> str | None:
