@@ -69,7 +69,7 @@ def test_out_that_is_a_file_is_refused(tmp_path: Path) -> None:
 def test_only_known_stages(tmp_path: Path) -> None:
     with opened(tmp_path) as run, pytest.raises(ValueError, match="stage 'pop' is not one of"):
         run.stage("pop", PPO)
-    sentence = "--fresh-from pop names no stage; use one of sft, collect, reward, ppo, evaluate."
+    sentence = "--fresh-from pop names no stage; use one of sft, collect, reward, direct, ppo, evaluate."
     with pytest.raises(UserError, match=re.escape(sentence)), opened(tmp_path, fresh_from="pop"):
         pass
 
