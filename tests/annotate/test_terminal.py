@@ -23,9 +23,10 @@ FIRST, SECOND, EQUAL, SKIP, UNDO, STOP = Key.FIRST, Key.SECOND, Key.EQUAL, Key.S
 
 # Prints each key, dies of a ValueError at the first answer "equal".
 PROGRAM = """
-import fcntl, sys, termios
+import fcntl, signal, sys, termios
 from keel.annotate.terminal import Key, reading_keys
 fcntl.ioctl(0, termios.TIOCSCTTY, 0)
+signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored where the tests run in the background
 with reading_keys(sys.stdin) as read:
     print("ready", flush=True)
     while (key := read()) is not Key.STOP:

@@ -236,7 +236,9 @@ def peft_adapter(folder: Path, family: str = "llama", **options: Any) -> Any:
     """Made and saved by peft itself beside `base`, whose name is then given relative to it; the model it makes."""
     save_tiny_lm(folder / "base", family=family)
     settings: dict[str, Any] = {"r": 2, "lora_alpha": 3, "target_modules": "all-linear", "task_type": "CAUSAL_LM"}
-    model: Any = get_peft_model(POLICIES.from_pretrained(folder / "base"), LoraConfig(**settings | options))
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        model: Any = get_peft_model(POLICIES.from_pretrained(folder / "base"), LoraConfig(**settings | options))
     with torch.no_grad():
         for name, weight in model.named_parameters():
             if "lora_B" in name:
