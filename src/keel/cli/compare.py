@@ -57,7 +57,7 @@ def compare(
         print(f"[{done}/{len(runs)}] {run.name}: {error or 'finished'}", flush=True)
 
     failed = run_all(runs, folder, jobs=jobs, tell=tell)
-    rows = gather(runs, folder)
+    rows = gather([run for run in runs if run not in failed], folder)  # nothing old under new settings
     page = write(rows, folder, about={"recipe": chosen.name, "seeds": numbers})
     _print_table(HEADER, [cells(row, equal_kl(rows)) for row in rows])
     print(f"Report: {page}   Table: {folder / 'compare.md'}")
