@@ -1,7 +1,5 @@
 from __future__ import annotations
 
-from itertools import pairwise
-
 import pytest
 import torch
 from hypothesis import given
@@ -9,6 +7,7 @@ from hypothesis import strategies as st
 
 from keel.batching import (
     cut_by_tokens,
+    pack,
     pad_left,
     pad_rows,
     row_batches,
@@ -156,46 +155,57 @@ def test_texts_by_hand() -> None:
     (batch,) = text_batches([EncodedText((8, 9), (False, True)), one], 100)
     assert batch.tokens.tolist() == [[5, 6, 7], [8, 9, 0]]
     assert batch.trained.tolist() == [[False, True, False], [False, True, False]]
-    assert batch.position_ids is None
+    assert batch.lengths.tolist() == [3, 2]
     assert batch.weight == 2.0
     assert batch.target_positions().tolist() == [[0, 1, 2], [0, 1, 2]]
 
 
-def test_packed_texts_by_hand() -> None:
-    rows = [EncodedText((8, 9), (False, True)), EncodedText((1, 2, 3, 4), (False,) + (True,) * 3)]
-    rows += [EncodedText((5,), (False,)), EncodedText((6, 7, 8), (False, False, True))]
-    (batch,) = text_batches(rows, 100, packing=True)
-    assert batch.tokens.tolist() == [[1, 2, 3, 4], [6, 7, 8, 5], [8, 9, 0, 0]]
-    assert batch.position_ids is not None
-    assert batch.position_ids.tolist() == [[0, 1, 2, 3], [0, 1, 2, 0], [0, 1, 0, 0]]
-    expected = [[False, True, True, True], [False, False, True, False], [False, True, False, False]]
-    assert batch.trained.tolist() == expected
+def test_packed_rows_by_hand() -> None:
+    tokens = torch.tensor([[8, 9, 0, 0], [1, 2, 3, 4], [5, 0, 0, 0], [6, 7, 8, 0]])
+    packed = pack(tokens, torch.tensor([2, 4, 1, 3]))
+    assert packed is not None
+    assert packed.tokens.tolist() == [[1, 2, 3, 4], [6, 7, 8, 5], [8, 9, 0, 0]]
+    assert packed.position_ids.tolist() == [[0, 1, 2, 3], [0, 1, 2, 0], [0, 1, 0, 0]]
+    assert packed.starts.tolist() == [8, 0, 7, 4]
 
 
-@given(TEXTS, st.integers(1, 40), st.booleans())
-def test_text_batches_hold_every_text_once(rows: list[EncodedText], budget: int, packing: bool) -> None:
-    longest = max(len(row.tokens) for row in rows)
+def test_rows_of_like_length_are_left_alone() -> None:
+    assert pack(torch.zeros(8, 10, dtype=torch.long), torch.tensor([10, 10, 9, 9, 10, 8, 10, 10])) is None
+
+
+@given(st.lists(st.integers(1, 12), min_size=1, max_size=12))
+def test_packing_holds_every_row_once_and_only_padding_besides(lengths: list[int]) -> None:
+    generator = torch.Generator().manual_seed(len(lengths))
+    tokens = torch.randint(1, 99, (len(lengths), max(lengths)), generator=generator)
+    packed = pack(tokens, torch.tensor(lengths))
+    if packed is None:
+        return
+    assert packed.tokens.numel() < tokens.numel()
+    flat, positions = packed.tokens.flatten(), packed.position_ids.flatten()
+    left = torch.ones(len(flat), dtype=torch.bool)
+    for row, (start, length) in enumerate(zip(packed.starts.tolist(), lengths, strict=True)):
+        assert flat[start : start + length].tolist() == tokens[row, :length].tolist()
+        assert positions[start : start + length].tolist() == list(range(length))
+        assert start // packed.tokens.shape[1] == (start + length - 1) // packed.tokens.shape[1]  # within one row
+        assert left[start : start + length].all()
+        left[start : start + length] = False
+    assert not flat[left].any()
+    assert not positions[left].any()
+
+
+@given(TEXTS, st.integers(1, 40))
+def test_text_batches_hold_every_text_once(rows: list[EncodedText], budget: int) -> None:
     found = []
-    for batch in text_batches(rows, budget, packing=packing):
-        assert batch.tokens.shape[1] <= longest
+    for batch in text_batches(rows, budget):
         assert batch.tokens.numel() <= budget or len(batch.tokens) == 1
-        for tokens, trained, positions in zip(
-            batch.tokens.tolist(),
-            batch.trained.tolist(),
-            (batch.target_positions() if batch.position_ids is None else batch.position_ids).tolist(),
-            strict=True,
+        assert batch.tokens.shape[1] == batch.lengths.max()
+        for tokens, trained, length in zip(
+            batch.tokens.tolist(), batch.trained.tolist(), batch.lengths.tolist(), strict=True
         ):
-            starts = [index for index, position in enumerate(positions) if position == 0] + [len(tokens)]
-            for start, end in pairwise(starts):
-                found.append((tuple(tokens[start:end]), tuple(trained[start:end])))
-    for row in rows:  # each is found whole, or with the padding behind it
-        mine = next(
-            one for one in found if one[0][: len(row.tokens)] == row.tokens and not any(one[0][len(row.tokens) :])
-        )
-        assert mine[1][: len(row.tokens)] == row.trains
-        assert not any(mine[1][len(row.tokens) :])
-        found.remove(mine)
-    assert all(not any(tokens) and not any(trained) for tokens, trained in found)  # the rest is padding
+            found.append((tuple(tokens[:length]), tuple(trained[:length])))
+            assert not any(tokens[length:])
+            assert not any(trained[length:])
+    assert sorted(found) == sorted((row.tokens, row.trains) for row in rows)
 
 
 @given(st.lists(st.integers(1, 12), max_size=20), st.integers(1, 20))
@@ -207,11 +217,7 @@ def test_shared_rows_hold_every_item_once_within_the_capacity(lengths: list[int]
     assert sum(total <= capacity // 2 for total in sums) <= 1  # two half-empty rows would have shared one
 
 
-def test_a_packed_batch_moves_with_its_positions() -> None:
-    rows = [EncodedText((5, 6), (False, True)), EncodedText((5,), (False,))]
-    for packing in (False, True):
-        (batch,) = text_batches(rows, 100, packing=packing)
-        moved = to_device(batch, torch.device("meta"))
-        assert moved.trained.device.type == moved.tokens.device.type == "meta"
-        assert (moved.position_ids is not None) == packing
-        assert moved.position_ids is None or moved.position_ids.device.type == "meta"
+def test_a_batch_moves_as_a_whole() -> None:
+    (batch,) = text_batches([EncodedText((5, 6), (False, True)), EncodedText((5,), (False,))], 100)
+    moved = to_device(batch, torch.device("meta"))
+    assert moved.trained.device.type == moved.tokens.device.type == moved.lengths.device.type == "meta"

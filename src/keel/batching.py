@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from bisect import bisect_left, insort
 from collections.abc import Sequence
-from dataclasses import fields, replace
+from dataclasses import dataclass, fields, replace
 from typing import Any, TypeVar
 
 import torch
@@ -15,6 +15,7 @@ from keel.records import EncodedRow, EncodedText, Sequences, Texts
 Batch = TypeVar("Batch", bound=Sequences | Texts)
 
 FILL = 0  # padded positions are found by length, so any id serves
+_WORTH = 0.9  # share of a padded batch below which it is worth packing
 
 
 def pad_rows(rows: Sequence[EncodedRow]) -> Sequences:
@@ -85,16 +86,46 @@ def row_batches(rows: Sequence[EncodedRow], token_budget: int) -> list[Sequences
     return [pad_rows([rows[index] for index in group]) for group in groups]
 
 
-def text_batches(rows: Sequence[EncodedText], token_budget: int, *, packing: bool = False) -> list[Texts]:
-    """The texts in padded batches of like length, each within the token budget.
+def text_batches(rows: Sequence[EncodedText], token_budget: int) -> list[Texts]:
+    """The texts in padded batches of like length, each within the token budget."""
+    groups = cut_by_tokens([len(row.tokens) for row in rows], token_budget)
+    return [_pad_texts([rows[index] for index in group]) for group in groups]
 
-    Packed, several texts share a row that is no longer than the longest text: as little padding as may be, and no
-    more attention than that text takes.
+
+@dataclass(frozen=True)
+class Packed:
+    """A padded batch of B rows with its tokens side by side in R rows, R <= B; what is padded still is a document of
+    its own, a token long.
     """
-    lengths = [len(row.tokens) for row in rows]
-    shared = share_rows(lengths, max(lengths, default=0)) if packing else [[row] for row in range(len(rows))]
-    groups = cut_by_tokens([sum(lengths[row] for row in texts) for texts in shared], token_budget)
-    return [_pad_texts([[rows[row] for row in shared[index]] for index in group], packing) for group in groups]
+
+    tokens: Tensor  # int64 [R, C]
+    position_ids: Tensor  # int64 [R, C], 0 where a document begins
+    starts: Tensor  # int64 [B], where each document begins, counted over all R x C places
+
+
+def pack(tokens: Tensor, lengths: Tensor) -> Packed | None:
+    """The rows of int64 [B, L], of which the first `lengths` [B] tokens are real, packed; None where it saves little.
+
+    Rows are shared up to the longest one's length: as little padding as may be, and no more attention than it takes.
+    """
+    counts: list[int] = lengths.tolist()
+    groups = share_rows(counts, max(counts))
+    width = max(counts)
+    if len(groups) * width > _WORTH * tokens.numel():
+        return None
+    starts = [0] * len(counts)
+    for row, group in enumerate(groups):
+        place = row * width
+        for item in group:
+            starts[item] = place
+            place += counts[item]
+    begins = torch.tensor(starts, device=tokens.device)
+    steps = torch.arange(tokens.shape[1], device=tokens.device).expand_as(tokens)
+    real = steps < lengths[:, None]
+    places = (begins[:, None] + steps)[real]
+    packed, positions = (tokens.new_full((len(groups) * width,), fill) for fill in (FILL, 0))
+    packed[places], positions[places] = tokens[real], steps[real]
+    return Packed(packed.view(-1, width), positions.view(-1, width), begins)
 
 
 def share_rows(lengths: Sequence[int], capacity: int) -> list[list[int]]:
@@ -116,25 +147,18 @@ def share_rows(lengths: Sequence[int], capacity: int) -> list[list[int]]:
     return groups
 
 
-def _pad_texts(rows: Sequence[Sequence[EncodedText]], packing: bool) -> Texts:
-    """Rows of one text or several. What pads a packed row is a document of its own, a token long."""
-    longest = max(sum(len(text.tokens) for text in texts) for texts in rows)
-    tokens = torch.full((len(rows), longest), FILL, dtype=torch.long)
-    trained = torch.zeros((len(rows), longest), dtype=torch.bool)
-    positions = torch.zeros((len(rows), longest), dtype=torch.long)
-    for row, texts in enumerate(rows):
-        start = 0
-        for text in texts:
-            end = start + len(text.tokens)
-            tokens[row, start:end] = torch.tensor(text.tokens)
-            trained[row, start:end] = torch.tensor(text.trains)
-            positions[row, start:end] = torch.arange(end - start)
-            start = end
-    return Texts(tokens=tokens, trained=trained, position_ids=positions if packing else None)
+def _pad_texts(rows: Sequence[EncodedText]) -> Texts:
+    lengths = [len(row.tokens) for row in rows]
+    tokens = torch.full((len(rows), max(lengths)), FILL, dtype=torch.long)
+    trained = torch.zeros((len(rows), max(lengths)), dtype=torch.bool)
+    for index, (row, length) in enumerate(zip(rows, lengths, strict=True)):
+        tokens[index, :length] = torch.tensor(row.tokens)
+        trained[index, :length] = torch.tensor(row.trains)
+    return Texts(tokens=tokens, trained=trained, lengths=torch.tensor(lengths))
 
 
 def to_device(batch: Batch, device: torch.device) -> Batch:
     """The same batch on another device."""
     tensors = {field.name: getattr(batch, field.name) for field in fields(batch)}
-    moved: dict[str, Any] = {name: None if one is None else one.to(device) for name, one in tensors.items()}
+    moved: dict[str, Any] = {name: one.to(device) for name, one in tensors.items()}
     return replace(batch, **moved)

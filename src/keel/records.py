@@ -62,8 +62,8 @@ class Targets(Protocol):
         ...
 
     @property
-    def position_ids(self) -> Tensor | None:
-        """int64 [B, L], 0 where a document begins; None where each row is one document."""
+    def lengths(self) -> Tensor:
+        """int64 [B], real tokens; what follows them is padding."""
         ...
 
     @property
@@ -82,7 +82,7 @@ class Texts:
 
     tokens: Tensor  # int64 [B, L], padded on the right with an arbitrary id
     trained: Tensor  # bool [B, L]
-    position_ids: Tensor | None  # int64 [B, L] where several documents share a row; 0 where one begins
+    lengths: Tensor  # int64 [B]
 
     @property
     def weight(self) -> float:
@@ -122,10 +122,6 @@ class Sequences:
     def weight(self) -> float:
         """Response tokens: the batch's share of a token mean."""
         return float(self.response_mask.sum())
-
-    @property
-    def position_ids(self) -> None:
-        """Each row is one document."""
 
     @property
     def target_mask(self) -> Tensor:

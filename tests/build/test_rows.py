@@ -138,14 +138,3 @@ def test_sources_are_mixed_and_reported_by_kind(model: str, tmp_path: Path) -> N
     assert by_kind == {"objective/scores/domain", "objective/scores/safety"}
     assert set(done("evaluate")["kinds"]) == {"domain", "safety"}
     assert all(0 <= kind["win_rate"] <= 1 for kind in done("evaluate")["kinds"].values())
-
-
-def test_packing_is_tried_before_the_first_step(model: str, tmp_path: Path) -> None:
-    rows = [{"prompt": "Could you", "response": "No." * n} for n in range(1, 9)]
-    data = {"path": rows_file(tmp_path, "demos.jsonl", rows), "validation": 0}
-    losses = []
-    for packing in (False, True):
-        recipe = recipe_of(model, sft={"data": data, "epochs": 1, "packing": packing})
-        run_recipe(recipe, tmp_path / str(packing), console=Heard())
-        losses.append(read_lines(tmp_path / str(packing) / "sft" / "metrics.jsonl")[0]["sft/loss"])
-    assert losses[0] == pytest.approx(losses[1], abs=1e-5)

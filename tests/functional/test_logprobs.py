@@ -43,9 +43,9 @@ def test_mistake_8_logprobs_are_those_of_the_sampling_temperature() -> None:
     assert entropy.item() == pytest.approx(2 / 3 * math.log(3 / 2) + 1 / 3 * math.log(3))
 
 
-@pytest.mark.parametrize("chunk_tokens", [2, 3, 5, 7, 512])
+@pytest.mark.parametrize("chunk_tokens", [1, 2, 3, 5, 7, 512, None])
 @pytest.mark.parametrize("temperature", [0.7, 1.0])
-def test_values_and_gradients_match_the_plain_lines(chunk_tokens: int, temperature: float) -> None:
+def test_values_and_gradients_match_the_plain_lines(chunk_tokens: int | None, temperature: float) -> None:
     logits, targets = example(7, 11)
     weights = torch.linspace(-1, 2, 7, dtype=torch.float64)
     results = []
@@ -124,7 +124,7 @@ def test_temperature_must_be_above_zero(temperature: float) -> None:
 def test_shapes_and_chunk_sizes_that_do_not_fit_are_refused() -> None:
     logits, targets = example(2, 3)
     with pytest.raises(ValueError, match="chunk_tokens"):
-        token_logprobs(logits, targets, chunk_tokens=1)
+        token_logprobs(logits, targets, chunk_tokens=0)
     with pytest.raises(ValueError, match="need logits"):
         token_logprobs(logits, targets[:1])
 
@@ -163,8 +163,8 @@ def test_never_more_than_one_chunk_of_temporaries(dtype: torch.dtype, with_entro
     forward_peak = peak_bytes(forward)
     backward_peak = peak_bytes(lambda: torch.autograd.grad(total, logits))
     gradient = logits.numel() * logits.element_size()
-    assert one_chunk <= forward_peak <= one_chunk + small
-    assert one_chunk <= backward_peak - gradient <= one_chunk + small
+    assert one_chunk / 3 <= forward_peak <= one_chunk + small
+    assert one_chunk / 3 <= backward_peak - gradient <= one_chunk + small
 
 
 def test_the_peak_meter_sees_what_the_plain_lines_hold() -> None:

@@ -111,7 +111,7 @@ def test_the_first_step_is_on_the_reference(layout: Layout, runs: Runs) -> None:
     else:  # the sampler's are not the learner's, whose own are exactly those of the reference
         assert first["objective/kl"] == 0.0
         assert all(line["ppo/policy/first_ratio_gap"] < 0.05 for line in lines[1:])
-        assert 0 < last["ppo/policy/sampler_gap"] < 0.02
+        assert 0 <= last["ppo/policy/sampler_gap"] < 0.02
     assert last["objective/kl"] != first["objective/kl"], "nothing was learned"
     assert (last.get("ppo/loss/value", 0.0) > 0) == (layout[1] != "none")
 

@@ -7,10 +7,9 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
-from transformers import AutoModelForCausalLM, BloomConfig, OPTConfig
+from transformers import AttentionInterface, AutoModelForCausalLM, BloomConfig, OPTConfig
 
-from keel.errors import UserError
-from keel.models.packing import require_packing
+from keel.models.packing import keeps_documents_apart
 from tests.worlds import tiny_lm
 
 MODELS: Any = AutoModelForCausalLM  # untyped
@@ -19,7 +18,7 @@ MODELS: Any = AutoModelForCausalLM  # untyped
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("family", ["llama", "gpt2", "gemma2", "granite", "cohere"])
 def test_models_that_heed_positions(family: str, dtype: torch.dtype) -> None:
-    require_packing(tiny_lm(family).to(dtype))
+    assert keeps_documents_apart(tiny_lm(family).to(dtype))
 
 
 def bloom() -> Any:
@@ -34,16 +33,13 @@ def opt() -> Any:
 
 @pytest.mark.parametrize("make", [bloom, opt])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_models_that_do_not_are_refused_however_little_they_differ(make: Any, dtype: torch.dtype) -> None:
+def test_models_that_do_not_are_found_however_little_they_differ(make: Any, dtype: torch.dtype) -> None:
     """Bloom has no positions but those of its mask, and OPT counts them itself; at their start they differ little."""
     torch.manual_seed(0)
-    with pytest.raises(
-        UserError, match=r"^sft.packing: \w+ with the attention kernel \w+ does not keep documents apart"
-    ):
-        require_packing(make().eval().to(dtype))
+    assert not keeps_documents_apart(make().eval().to(dtype))
 
 
-def test_a_model_that_takes_no_positions_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_model_that_takes_no_positions(monkeypatch: pytest.MonkeyPatch) -> None:
     model: Any = tiny_lm()
     body = model.model.forward
 
@@ -51,5 +47,16 @@ def test_a_model_that_takes_no_positions_is_refused(monkeypatch: pytest.MonkeyPa
         return body(input_ids=input_ids, use_cache=use_cache)
 
     monkeypatch.setattr(model.model, "forward", without)
-    with pytest.raises(UserError, match=r"it takes no position_ids .*; leave packing out$"):
-        require_packing(model)
+    assert not keeps_documents_apart(model)
+
+
+def test_another_kernel_is_tried_anew() -> None:
+    model: Any = tiny_lm()
+    assert keeps_documents_apart(model)
+
+    def deaf(module: Any, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, **options: Any) -> Any:
+        return torch.nn.functional.scaled_dot_product_attention(query, key, value, is_causal=True).transpose(1, 2), None
+
+    AttentionInterface.register("deaf", deaf)
+    model.set_attn_implementation("deaf")
+    assert not keeps_documents_apart(model)

@@ -14,7 +14,7 @@ from keel.errors import UserError
 from keel.models.critic import ValueHead
 from keel.models.policy import Policy
 from keel.records import EncodedRow
-from tests.worlds import padded_further, random_rows, tiny_lm, with_critic
+from tests.worlds import VOCAB, padded_further, random_rows, tiny_lm, with_critic
 
 FAMILIES = ("llama", "gpt2", "gemma2", "granite", "cohere")
 TEMPERATURE = 0.7
@@ -141,7 +141,7 @@ def gradients(policy: Policy, *, entropy: bool) -> dict[str, Tensor]:
 def test_a_head_in_chunks_gives_the_same_gradients(family: str, entropy: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     policy = policy_of(family)
     whole = gradients(policy, entropy=entropy)
-    monkeypatch.setattr(policy_module, "_HEAD_CHUNK", 3)
+    monkeypatch.setattr(policy_module, "_HEAD_LOGITS", 3 * VOCAB)
     parts = gradients(policy, entropy=entropy)
     assert whole.keys() == parts.keys() == {name for name, _ in policy.named_parameters()}
     for name, gradient in whole.items():
@@ -171,7 +171,7 @@ def test_the_gradient_is_that_of_the_naive_sum() -> None:
 def test_chunks_change_no_number(monkeypatch: pytest.MonkeyPatch) -> None:
     policy = policy_of("llama")
     whole = everything(policy, pad_rows(ROWS))
-    monkeypatch.setattr(policy_module, "_HEAD_CHUNK", 3)
+    monkeypatch.setattr(policy_module, "_HEAD_LOGITS", 3 * VOCAB)
     for chunked, reference in zip(everything(policy, pad_rows(ROWS)), whole, strict=True):
         torch.testing.assert_close(chunked, reference, atol=1e-6, rtol=1e-6)
 

@@ -10,7 +10,6 @@ from keel.data.convert import DEMONSTRATIONS
 from keel.data.load import Labelled, load
 from keel.engines.learner import GradientLearner
 from keel.engines.losses import sft_loss
-from keel.models.packing import require_packing
 from keel.models.policy import Policy
 from keel.models.scratch import scratch_causal_lm
 from keel.pipeline.epochs import total_steps
@@ -35,8 +34,6 @@ def run_sft(bench: Workbench) -> dict[str, Any]:
         return [renderer.demonstration(row.record, train_on=config.train_on, room=room, kind=row.kind) for row in rows]
 
     policy = _scratch_policy(bench, renderer.codec) if scratch else bench.models.trained_policy(base)
-    if config.packing:
-        require_packing(policy.backbone)
     steps = total_steps(config, loaded.mixture.epoch_size)
     learner = GradientLearner[Texts]("sft", policy, sft_loss, config, total_steps=steps)
     return train_sft(

@@ -16,6 +16,3 @@ class SFTConfig(TrainingConfig):
     data: Sources
     epochs: int = Field(2, gt=0)
     train_on: Literal["last", "all"] = Field("last", description="which of the assistant's turns of a dialogue train")
-    packing: bool = Field(
-        False, description="several rows side by side in one, kept apart; changes speed, not the result"
-    )

@@ -146,7 +146,9 @@ def ppo_loss(config: PPOConfig) -> Loss[PolicyBatch]:
                 denominator=denominator,
             )
         entropy = (weights * output.entropy).sum() / reduced
-        total = policy.loss + settings.value_coef * value - settings.entropy_coef * entropy
+        total = policy.loss + settings.value_coef * value
+        if settings.entropy_coef:  # else its gradient is not worth a pass over the logits
+            total = total - settings.entropy_coef * entropy
         if batch.leash is not None:
             term = _leash_term(config.kl.estimator, batch.leash, output.logprobs, batch)
             if batch.importance is not None:

@@ -10,7 +10,7 @@ import math
 import torch
 from torch import Tensor
 
-from keel.functional.logprobs import row_chunks, scaled_copy
+from keel.functional.logprobs import row_chunks, scaled
 from keel.functional.masked import keep
 
 
@@ -76,9 +76,7 @@ def exact_kl(logits: Tensor, ref_logits: Tensor, *, temperature: float = 1.0, ch
         raise ValueError(f"need two logits [N, V], got {tuple(logits.shape)} and {tuple(ref_logits.shape)}")
     divergences = logits.new_empty(len(logits), dtype=torch.float64 if logits.dtype == torch.float64 else torch.float32)
     for rows in row_chunks(len(logits), chunk_tokens):
-        divergences[rows] = _chunk_kl(
-            scaled_copy(logits[rows], temperature), scaled_copy(ref_logits[rows], temperature)
-        )
+        divergences[rows] = _chunk_kl(scaled(logits[rows], temperature), scaled(ref_logits[rows], temperature))
     return divergences
 
 

@@ -14,6 +14,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSequenceC
 from keel.adapter_config import adapter_base, members_of, whole_model
 from keel.errors import UserError, first_line
 from keel.models.adapters import body_of, load_adapter, merge_adapter
+from keel.models.kernels import tune_cpu, use_short_attention
 from keel.models.quiet import quiet_transformers
 
 Dtype = torch.dtype | Literal["auto"]
@@ -21,19 +22,18 @@ Dtype = torch.dtype | Literal["auto"]
 
 
 def resolve_device(choice: str) -> torch.device:
-    """`auto` takes CUDA, then MPS, then the CPU."""
-    if choice != "auto":
-        try:
-            return torch.empty(0, device=choice).device
-        except (RuntimeError, AssertionError) as error:
-            raise UserError(
-                f"device: {choice!r} cannot be used here ({first_line(error)}); give auto, cpu, cuda or mps"
-            ) from None
-    if torch.cuda.is_available():
-        return torch.device("cuda")
-    if torch.backends.mps.is_available():
-        return torch.device("mps")
-    return torch.device("cpu")
+    """`auto` takes CUDA, then MPS, then the CPU, which is then made ready."""
+    if choice == "auto":
+        choice = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+    try:
+        device = torch.empty(0, device=choice).device
+    except (RuntimeError, AssertionError) as error:
+        raise UserError(
+            f"device: {choice!r} cannot be used here ({first_line(error)}); give auto, cpu, cuda or mps"
+        ) from None
+    if device.type == "cpu":
+        tune_cpu()
+    return device
 
 
 def resolve_precision(choice: str, device: torch.device) -> torch.dtype:
@@ -57,6 +57,8 @@ def load_causal_lm(
         return _merged(model, source)
     options = {} if attention == "auto" else {"attn_implementation": attention}
     loaded: nn.Module = _load(AutoModelForCausalLM, source, trust_remote_code, dtype=dtype, **options)
+    if attention == "auto":
+        use_short_attention(loaded)
     return loaded.eval()
 
 
@@ -155,6 +157,8 @@ def load_classifier(
             part.float()  # in bfloat16 scores that differ by half a per cent would be one
     if new_head:
         model.config.get_text_config().pad_token_id = None
+    if attention == "auto":
+        use_short_attention(model)
     classifier: nn.Module = model.eval()
     return classifier
 

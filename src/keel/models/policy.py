@@ -15,10 +15,11 @@ from keel.functional.logprobs import logprobs_and_entropy, token_logprobs
 from keel.models.adapters import using
 from keel.models.critic import ValueHead, ValueNetwork
 from keel.models.hidden import last_hidden
+from keel.models.packing import states_at
 from keel.models.recompute import recomputing
 from keel.records import Targets
 
-_HEAD_CHUNK = 1024  # response tokens whose logits exist at one time
+_HEAD_LOGITS = 1 << 25  # how many logits exist at one time: 128 MiB of float32
 
 
 @dataclass(frozen=True)
@@ -34,8 +35,9 @@ class Policy(nn.Module):
     """A causal language model and its critic, if it has one.
 
     Rows are padded on the right, so causal attention alone keeps padding out: no mask, and the same result
-    at any batch size. Hidden states are gathered where a token is predicted (math.md §0: the state
-    that precedes it) before the head, whose logits exist one chunk at a time, forward and backward.
+    at any batch size. Only real tokens are computed where the model lets rows be packed, and of their hidden states
+    only those from which a token is predicted (math.md §0: the one that precedes it) meet the head, whose logits
+    exist one chunk at a time, forward and backward.
     """
 
     def __init__(
@@ -89,10 +91,10 @@ class Policy(nn.Module):
 
     def _states(self, model: nn.Module, adapter: str | None, sequences: Targets) -> Tensor:
         """Hidden states [tokens, H], each the one from which a token is predicted."""
+        rows, steps = sequences.target_mask.nonzero(as_tuple=True)
+        before = (sequences.target_positions()[rows, steps] - 1).clamp(min=0)
         with using(model, adapter), recomputing(model) if self.recompute else nullcontext():
-            hidden = last_hidden(model, sequences.tokens, sequences.position_ids)
-        before = (sequences.target_positions() - 1).clamp(min=0)
-        return hidden.gather(1, before[..., None].expand(-1, -1, hidden.shape[-1]))[sequences.target_mask]
+            return states_at(model, sequences.tokens, sequences.lengths, rows, before)
 
     def _logprobs(
         self, states: Tensor, targets: Tensor, temperature: float, entropy: bool
@@ -104,7 +106,8 @@ class Policy(nn.Module):
             return token_logprobs(logits, target, temperature=temperature), None
 
         parts: list[tuple[Tensor, Tensor | None]] = []
-        chunks = list(zip(torch.split(states, _HEAD_CHUNK), torch.split(targets, _HEAD_CHUNK), strict=True))
+        size = max(1, _HEAD_LOGITS // vocabulary_size(self.backbone))
+        chunks = list(zip(torch.split(states, size), torch.split(targets, size), strict=True))
         for part, target in chunks:
             if torch.is_grad_enabled() and len(chunks) > 1:
                 parts.append(checkpoint(head, part, target, use_reentrant=False))  # logits again in backward
@@ -131,6 +134,12 @@ class Policy(nn.Module):
 def _scatter(values: Tensor, mask: Tensor) -> Tensor:
     """[tokens] back to [B, T], zero outside the mask."""
     return torch.zeros(mask.shape, dtype=values.dtype, device=values.device).masked_scatter(mask, values)
+
+
+def vocabulary_size(backbone: nn.Module) -> int:
+    """How many logits a token has."""
+    model: Any = backbone
+    return len(model.get_output_embeddings().weight)
 
 
 def logits_of(backbone: nn.Module, states: Tensor) -> Tensor:

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from keel.errors import UserError
 from keel.models.adapters import body_of, using
 from keel.models.hidden import last_hidden
+from keel.models.packing import states_at
 from keel.models.recompute import recomputing
 from keel.records import Sequences
 
@@ -95,9 +96,9 @@ class RewardModel(nn.Module):
         return logits[:, self.label].float() - self.shift
 
     def _logits_at_last_token(self, sequences: Sequences) -> Tensor:
-        hidden = last_hidden(self.classifier, sequences.tokens)
-        rows = torch.arange(len(sequences), device=hidden.device)
-        logits: Tensor = self.head(hidden[rows, _last_tokens(self.classifier, sequences)])
+        rows = torch.arange(len(sequences), device=sequences.tokens.device)
+        places = _last_tokens(self.classifier, sequences)
+        logits: Tensor = self.head(states_at(self.classifier, sequences.tokens, sequences.lengths, rows, places))
         return logits
 
     def _own_logits(self, sequences: Sequences) -> Tensor:

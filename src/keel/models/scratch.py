@@ -9,6 +9,7 @@ from torch import nn
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from keel.errors import UserError, first_line
+from keel.models.kernels import use_short_attention
 
 
 def scratch_causal_lm(
@@ -43,7 +44,9 @@ def scratch_causal_lm(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model: Any = LlamaForCausalLM(config)
-    if attention != "auto":
+    if attention == "auto":
+        use_short_attention(model)
+    else:
         try:
             model.set_attn_implementation(attention)
         except (ImportError, ValueError) as error:

@@ -35,13 +35,10 @@ def train_sft(
     `mixture` says how often each row of `train` is met. Validation meets every row once, and reports by kind too.
     """
 
-    def batches(rows: Sequence[EncodedText]) -> list[Texts]:
-        return text_batches(rows, config.token_budget, packing=config.packing)
-
     def validate() -> Tally:
         tally = Tally()
         for kind, rows in by_kind(validation).items():
-            part = validation_tally("sft", learner, batches(rows))
+            part = validation_tally("sft", learner, text_batches(rows, config.token_budget))
             tally.merge(part)
             if kind is not None:
                 tally.add(f"sft/validation/loss/{kind}", *part.sums["sft/validation/loss"])
@@ -51,7 +48,7 @@ def train_sft(
         config,
         learner,
         mixture=mixture,
-        batches=lambda rows: batches([train[row] for row in rows]),
+        batches=lambda rows: text_batches([train[row] for row in rows], config.token_budget),
         validate=validate,
         stage=stage,
         draws=draws,
