@@ -20,10 +20,18 @@ from transformers import (
     CohereConfig,
     DebertaV2Config,
     Gemma2Config,
+    Gemma3TextConfig,
+    GemmaConfig,
     GPT2Config,
+    GPTNeoConfig,
+    GPTNeoXConfig,
     GraniteConfig,
     LlamaConfig,
+    MambaConfig,
+    MistralConfig,
     PreTrainedTokenizerFast,
+    Qwen2Config,
+    Qwen3Config,
     RobertaConfig,
 )
 
@@ -145,6 +153,18 @@ def tiny_config(family: str, vocab: int = VOCAB, context: int = 64) -> Any:
     common["tie_word_embeddings"] = False
     if family == "gpt2":
         return GPT2Config(n_embd=16, n_layer=2, n_head=2, n_positions=context, **common)
+    if family == "mamba":  # a state of its own kind
+        return MambaConfig(hidden_size=16, num_hidden_layers=2, state_size=4, **common)
+    if family == "gpt_neo":  # a window that no mask tells of
+        return GPTNeoConfig(
+            hidden_size=16,
+            num_layers=2,
+            num_heads=2,
+            attention_types=[[["global", "local"], 1]],
+            window_size=4,
+            max_position_embeddings=context,
+            **common,
+        )
     common |= {
         "hidden_size": 16,
         "intermediate_size": 24,
@@ -153,10 +173,24 @@ def tiny_config(family: str, vocab: int = VOCAB, context: int = 64) -> Any:
         "num_key_value_heads": 1,
         "max_position_embeddings": context,
     }
+    window: dict[str, Any] = {"sliding_window": 4}  # smaller than most texts
     if family == "llama":
         return LlamaConfig(**common)
+    if family == "mistral":
+        return MistralConfig(head_dim=8, **window, **common)
+    if family == "qwen2":
+        return Qwen2Config(use_sliding_window=True, max_window_layers=1, **window, **common)
+    if family == "qwen3":
+        return Qwen3Config(head_dim=8, **common)
+    if family == "gpt_neox":
+        return GPTNeoXConfig(**common)
+    if family == "gemma":
+        return GemmaConfig(head_dim=8, **common)
     if family == "gemma2":  # soft-capped logits, and layers that see a window only
-        return Gemma2Config(head_dim=8, final_logit_softcapping=2.0, sliding_window=4, **common)
+        return Gemma2Config(head_dim=8, final_logit_softcapping=2.0, **window, **common)
+    if family == "gemma3":
+        kinds = ["sliding_attention", "full_attention"]
+        return Gemma3TextConfig(head_dim=8, layer_types=kinds, **window, **common)
     if family == "granite":  # logits are divided
         return GraniteConfig(logits_scaling=3.0, **common)
     assert family == "cohere"  # logits are multiplied

@@ -237,6 +237,7 @@ class Samples:
     prompts: tuple[PromptItem, ...]
     texts: tuple[str, ...]  # the responses, without special tokens, and without the stop string that ended one
     judged: Sequences | None = None  # what a reward model reads where stop strings are used; None: `sequences`
+    values: Tensor | None = None  # float [B, T] of the critic, where it is a head on the states that were drawn from
 
 
 @dataclass(frozen=True)

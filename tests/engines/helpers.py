@@ -35,6 +35,9 @@ def tiny_policy(family: str = "llama", *, critic: bool = False, seed: int = 0) -
     backbone: Any = tiny_lm(family, seed=seed)
     if family == "gpt2":  # its last bias alone would decide which token is likeliest, in every state
         nn.init.zeros_(backbone.transformer.ln_f.bias)
+    if family == "gpt_neox":  # all of its biases would
+        for bias in (weight for name, weight in backbone.named_parameters() if name.endswith("bias")):
+            nn.init.zeros_(bias)
     policy = (with_critic(backbone) if critic else Policy(backbone)).eval()
     if isinstance(policy.critic, ValueHead):
         with torch.random.fork_rng(devices=[]):
@@ -53,6 +56,14 @@ def tiny_reward_model(family: str = "llama", *, seed: int = 0) -> RewardModel:
 def sampler_of(policy: Policy, eos: Iterable[int] = ()) -> CachedSampler:
     """Responses end at the tokenizer's end token, which is 0, or at one of `eos`."""
     return CachedSampler(policy, Renderer(TextCodec(tiny_codec().hf, eos)))
+
+
+def responses(samples: Samples) -> list[list[int]]:
+    """The sampled ids of each row."""
+    sequences = samples.sequences
+    return [
+        tokens[mask].tolist() for tokens, mask in zip(sequences.response_tokens(), sequences.response_mask, strict=True)
+    ]
 
 
 def items(lengths: Sequence[int], *, seed: int = 0, vocab: int = VOCAB) -> list[PromptItem]:

@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from itertools import combinations
 from typing import Any
 
 import numpy as np
@@ -13,19 +12,20 @@ from torch import Tensor
 from keel import batching
 from keel.config.sampling import SamplingConfig
 from keel.engines.base import DrawKey
-from keel.engines.sampler import CachedSampler, choose_tokens
+from keel.engines.drawing import choose_tokens
+from keel.engines.sampler import CachedSampler
 from keel.engines.scorers import RewardModelScorer
 from keel.models.policy import Policy
-from keel.records import PromptItem, Samples
+from keel.records import PromptItem
 from keel.schema import Prompt
 from keel.seeds import Draws
 from keel.text.render import Renderer
 from keel.text.tokenizers import TextCodec
 from tests.engines.helpers import (
     KEY,
-    exact_logits,
     exact_logprobs,
     items,
+    responses,
     rows_of,
     sampler_of,
     tiny_policy,
@@ -35,13 +35,6 @@ from tests.worlds import VOCAB, prefix_space_codec, tiny_codec, tiny_lm
 
 LENGTHS = (1, 9, 4, 4, 13, 2, 7, 5, 11, 3)
 MANY_ENDS = range(60)  # a fifth of all tokens, so that responses of every length end
-
-
-def responses(samples: Samples) -> list[list[int]]:
-    sequences = samples.sequences
-    return [
-        tokens[mask].tolist() for tokens, mask in zip(sequences.response_tokens(), sequences.response_mask, strict=True)
-    ]
 
 
 def generated(policy: Policy, prompt: PromptItem, eos: list[int] | None, length: int) -> list[int]:
@@ -54,41 +47,6 @@ def generated(policy: Policy, prompt: PromptItem, eos: list[int] | None, length:
     )
     tokens: list[int] = output[0, len(prompt.tokens) :].tolist()
     return tokens
-
-
-def ends_of_many_lengths(rows: list[list[int]]) -> list[int]:
-    """End tokens, 0 among them, that cut the rows to at least four lengths and leave one whole."""
-    for pair in combinations(sorted({token for row in rows for token in row}), 2):
-        ends = [0, *pair]
-        lengths = {min((row.index(end) + 1 for end in ends if end in row), default=len(row)) for row in rows}
-        if len(lengths) >= 4 and len(rows[0]) in lengths:
-            return ends
-    raise AssertionError("no two tokens would do")
-
-
-@pytest.mark.parametrize("family", ["llama", "gpt2", "gemma2"])
-def test_greedy_is_transformers_generate_token_for_token(family: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    policy, prompts = tiny_policy(family), items(LENGTHS)
-    endless = [generated(policy, prompt, None, 14) for prompt in prompts]
-    eos = ends_of_many_lengths(endless)
-    expected = [generated(policy, prompt, eos, 14) for prompt in prompts]
-    assert len({len(row) for row in expected}) >= 4
-
-    batch_sizes: list[int] = []
-    next_logits = policy.next_logits
-
-    def watched(tokens: Tensor, *rest: Any) -> Tensor:
-        batch_sizes.append(len(tokens))
-        return next_logits(tokens, *rest)
-
-    monkeypatch.setattr(policy, "next_logits", watched)
-    samples = sampler_of(policy, eos).sample(prompts, SamplingConfig(max_new_tokens=14, temperature=0.0), KEY)
-    assert responses(samples) == expected
-    assert samples.ended.tolist() == [row[-1] in eos for row in expected]
-    assert samples.logprobs is None
-    assert min(batch_sizes) < len(prompts), "finished rows should have left the batch"
-    best_two = torch.cat([exact_logits(policy.backbone, row) for row in rows_of(samples.sequences)]).topk(2).values
-    assert float((best_two[:, 0] - best_two[:, 1]).min()) > 1e-4, "a tie would make this test mean nothing"
 
 
 def config(**changes: Any) -> SamplingConfig:
@@ -225,7 +183,7 @@ def test_evenly_spread_uniforms_hit_each_token_by_its_probability(temperature: f
     number = 5000
     uniforms = (torch.arange(number) + 0.5) / number
     sampling = SamplingConfig(temperature=temperature, top_k=top_k, top_p=top_p)
-    chosen = choose_tokens(logits_row().expand(number, -1), sampling, uniforms)
+    chosen = choose_tokens(logits_row().repeat(number, 1), sampling, uniforms)
     counts = torch.bincount(chosen, minlength=10).tolist()
     expected = naive_probabilities(logits_row(), temperature, top_k, top_p)
     for count, probability in zip(counts, expected, strict=True):
@@ -238,7 +196,7 @@ def test_frequencies_with_counter_based_uniforms(temperature: float, top_k: int,
     number = 20_000
     uniforms = Draws(0, "test").uniforms("frequency", iteration=0, samples=range(number), length=1)[:, 0]
     sampling = SamplingConfig(temperature=temperature, top_k=top_k, top_p=top_p)
-    chosen = choose_tokens(logits_row().expand(number, -1), sampling, torch.from_numpy(uniforms).float())
+    chosen = choose_tokens(logits_row().repeat(number, 1), sampling, torch.from_numpy(uniforms).float())
     counts = torch.bincount(chosen, minlength=10).tolist()
     expected = naive_probabilities(logits_row(), temperature, top_k, top_p)
     possible = [token for token, probability in enumerate(expected) if probability > 0]
@@ -261,7 +219,7 @@ def test_the_ends_of_the_unit_interval(top_k: int) -> None:
     sampling = SamplingConfig(temperature=1.0, top_k=top_k)
     ends = {0.0: [2 if top_k else 1, 0, 5, 3], float(np.nextafter(1.0, 0.0)): [4, 0, 5, 3]}
     for uniform, expected in ends.items():
-        assert choose_tokens(logits, sampling, torch.full((4,), uniform)).tolist() == expected
+        assert choose_tokens(logits.clone(), sampling, torch.full((4,), uniform)).tolist() == expected
 
 
 def test_no_uniform_ever_draws_an_impossible_token() -> None:
@@ -271,7 +229,7 @@ def test_no_uniform_ever_draws_an_impossible_token() -> None:
     logits[:, ::2] = -torch.inf
     logits[:, -5000:] = -torch.inf
     uniforms = torch.cat([torch.linspace(0, 1, 400), 1 - torch.logspace(-9, -5, 100)])
-    chosen = choose_tokens(logits.expand(len(uniforms), -1), SamplingConfig(temperature=1.0), uniforms)
+    chosen = choose_tokens(logits.repeat(len(uniforms), 1), SamplingConfig(temperature=1.0), uniforms)
     assert torch.isfinite(logits[0, chosen]).all()
 
 
@@ -352,7 +310,7 @@ def replaying(codec: TextCodec, ids: list[int], monkeypatch: pytest.MonkeyPatch)
     policy = Policy(tiny_lm(vocab=len(codec.hf))).eval()
     steps = iter(ids)
 
-    def next_logits(tokens: Tensor, *rest: Any) -> Tensor:
+    def next_logits(states: Tensor) -> Tensor:
         return torch.nn.functional.one_hot(torch.tensor([next(steps)]), len(codec.hf)).float() * 100
 
     monkeypatch.setattr(policy, "next_logits", next_logits)

@@ -8,7 +8,6 @@ from keel.annotate.base import Annotator
 from keel.annotate.scripted import ScriptedAnnotator
 from keel.build.workbench import Workbench
 from keel.config.collect import AnnotatorConfig
-from keel.engines.sampler import CachedSampler
 from keel.errors import UserError
 from keel.pipeline.collect import collect_comparisons
 from keel.references import resolve
@@ -25,7 +24,7 @@ def run_collect(bench: Workbench) -> dict[str, Any]:
     prompts = bench.items(renderer, loaded.train, room)
     return collect_comparisons(
         config,
-        CachedSampler(bench.models.frozen_policy(source, "policy"), renderer),
+        bench.sampler(bench.models.frozen_policy(source, "policy"), renderer),
         make_annotator(config.annotator),
         [prompts[row] for row in loaded.mixture.epoch(bench.draws, "prompts", 0)],
         stage=bench.stage,

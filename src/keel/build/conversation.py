@@ -11,9 +11,9 @@ from keel.build.rewards import model_scorer
 from keel.build.workbench import SCORING_TOKENS, load_renderer
 from keel.config.rewards import RewardSource
 from keel.config.sampling import SamplingConfig
-from keel.engines.base import DrawKey, Scorer
+from keel.engines.base import DrawKey, Sampler, Scorer, Watch
 from keel.engines.best_of import BestOfSampler
-from keel.engines.sampler import CachedSampler
+from keel.engines.sampler import make_sampler
 from keel.errors import UserError
 from keel.models.load import context_length, load_causal_lm, load_classifier, resolve_device, resolve_precision
 from keel.models.policy import Policy
@@ -37,11 +37,17 @@ class Responder:
         self._device = device
         self._best_of = best_of
         self._reward = reward
+        self._watch: Watch = lambda rows, tokens: None  # of the response that is being drawn
 
     @cached_property
     def _policy(self) -> Policy:
         device = resolve_device(self._device)
         return Policy(load_causal_lm(self.source, dtype=resolve_precision("auto", device))).to(device).eval()
+
+    @cached_property
+    def _sampler(self) -> Sampler:
+        drawer = make_sampler(self._policy, self.renderer, watch=lambda rows, tokens: self._watch(rows, tokens))
+        return drawer if self._judge is None else BestOfSampler(drawer, self._judge, self._best_of)
 
     @cached_property
     def _judge(self) -> Scorer | None:
@@ -70,9 +76,8 @@ class Responder:
                 tokens.append(chosen[rows.index(0)])
                 hear(self.renderer.response_text(items[0], tokens))
 
-        drawer = CachedSampler(self._policy, self.renderer, watch)
-        sampler = drawer if self._judge is None else BestOfSampler(drawer, self._judge, self._best_of)
-        return sampler.sample(items, sampling, key)
+        self._watch = watch
+        return self._sampler.sample(items, sampling, key)
 
     def scores(self, samples: Samples) -> list[float] | None:
         """What the reward model says of each response; None without one."""

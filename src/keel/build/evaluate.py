@@ -7,7 +7,6 @@ from typing import Any
 from keel.build.workbench import SCORING_TOKENS, Workbench
 from keel.data.convert import DEMONSTRATIONS
 from keel.engines.best_of import BestOfSampler
-from keel.engines.sampler import CachedSampler
 from keel.engines.scorers import PolicyScorer
 from keel.models.policy import Policy
 from keel.pipeline.evaluate import EvaluateEngines, evaluate
@@ -37,10 +36,10 @@ def run_evaluate(bench: Workbench) -> dict[str, Any]:
         answered = bench.load("evaluate.demonstrations", DEMONSTRATIONS, renderer, longest, config.long_prompts)
         rows = [row.record for row in answered.whole().train[: config.count]]
         demonstrations = [renderer.encode(row.prompt, row.response, room=longest) for row in rows]
-    judge, drawer = bench.scorer(renderer), CachedSampler(policy, renderer)
+    judge, drawer = bench.scorer(renderer), bench.sampler(policy, renderer)
     engines = EvaluateEngines(
         policy_sampler=drawer if config.best_of == 1 else BestOfSampler(drawer, judge, config.best_of),
-        reference_sampler=CachedSampler(reference, renderer),
+        reference_sampler=bench.sampler(reference, renderer),
         reference=scorer(reference, temperature),
         likelihood=(scorer(policy, 1.0), scorer(reference, 1.0)),
         scorer=judge,

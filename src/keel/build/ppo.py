@@ -10,7 +10,6 @@ from keel.build.workbench import SCORING_TOKENS, Workbench
 from keel.config.ppo import PPOConfig
 from keel.engines.learner import GradientLearner
 from keel.engines.losses import ppo_loss
-from keel.engines.sampler import CachedSampler
 from keel.engines.scorers import (
     PolicyScorer,
     explain_ratio,
@@ -54,7 +53,7 @@ def run_ppo(bench: Workbench) -> dict[str, Any]:
     reference = bench.models.frozen_policy(reference_source, "reference")
     exact = bench.models.precision == torch.float32
     actors = Actors(
-        sampler=CachedSampler(policy, renderer),
+        sampler=bench.sampler(policy, renderer),
         # in the same batches as the reference: what bfloat16 rounds off is then the same, and no part of the KL
         policy=PolicyScorer(policy, temperature=temperature, token_budget=SCORING_TOKENS),
         reference=PolicyScorer(reference, temperature=temperature, token_budget=SCORING_TOKENS),

@@ -12,7 +12,6 @@ from keel.config.reward import RewardConfig
 from keel.data.convert import KINDS
 from keel.data.load import Labelled
 from keel.engines.learner import GradientLearner
-from keel.engines.sampler import CachedSampler
 from keel.engines.scorers import RewardModelScorer
 from keel.errors import UserError
 from keel.pipeline.epochs import total_steps
@@ -57,7 +56,7 @@ def run_reward(bench: Workbench) -> dict[str, Any]:
         collate=task.collate,
         score_rows=scorer.score_rows,
         scorer=scorer,
-        reference=CachedSampler(bench.models.frozen_policy(reference, "reference"), bench.renderer(reference)),
+        reference=bench.sampler(bench.models.frozen_policy(reference, "reference"), bench.renderer(reference)),
         normalise=model.normalise,
         export=bench.models.export_reward_model(model, renderer, source),
         judges=task.judges,

@@ -15,11 +15,13 @@ from keel.config.sampling import SamplingConfig
 from keel.data.convert import PROMPTS, Kind
 from keel.data.load import Labelled, Loaded, Mixed, load
 from keel.data.reasons import Check
-from keel.engines.base import Scorer
+from keel.engines.base import Sampler, Scorer
+from keel.engines.sampler import make_sampler
 from keel.engines.scorers import FunctionScorer, WeightedScorer
 from keel.errors import UserError
 from keel.inputs import Inputs
 from keel.models.load import context_length
+from keel.models.policy import Policy
 from keel.models.quiet import quiet_transformers
 from keel.records import PromptItem
 from keel.references import resolve
@@ -68,6 +70,7 @@ class Workbench:
         self.draws = Draws(recipe.seed, stage.name)
         self.models = Shelf(recipe.model, recipe.device, stage, self.draws)
         self.closing = ExitStack()  # what has to be ended with the stage
+        self._said: set[str] = set()
 
     def renderer(self, source: str) -> Renderer:
         """The text side of a model."""
@@ -152,6 +155,10 @@ class Workbench:
         """What the stage holds in memory."""
         self.console.say(f"{self.stage.name}: {self.models.describe()}.")
 
+    def sampler(self, policy: Policy, renderer: Renderer) -> Sampler:
+        """What draws from a policy; which kind it is is said once a stage where it is the slow one."""
+        return make_sampler(policy, renderer, say=self._warn_once)
+
     def scorer(self, renderer: Renderer) -> Scorer:
         """The weighted rewards of the stage."""
         return WeightedScorer([(self._reward(source, renderer), source.weight) for source in self.inputs.rewards])
@@ -176,6 +183,11 @@ class Workbench:
 
     def _warn(self, text: str) -> None:
         self.console.say(f"{self.stage.name}: {text}")
+
+    def _warn_once(self, text: str) -> None:
+        if text not in self._said:
+            self._said.add(text)
+            self._warn(text)
 
 
 def load_renderer(source: str, *, chat_template: str = "auto", trust_remote_code: bool = False) -> Renderer:

@@ -24,6 +24,9 @@ class DrawKey:
     first_sample: int = 0  # global index of the round's first response
 
 
+Watch = Callable[[Sequence[int], Sequence[int]], None]  # responses that got a token in a step, and the tokens
+
+
 class Sampler(Protocol):
     """Draws one response a prompt."""
 
@@ -41,6 +44,10 @@ class TokenScorer(Protocol):
 
     def values(self, sequences: Sequences) -> Tensor:
         """float [B, T] of its critic, zero outside the mask, and everywhere without one."""
+        ...
+
+    def logprobs_and_values(self, sequences: Sequences) -> tuple[Tensor, Tensor]:
+        """Both at once."""
         ...
 
 

@@ -47,12 +47,27 @@ class PolicyScorer:
 
         return self._map(forward, sequences)
 
+    def logprobs_and_values(self, sequences: Sequences) -> tuple[Tensor, Tensor]:
+        """Both from one forward."""
+        if self.policy.critic is None:
+            return self.logprobs(sequences), self.values(sequences)
+
+        def forward(part: Sequences) -> Tensor:
+            output = self.policy(part, temperature=self.temperature, values=True)
+            return torch.stack([output.logprobs, output.values], dim=-1)
+
+        logprobs, values = self._map(forward, sequences).unbind(dim=-1)
+        return logprobs, values
+
     @torch.no_grad()
     def _map(self, forward: Callable[[Sequences], Tensor], sequences: Sequences) -> Tensor:
-        result = torch.zeros(sequences.response_mask.shape)
+        result: Tensor | None = None
         for rows in cut_by_tokens(sequences.lengths.tolist(), self.token_budget):
             part = forward(to_device(take(sequences, rows), self.policy.device))
+            if result is None:
+                result = torch.zeros((*sequences.response_mask.shape, *part.shape[2:]))
             result[torch.tensor(rows), : part.shape[1]] = part.cpu()
+        assert result is not None, "no rows"
         return result
 
 

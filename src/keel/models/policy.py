@@ -116,19 +116,33 @@ class Policy(nn.Module):
         logprobs = torch.cat([part[0] for part in parts])
         return logprobs, torch.cat([part[1] for part in parts if part[1] is not None]) if entropy else None
 
-    def next_logits(self, tokens: Tensor, mask: Tensor, positions: Tensor, cache: Any) -> Tensor:
-        """Logits [B, V] after the last of `tokens` [B, S], whose keys and values join the cache."""
+    def next_states(
+        self,
+        tokens: Tensor,
+        cache: Any,
+        *,
+        mask: Tensor | dict[str, Tensor] | None = None,
+        positions: Tensor | None = None,
+    ) -> Tensor:
+        """Hidden states [B, S, H] after each of `tokens` [B, S], whose keys and values join the cache, if there is one.
+
+        `positions` [B, S] count from 0 where they are not given; `mask`, as transformers takes it, is causal attention.
+        """
+        body: Any = self.backbone.base_model
         with using(self.backbone, self.adapter):
-            output = self.backbone(
+            output = body(
                 input_ids=tokens,
                 attention_mask=mask,
                 position_ids=positions,
                 past_key_values=cache,
-                use_cache=True,
-                logits_to_keep=1,
+                use_cache=cache is not None,
             )
-        logits: Tensor = output.logits[:, -1, :]
-        return logits
+        states: Tensor = output.last_hidden_state
+        return states
+
+    def next_logits(self, states: Tensor) -> Tensor:
+        """Logits [B, V] of what follows states [B, H]."""
+        return logits_of(self.backbone, states)
 
 
 def _scatter(values: Tensor, mask: Tensor) -> Tensor:

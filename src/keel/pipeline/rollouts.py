@@ -29,16 +29,22 @@ def collect_rollout(
     """One response to each of `prompts`, in which each prompt stands `per_prompt` times in a row, for the update.
 
     The sampler's log-probabilities serve as those of the old policy: same weights, same precision (the first
-    minibatch of the update holds them to the learner's own forward). Where it is not `exact` (bfloat16, a server) the
-    learner's own forward gives them, and the sampler's are kept beside them.
+    minibatch of the update holds them to the learner's own forward); so do its values, where it has them. Where it is
+    not `exact` (bfloat16, a server) one forward of the learner gives both, and the sampler's log-probabilities are
+    kept beside them.
     """
     samples = actors.sampler.sample(prompts, sampling, key)
     assert samples.logprobs is not None, "the configuration refuses truncated sampling here"
+    if not actors.exact:
+        logprobs, values = actors.policy.logprobs_and_values(samples.sequences)
+    else:
+        logprobs = samples.logprobs
+        values = actors.policy.values(samples.sequences) if samples.values is None else samples.values
     return Rollout(
         samples=samples,
-        logprobs=samples.logprobs if actors.exact else actors.policy.logprobs(samples.sequences),
+        logprobs=logprobs,
         ref_logprobs=actors.reference.logprobs(samples.sequences),
-        values=actors.policy.values(samples.sequences),
+        values=values,
         scores=actors.scorer.score(samples),
         group=torch.arange(len(prompts)) // per_prompt,
         policy_version=key.iteration,

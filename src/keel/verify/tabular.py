@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from keel.config.sampling import SamplingConfig
 from keel.engines.base import DrawKey
-from keel.engines.sampler import choose_tokens
+from keel.engines.drawing import choose_tokens
 from keel.functional.logprobs import logprobs_and_entropy
 from keel.models.policy import TokenOutputs
 from keel.records import PromptItem, Samples, Scores, Sequences, Targets
@@ -85,6 +85,9 @@ class TableScorer:
         values = self.policy(sequences, logprobs=False, values=True).values
         assert isinstance(values, Tensor)
         return values
+
+    def logprobs_and_values(self, sequences: Sequences) -> tuple[Tensor, Tensor]:
+        return self.logprobs(sequences), self.values(sequences)
 
 
 class TableSampler:

@@ -24,7 +24,7 @@ from keel.engines.base import DrawKey
 from keel.engines.direct import choices_loss
 from keel.engines.learner import GradientLearner
 from keel.engines.losses import ppo_loss
-from keel.engines.sampler import CachedSampler
+from keel.engines.sampler import make_sampler
 from keel.engines.scorers import PolicyScorer
 from keel.functional.preference import bradley_terry_probability
 from keel.models.critic import ValueHead
@@ -113,7 +113,7 @@ def train_transformer(world: World, backbone: nn.Module, config: PPOConfig, *, s
     policy = Policy(deepcopy(backbone), critic=critic)
     temperature, update = config.sampling.temperature, config.update
     actors = Actors(
-        sampler=CachedSampler(policy, renderer()),
+        sampler=make_sampler(policy, renderer()),
         policy=PolicyScorer(policy, temperature=temperature, token_budget=_SCORING_TOKENS),
         reference=PolicyScorer(Policy(backbone), temperature=temperature, token_budget=_SCORING_TOKENS),
         scorer=RewardTable(world),
@@ -178,7 +178,7 @@ def train_on_preferences(world: World, backbone: nn.Module, config: DirectConfig
 
 def sampled_choices(world: World, backbone: nn.Module, pairs: int, draws: Draws) -> list[EncodedChoice]:
     """Prompt by prompt, each pair both ways round; responses that are the same token for token are no pair."""
-    sampler = CachedSampler(Policy(backbone), renderer())
+    sampler = make_sampler(Policy(backbone), renderer())
     prompts = [item for item in prompt_items(world) for _ in range(2 * pairs)]
     sampling = SamplingConfig(max_new_tokens=world.tree.longest, batch=len(prompts))
     samples = sampler.sample(prompts, sampling, DrawKey(draws, "pairs", 0))
