@@ -1,10 +1,8 @@
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -12,7 +10,6 @@ from torch import Tensor
 from keel import batching
 from keel.config.sampling import SamplingConfig
 from keel.engines.base import DrawKey
-from keel.engines.drawing import choose_tokens
 from keel.engines.sampler import CachedSampler
 from keel.engines.scorers import RewardModelScorer
 from keel.models.policy import Policy
@@ -148,94 +145,6 @@ def test_what_fills_the_padding_changes_nothing(monkeypatch: pytest.MonkeyPatch)
     assert after.logprobs is not None
     assert torch.equal(before.logprobs, after.logprobs)
     assert (after.sequences.tokens == 77).sum() > (before.sequences.tokens == 77).sum()
-
-
-# --- one token: exact probabilities
-
-
-def logits_row() -> Tensor:
-    """Ten tokens of which two are impossible; the others without ties."""
-    logits = torch.tensor([1.5, -1.0, -torch.inf, 0.3, 2.0, -3.0, 0.9, -0.4, 0.1, -torch.inf])
-    return logits
-
-
-def naive_probabilities(logits: Tensor, temperature: float, top_k: int, top_p: float) -> list[float]:
-    """By hand: rank the tokens, keep the first k until p is reached, renormalise."""
-    weights = [math.exp(value / temperature) for value in logits.tolist()]
-    total = sum(weights)
-    probabilities = [weight / total for weight in weights]
-    kept: list[int] = []
-    reached = 0.0
-    for token in sorted(range(len(probabilities)), key=lambda index: -probabilities[index]):
-        if reached >= top_p or (top_k and len(kept) == top_k):
-            break
-        kept.append(token)
-        reached += probabilities[token]
-    return [p / reached if token in kept else 0.0 for token, p in enumerate(probabilities)]
-
-
-CUTS = [(1.0, 0, 1.0), (0.6, 0, 1.0), (1.7, 3, 1.0), (1.0, 1, 1.0), (1.0, 0, 0.5), (1.0, 0, 0.05), (0.8, 4, 0.85)]
-CUTS += [(1.0, 30, 0.999), (2.5, 5, 0.3)]
-
-
-@pytest.mark.parametrize(("temperature", "top_k", "top_p"), CUTS)
-def test_evenly_spread_uniforms_hit_each_token_by_its_probability(temperature: float, top_k: int, top_p: float) -> None:
-    number = 5000
-    uniforms = (torch.arange(number) + 0.5) / number
-    sampling = SamplingConfig(temperature=temperature, top_k=top_k, top_p=top_p)
-    chosen = choose_tokens(logits_row().repeat(number, 1), sampling, uniforms)
-    counts = torch.bincount(chosen, minlength=10).tolist()
-    expected = naive_probabilities(logits_row(), temperature, top_k, top_p)
-    for count, probability in zip(counts, expected, strict=True):
-        assert abs(count - number * probability) <= 1.01  # the grid points that an interval of this length holds
-        assert count == 0 or probability > 0
-
-
-@pytest.mark.parametrize(("temperature", "top_k", "top_p"), [(0.7, 0, 1.0), (1.0, 4, 0.9)])
-def test_frequencies_with_counter_based_uniforms(temperature: float, top_k: int, top_p: float) -> None:
-    number = 20_000
-    uniforms = Draws(0, "test").uniforms("frequency", iteration=0, samples=range(number), length=1)[:, 0]
-    sampling = SamplingConfig(temperature=temperature, top_k=top_k, top_p=top_p)
-    chosen = choose_tokens(logits_row().repeat(number, 1), sampling, torch.from_numpy(uniforms).float())
-    counts = torch.bincount(chosen, minlength=10).tolist()
-    expected = naive_probabilities(logits_row(), temperature, top_k, top_p)
-    possible = [token for token, probability in enumerate(expected) if probability > 0]
-    assert sum(counts[token] for token in possible) == number
-    chi_square = sum((counts[t] - number * expected[t]) ** 2 / (number * expected[t]) for t in possible)
-    assert chi_square < 27.9  # 7 degrees of freedom or fewer: exceeded once in 4,000 seeds
-
-
-@pytest.mark.parametrize("top_k", [0, 2])
-def test_the_ends_of_the_unit_interval(top_k: int) -> None:
-    impossible = -torch.inf
-    logits = torch.tensor(
-        [
-            [impossible, 0.0, 1.0, impossible, 2.0, impossible],
-            [0.0, impossible, impossible, impossible, impossible, impossible],
-            [impossible, impossible, impossible, impossible, impossible, 0.0],
-            [200.0, 0.0, -200.0, 400.0, -100.0, -200.0],  # all but one underflow to 0
-        ]
-    )
-    sampling = SamplingConfig(temperature=1.0, top_k=top_k)
-    ends = {0.0: [2 if top_k else 1, 0, 5, 3], float(np.nextafter(1.0, 0.0)): [4, 0, 5, 3]}
-    for uniform, expected in ends.items():
-        assert choose_tokens(logits.clone(), sampling, torch.full((4,), uniform)).tolist() == expected
-
-
-def test_no_uniform_ever_draws_an_impossible_token() -> None:
-    # As many tokens as a real vocabulary, so that sums are rounded; every second one is impossible.
-    generator = torch.Generator().manual_seed(0)
-    logits = torch.randn((1, 60_000), generator=generator) * 3
-    logits[:, ::2] = -torch.inf
-    logits[:, -5000:] = -torch.inf
-    uniforms = torch.cat([torch.linspace(0, 1, 400), 1 - torch.logspace(-9, -5, 100)])
-    chosen = choose_tokens(logits.repeat(len(uniforms), 1), SamplingConfig(temperature=1.0), uniforms)
-    assert torch.isfinite(logits[0, chosen]).all()
-
-
-def test_temperature_zero_is_the_argmax() -> None:
-    logits = torch.stack([logits_row(), logits_row().flip(0)])
-    assert choose_tokens(logits, SamplingConfig(temperature=0.0), torch.tensor([0.99, 0.99])).tolist() == [4, 5]
 
 
 def test_a_watcher_hears_every_token_of_every_response_as_it_is_drawn() -> None:

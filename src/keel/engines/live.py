@@ -20,7 +20,7 @@ from keel.records import EncodedRow
 
 _PREFILL_TOKENS = 4096  # tokens of prompts in one forward
 _REFILL = 8  # waiting prompts come in once an eighth of the slots is free, for a forward has its price
-_LOOK_EVERY = 8  # steps between two looks at who has ended, where a look makes the host wait
+_LOOK_EVERY = {"cpu": 1}  # steps between two looks at who has ended; elsewhere a look makes the host wait
 
 Stops = Callable[[int, Sequence[int]], bool]
 
@@ -68,7 +68,7 @@ class LiveRows:
         self._number, self._length, self._count = (np.zeros(slots, dtype=np.int64) for _ in range(3))
         self._last = torch.zeros(slots, dtype=torch.long, device=device)
         self._ended = torch.zeros(slots, dtype=torch.bool, device=device)
-        self._look_every = 1 if device.type == "cpu" or watch or stops else _LOOK_EVERY
+        self._look_every = 1 if watch or stops else _LOOK_EVERY.get(device.type, 8)
         self._ends, self._uniforms = ends.to(device), uniforms.to(device)
         self._tokens = torch.zeros(size, dtype=torch.long, device=device)
         whole = config.temperature > 0 and not config.truncated
