@@ -97,6 +97,19 @@ def test_a_function_that_fails_is_named(model: str, tmp_path: Path, monkeypatch:
         ppo_with("build_brokem:f", model, tmp_path)
 
 
+def test_a_stage_says_once_that_it_samples_slowly(tmp_path: Path) -> None:
+    model = str(save_tiny_lm(tmp_path / "mamba", family="mamba"))
+    config = {"prompts": "none.jsonl", "policy": model, "reference": model, "reward": [{"function": "math:cos"}]}
+    bench, console = bench_of(recipe_of(model, evaluate=config), tmp_path, "evaluate")
+    policy, renderer = bench.models.frozen_policy(model, "policy"), bench.renderer(model)
+    for _ in range(2):
+        bench.sampler(policy, renderer)
+    assert [line for line in console.said if "generate" in line] == [
+        "evaluate: note: MambaForCausalLM is sampled by transformers' generate, which is slower: Keel's cache does not "
+        "fit it (it keeps a state of its own kind)."
+    ]
+
+
 def test_prompts_leave_room_for_the_response(model: str, tmp_path: Path) -> None:
     prompts = prompts_file(tmp_path, ["Could you lend me the ladder on Sunday?"] * 19 + ["the ladder " * 40])
     recipe = recipe_of(model, ppo={**PPO, "prompts": prompts, "reward": [{"function": "keel.demo:polite"}]})

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from torch import Tensor
@@ -13,16 +15,17 @@ from keel.engines.learner import GradientLearner
 from keel.engines.losses import ppo_loss
 from keel.engines.scorers import FunctionScorer, PolicyScorer
 from keel.functional.kl import k1
-from keel.models.policy import Policy
+from keel.models.critic import ValueNetwork
+from keel.models.policy import Policy, TokenOutputs
 from keel.pipeline.ppo import policy_batches
 from keel.pipeline.rollouts import Actors, collect_rollout
-from keel.records import Credit, PolicyBatch, Rollout
-from tests.engines.helpers import KEY, items, ppo_config, sampler_of, tiny_policy
+from keel.records import Credit, PolicyBatch, Rollout, Sequences
+from tests.engines.helpers import KEY, items, ppo_config, sampler_of, tiny_policy, tiny_reward_model
 
 PROMPTS = items([1, 9, 4, 4, 13, 2, 7, 5])
 
 
-def rollout_of_start(policy: Policy, temperature: float, batch: int) -> Rollout:
+def rollout_of_start(policy: Policy, temperature: float, batch: int, *, exact: bool = True) -> Rollout:
     """Sampled with the cache; the reference is a copy of the policy, looked at in other batches."""
     reference = Policy(policy.backbone).eval()
     actors = Actors(
@@ -30,6 +33,7 @@ def rollout_of_start(policy: Policy, temperature: float, batch: int) -> Rollout:
         policy=PolicyScorer(policy, temperature=temperature, token_budget=30),
         reference=PolicyScorer(reference, temperature=temperature, token_budget=50),
         scorer=FunctionScorer("none", lambda prompts, responses, rows: [0.0] * len(responses)),
+        exact=exact,
     )
     sampling = SamplingConfig(max_new_tokens=10, temperature=temperature, batch=batch)
     return collect_rollout(actors, PROMPTS, sampling, KEY)
@@ -46,6 +50,38 @@ def test_ratio_is_one_and_kl_is_zero(family: str, temperature: float, batch: int
         logprobs: Tensor = policy(rollout.sequences, temperature=temperature).logprobs
     assert float(((logprobs - rollout.logprobs).exp() - 1)[mask].abs().max()) < 1e-5
     assert float(k1(rollout.logprobs, rollout.ref_logprobs)[mask].abs().max()) < 1e-5
+
+
+@pytest.mark.parametrize("critic", ["head", "network", "none"])
+@pytest.mark.parametrize("exact", [True, False])
+def test_nothing_of_the_policy_is_computed_twice(critic: str, exact: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    policy = tiny_policy(critic=critic == "head")
+    if critic == "network":
+        policy.critic = ValueNetwork(tiny_reward_model())
+    with torch.no_grad():
+        sequences = rollout_of_start(policy, 0.7, 3).sequences
+        own = policy(sequences, temperature=0.7, values=critic != "none")
+    asked: list[tuple[bool, bool]] = []
+    forward = policy.forward
+
+    def watched(part: Sequences, *, logprobs: bool = True, values: bool = False, **options: Any) -> TokenOutputs:
+        asked.append((logprobs, values))
+        return forward(part, logprobs=logprobs, values=values, **options)
+
+    monkeypatch.setattr(policy, "forward", watched)
+    rollout = rollout_of_start(policy, 0.7, 3, exact=exact)
+    needed = {
+        (True, "head"): set(),  # the sampler knows it all
+        (True, "network"): {(False, True)},
+        (True, "none"): set(),
+        (False, "head"): {(True, True)},
+        (False, "network"): {(True, True)},
+        (False, "none"): {(True, False)},
+    }
+    assert set(asked) == needed[exact, critic]
+    torch.testing.assert_close(rollout.logprobs, own.logprobs, rtol=0, atol=1e-5)
+    expected = torch.zeros_like(own.logprobs) if critic == "none" else own.values
+    torch.testing.assert_close(rollout.values, expected, rtol=0, atol=1e-5)
 
 
 @pytest.mark.parametrize("budget", [1, 40, 10_000])
