@@ -1,0 +1,177 @@
+"""Keel's side of the comparisons: its own engines, built as its stages build them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from benchmarks.measure import Round, Side, Stopwatch, rounds_of
+from keel.build.rewards import model_scorer
+from keel.build.shelf import Shelf
+from keel.build.workbench import SCORING_TOKENS, load_renderer
+from keel.config.model import ModelConfig
+from keel.config.ppo import PPOConfig
+from keel.config.rewards import RewardSource
+from keel.engines.base import DrawKey, Sampler, Scorer
+from keel.engines.learner import GradientLearner
+from keel.engines.losses import ppo_loss
+from keel.engines.sampler import CachedSampler
+from keel.engines.scorers import FunctionScorer, PolicyScorer, explain_ratio
+from keel.functional.masked import whiten
+from keel.models.policy import Policy
+from keel.pipeline.credit import baseline, estimate_advantages, leash_in_loss, shape
+from keel.pipeline.guards import RATIO_TOLERANCE, ROUGH_RATIO_TOLERANCE
+from keel.pipeline.measures import rollout_metrics
+from keel.pipeline.ppo import PPOEngines, update
+from keel.pipeline.rollouts import Actors, collect_rollout
+from keel.records import Credit, PolicyBatch, PromptItem, Samples
+from keel.runs.identity import Identity
+from keel.runs.run import StageRun
+from keel.schema import Prompt
+from keel.seeds import Draws
+from keel.text.render import Renderer
+
+
+def make_shelf(spec: Mapping[str, Any]) -> Shelf:
+    """The models of a stage that leaves nothing behind."""
+    config = ModelConfig(
+        base=spec["models"]["policy"],
+        tune=spec.get("tune", "full"),
+        precision="bfloat16" if spec.get("bf16") else "float32",
+    )
+    folder = Path(spec["scratch"]) / "stage"
+    return Shelf(config, "cpu", StageRun(folder, Identity({}, {}), print), Draws(spec["seed"], "benchmark"))
+
+
+def versions() -> dict[str, str]:
+    """Of what does the work on this side."""
+    return {name: version(name) for name in ("torch", "transformers")}
+
+
+class Timed:
+    """A sampler with a watch."""
+
+    def __init__(self, sampler: Sampler) -> None:
+        self._sampler = sampler
+        self.seconds = 0.0
+
+    def sample(self, prompts: Sequence[PromptItem], config: Any, key: DrawKey) -> Samples:
+        """As the sampler itself."""
+        watch = Stopwatch()
+        samples = self._sampler.sample(prompts, config, key)
+        self.seconds = watch.lap()
+        return samples
+
+
+class Counted:
+    """A learner that counts its steps, and the real tokens of its micro-batches."""
+
+    def __init__(self, learner: GradientLearner[Any], tokens: Callable[[Any], int]) -> None:
+        self._learner = learner
+        self._tokens = tokens
+        self.tokens = 0
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._learner, name)
+
+    def step(self, batches: Sequence[Any], check: Any = None) -> Any:
+        """As the learner itself."""
+        self.tokens += sum(self._tokens(batch) for batch in batches)
+        return self._learner.step(batches, check)
+
+
+class Rollouts:
+    """Rounds of what `train_ppo` does in an iteration, evaluation and checkpoints left out."""
+
+    def __init__(self, spec: Mapping[str, Any], config: PPOConfig) -> None:
+        self.config = config
+        self.draws = Draws(spec["seed"], "ppo")
+        self.renderer = load_renderer(spec["models"]["policy"])
+        self.items = [self.renderer.item(Prompt(text)) for text in spec["prompts"]]
+        shelf = make_shelf(spec)
+        policy = shelf.trained_policy(
+            spec["models"]["policy"], critic=config.critic, critic_source=spec["models"]["value"]
+        )
+        learner = GradientLearner[PolicyBatch](
+            "ppo",
+            policy,
+            ppo_loss(config),
+            config.update,
+            total_steps=config.iterations * config.update.epochs * config.update.minibatches,
+            head=policy.critic.trained() if policy.critic is not None else (),
+            head_lr_scale=config.update.critic_lr_scale,
+        )
+        exact = shelf.precision == torch.float32
+        reference = shelf.frozen_policy(spec["models"]["policy"], "reference")
+        self.sampler = Timed(CachedSampler(policy, self.renderer))
+        self.actors = Actors(
+            sampler=self.sampler,
+            policy=self._scorer(policy),
+            reference=self._scorer(reference),
+            scorer=_rewards(config.reward[0], shelf, self.renderer),
+            exact=exact,
+        )
+        self.learner = Counted(learner, lambda batch: int(batch.sequences.lengths.sum()))
+        tolerance = RATIO_TOLERANCE if exact else ROUGH_RATIO_TOLERANCE
+        self.engines = PPOEngines(
+            actors=self.actors,
+            learner=self.learner,
+            explain_ratio=lambda rollout: explain_ratio(
+                policy, rollout, temperature=config.sampling.temperature, tolerance=tolerance
+            ),
+            export=lambda folder: None,
+            ratio_tolerance=tolerance,
+        )
+
+    def measure(self, rounds: int) -> Side:
+        """All rounds."""
+        return Side("keel", rounds_of(self._round, rounds), peak_memory=0, versions=versions())
+
+    def _scorer(self, policy: Policy) -> PolicyScorer:
+        return PolicyScorer(policy, temperature=self.config.sampling.temperature, token_budget=SCORING_TOKENS)
+
+    def _round(self, number: int) -> Round:
+        config, watch = self.config, Stopwatch()
+        steps, tokens = self.learner.steps, self.learner.tokens
+        size = config.rollout_batch // config.per_prompt
+        prompts = [item for item in self.items[number * size : (number + 1) * size] for _ in range(config.per_prompt)]
+        key = DrawKey(self.draws, "rollout", number, first_sample=number * config.rollout_batch)
+        rollout = collect_rollout(self.actors, prompts, config.sampling, key, per_prompt=config.per_prompt)
+        rewards = shape(rollout, config.kl.coef, 1.0, config)
+        advantages = estimate_advantages(rewards, rollout, config.advantage)
+        returns = advantages + baseline(rollout, config.advantage)
+        if config.advantage.whitens:
+            advantages = whiten(advantages, rollout.response_mask)
+        credit = Credit(advantages, returns, leash_in_loss(rollout, config.kl.coef, config.kl))
+        scoring = watch.lap() - self.sampler.seconds
+        tally = update(config.update, self.engines, rollout, credit, number, self.draws)
+        rollout_metrics(rollout, rewards, None if config.critic == "none" else returns) | tally.means()
+        updating = watch.lap()
+        return Round(
+            seconds=self.sampler.seconds + scoring + updating,
+            counts={
+                "episodes": len(prompts),
+                "tokens sampled": int(rollout.sequences.weight),
+                "tokens trained": self.learner.tokens - tokens,
+                "optimiser steps": self.learner.steps - steps,
+            },
+            parts={"sampling": self.sampler.seconds, "scoring": scoring, "updating": updating},
+        )
+
+
+def _rewards(source: RewardSource, shelf: Shelf, renderer: Renderer) -> Scorer:
+    if source.model is None:
+        return FunctionScorer("distinct", distinct_words)
+    models = shelf.reward_models(source.model, "reward model")
+    return model_scorer(source, models, renderer, token_budget=SCORING_TOKENS, trust_remote_code=False, say=print)
+
+
+def distinct_words(
+    prompts: Sequence[str], responses: Sequence[str], rows: Sequence[Mapping[str, Any]]
+) -> list[float | None]:
+    """A reward that costs nothing: how many different words a response has."""
+    return [float(len(set(response.split()))) for response in responses]
