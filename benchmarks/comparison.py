@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import math
+import statistics
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -31,7 +32,6 @@ class Work:
     unit: str  # the count whose rate is compared
     exact: tuple[str, ...]  # counts that are the same in every round
     sampled: tuple[str, ...] = ()  # counts whose means agree to SAMPLED_TOLERANCE
-    loss_tolerance: float | None = None  # relative, of the first loss; None: the sides draw their own samples
 
 
 @dataclass(frozen=True)
@@ -48,8 +48,11 @@ class Benchmark:
     peer_changes: Mapping[str, Any] = field(default_factory=dict)  # of the specification: the peer's own layout
 
 
-def require_same_work(work: Work, ours: Side, theirs: Side) -> None:
-    """Raises UnequalWork with the first count, or loss, in which the two sides differ."""
+def require_same_work(work: Work, ours: Side, theirs: Side, *, loss_tolerance: float | None) -> None:
+    """Raises UnequalWork with the first count in which the two sides differ, or if the first step's losses do.
+
+    `loss_tolerance` is relative; None where the sides draw their own samples, whose losses say nothing.
+    """
     if len(ours.rounds) != len(theirs.rounds):
         raise UnequalWork(f"{ours.name} did {len(ours.rounds)} rounds, {theirs.name} {len(theirs.rounds)}")
     for count in work.exact:
@@ -66,9 +69,9 @@ def require_same_work(work: Work, ours: Side, theirs: Side) -> None:
                 f"{count} a round: {ours.name} {one:.1f}, {theirs.name} {other:.1f}, which is more than "
                 f"{SAMPLED_TOLERANCE:.0%} apart"
             )
-    if work.loss_tolerance is not None:
+    if loss_tolerance is not None:
         first, second = ours.first_loss, theirs.first_loss
-        if first is None or second is None or not math.isclose(first, second, rel_tol=work.loss_tolerance):
+        if first is None or second is None or not math.isclose(first, second, rel_tol=loss_tolerance):
             raise UnequalWork(f"the first step's loss: {ours.name} {first}, {theirs.name} {second}")
 
 
@@ -80,7 +83,7 @@ def main(benchmark: Benchmark) -> None:
     size = SIZES[options.size]
     models = make_models(size, HOME / "models" / options.size, mean_length=MEAN_LENGTH, max_length=MAX_LENGTH)
     common = {"models": models.paths(), "rounds": options.rounds, "threads": options.threads, "seed": options.seed}
-    spec = {"vocab": size.vocab, "lr": 1e-6, **common, **benchmark.specify(options, size)}
+    spec = {"vocab": size.vocab, "lr": 1e-6, "bf16": options.bf16, **common, **benchmark.specify(options, size)}
     variables = environment(options.threads, options.allocator)
     figures: dict[str, Any] = {
         "benchmark": benchmark.work.name,
@@ -100,7 +103,7 @@ def main(benchmark: Benchmark) -> None:
     figures["sides"] = [_figures(benchmark, side, size, spec, figures["peaks"]["fp32"]) for side in sides]
     if len(sides) == 2:
         try:
-            require_same_work(benchmark.work, *sides)
+            require_same_work(benchmark.work, *sides, loss_tolerance=spec.get("loss_tolerance"))
         except UnequalWork as difference:
             print(_table(figures))
             sys.exit(f"No ratio: the two sides did not do the same work ({difference}).")
@@ -120,6 +123,7 @@ def _parser(benchmark: Benchmark) -> argparse.ArgumentParser:
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--allocator", choices=("tuned", "default"), default="tuned", help="glibc's, on both sides")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--bf16", action="store_true", help="Keel computes in bfloat16; the peer stays in float32")
     parser.add_argument("--json", type=Path, help="write every figure to this file")
     benchmark.add_options(parser)
     return parser
@@ -138,7 +142,7 @@ def _figures(benchmark: Benchmark, side: Side, size: Size, spec: Mapping[str, An
     rate = rates(side, benchmark.work.unit)
     if side.name != "keel":
         spec = {**spec, **benchmark.peer_changes}
-    parts = {part: sum(one.parts[part] for one in side.rounds) / len(side.rounds) for part in side.rounds[0].parts}
+    parts = {part: statistics.median(one.parts[part] for one in side.rounds) for part in side.rounds[0].parts}
     return {
         **side.to_dict(),
         "rate": {"median": rate.median, "least": rate.least, "most": rate.most, "shown": str(rate)},

@@ -87,15 +87,16 @@ class Counted:
 class Rollouts:
     """Rounds of what `train_ppo` does in an iteration, evaluation and checkpoints left out."""
 
-    def __init__(self, spec: Mapping[str, Any], config: PPOConfig) -> None:
+    def __init__(self, spec: Mapping[str, Any], config: PPOConfig, unit: str) -> None:
+        """`unit` is what a response is called."""
         self.config = config
+        self.unit = unit
         self.draws = Draws(spec["seed"], "ppo")
         self.renderer = load_renderer(spec["models"]["policy"])
         self.items = [self.renderer.item(Prompt(text)) for text in spec["prompts"]]
         shelf = make_shelf(spec)
-        policy = shelf.trained_policy(
-            spec["models"]["policy"], critic=config.critic, critic_source=spec["models"]["value"]
-        )
+        critic_source = spec.get("on_base") or spec["models"]["value"]
+        policy = shelf.trained_policy(spec["models"]["policy"], critic=config.critic, critic_source=critic_source)
         learner = GradientLearner[PolicyBatch](
             "ppo",
             policy,
@@ -154,7 +155,7 @@ class Rollouts:
         return Round(
             seconds=self.sampler.seconds + scoring + updating,
             counts={
-                "episodes": len(prompts),
+                self.unit: len(prompts),
                 "tokens sampled": int(rollout.sequences.weight),
                 "tokens trained": self.learner.tokens - tokens,
                 "optimiser steps": self.learner.steps - steps,

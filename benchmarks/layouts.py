@@ -18,7 +18,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-SHAPE = {"hidden": 512, "layers": 6, "heads": 8, "vocab": 1024, "context": 256}
+SHAPE: dict[str, Any] = {"hidden": 512, "layers": 6, "heads": 8, "vocab": 1024, "context": 256}
 ITERATIONS = 3
 LAYOUTS: dict[str, list[str]] = {
     "full, head": ["model.tune=full"],

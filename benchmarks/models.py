@@ -70,9 +70,15 @@ class Models:
     def value(self) -> Path:
         return self.folder / "value"
 
+    @property
+    def reference(self) -> Path:
+        """A policy with other weights, for losses that would be a constant where policy and reference are one."""
+        return self.folder / "reference"
+
     def paths(self) -> dict[str, str]:
         """For the specification that a side reads."""
-        return {name: str(getattr(self, name).resolve()) for name in ("policy", "endless", "reward", "value")}
+        names = ("policy", "endless", "reference", "reward", "value")
+        return {name: str(getattr(self, name).resolve()) for name in names}
 
 
 def make_models(size: Size, folder: Path, *, mean_length: float, max_length: int, seed: int = 0) -> Models:
@@ -102,6 +108,7 @@ def make_models(size: Size, folder: Path, *, mean_length: float, max_length: int
     _save(policy, tokenizer, models.policy)
     for path, number in ((models.reward, 1), (models.value, 2)):
         _save(_classifier(size, seed + number), tokenizer, path)
+    _save(_policy(size, seed + 3), tokenizer, models.reference)
     (folder / "done").touch()
     return models
 

@@ -1,20 +1,20 @@
 """PPO: 64 prompts of 32 tokens, responses of at most 64, four epochs of four minibatches (`python -m benchmarks.ppo`).
 
 A separate reward model on both sides. TRL's critic is a network of its own; Keel's is that too, or with
-`--critic head` a head on the policy's backbone.
+`--critic head` a head on the policy's backbone. With `--tune lora` Keel's policy, critic, reference and reward model
+are adapters on one frozen base, beside TRL's four models.
 """
 
 from __future__ import annotations
 
 import argparse
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 from benchmarks.comparison import MAX_LENGTH, PROMPT_LENGTH, Benchmark, Work, main
 from benchmarks.measure import Round, Side
-from benchmarks.models import Size, as_text, random_texts
-from benchmarks.peers import trl
+from benchmarks.models import Models, Size, as_text, random_texts
+from benchmarks.peers import HOME, trl
 
 BATCH, EPOCHS, MINIBATCHES = 64, 4, 4
 
@@ -31,7 +31,7 @@ def specify(options: argparse.Namespace, size: Size) -> dict[str, Any]:
         "max_length": MAX_LENGTH,
         "critic": options.critic,
         "tune": options.tune,
-        "bf16": options.bf16,
+        "on_base": _reward_on_base(Models(HOME / "models" / options.size)) if options.tune == "lora" else None,
     }
 
 
@@ -40,15 +40,12 @@ def measure(spec: Mapping[str, Any]) -> Side:
     from benchmarks.keel_side import Rollouts
     from keel.config.ppo import PPOConfig
 
-    reward = spec["models"]["reward"]
-    if spec["tune"] == "lora":
-        reward = _reward_on_base(spec)
     config = PPOConfig.model_validate(
         {
             "prompts": "given.jsonl",
             "rollout_batch": spec["batch"],
             "sampling": {"max_new_tokens": spec["max_length"], "batch": spec["batch"]},
-            "reward": [{"model": reward}],
+            "reward": [{"model": spec["on_base"] or spec["models"]["reward"]}],
             "critic": spec["critic"],
             "update": {
                 "epochs": spec["epochs"],
@@ -58,21 +55,22 @@ def measure(spec: Mapping[str, Any]) -> Side:
             },
         }
     )
-    return Rollouts(spec, config).measure(spec["rounds"])
+    return Rollouts(spec, config, "episodes").measure(spec["rounds"])
 
 
-def _reward_on_base(spec: Mapping[str, Any]) -> str:
+def _reward_on_base(models: Models) -> str:
     """A reward model that is an adapter on the policy's base, as a reward stage with `tune: lora` leaves it."""
     from benchmarks.keel_side import make_shelf
     from keel.build.workbench import load_renderer
 
-    policy = spec["models"]["policy"]
-    shelf = make_shelf(spec)
-    model = shelf.new_reward_model(policy)
-    folder = Path(spec["scratch"]) / "stage" / "model"
-    folder.mkdir(parents=True)
-    shelf.export_reward_model(model, load_renderer(policy), policy)(folder, 1.0)
-    return str(folder)
+    made = models.folder / "stage" / "model"
+    if not (made / "keel_reward.json").exists():  # what is written last
+        policy = models.paths()["policy"]
+        shelf = make_shelf({"models": models.paths(), "tune": "lora", "scratch": str(models.folder), "seed": 0})
+        made.mkdir(parents=True, exist_ok=True)
+        model = shelf.new_reward_model(policy)
+        shelf.export_reward_model(model, load_renderer(policy), policy)(made, 1.0)
+    return str(made.resolve())
 
 
 def flops(size: Size, spec: Mapping[str, Any], one: Round) -> dict[str, float]:
@@ -96,7 +94,6 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     """Keel's layout."""
     parser.add_argument("--critic", choices=("network", "head"), default="network", help="Keel's; TRL's is a network")
     parser.add_argument("--tune", choices=("full", "lora"), default="full", help="Keel's; TRL trains all weights")
-    parser.add_argument("--bf16", action="store_true", help="Keel computes in bfloat16; TRL in float32")
 
 
 BENCHMARK = Benchmark(
@@ -107,7 +104,7 @@ BENCHMARK = Benchmark(
     measure=measure,
     flops=flops,
     add_options=add_options,
-    peer_changes={"critic": "network", "tune": "full", "bf16": False},
+    peer_changes={"critic": "network", "tune": "full"},
 )
 
 if __name__ == "__main__":

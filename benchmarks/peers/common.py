@@ -42,6 +42,7 @@ def training_options(spec, **more):
         "output_dir": spec["scratch"],
         "per_device_train_batch_size": spec["batch"],
         "gradient_accumulation_steps": 1,
+        "num_train_epochs": 1,
         "learning_rate": spec["lr"],
         "lr_scheduler_type": "constant",
         "use_cpu": True,
@@ -56,31 +57,49 @@ def training_options(spec, **more):
 
 
 class Watch(TrainerCallback):
-    """Rounds of a trainer: from one step's end to the next one's, or from the start of the training."""
+    """Rounds of a trainer, each of so many optimiser steps: from one's end, or the training's start, to the next."""
 
-    def __init__(self, counts):
+    def __init__(self, counts, steps=1):
         self.counts = counts  # what was done since it was asked last
         self.parts = dict
         self.rounds = []
-        self.steps = 0
+        self._steps_a_round = steps
+        self._steps = 0
 
-    def watch_steps(self, optimizer):
-        """Count the optimiser's own steps."""
+    def on_train_begin(self, args, state, control, optimizer, **kwargs):
+        optimizer = getattr(optimizer, "optimizer", optimizer)  # accelerate's wrapper skips steps
         optimizer.register_step_post_hook(self._count)
-
-    def _count(self, *_):
-        self.steps += 1
-
-    def on_train_begin(self, args, state, control, **kwargs):
         self._last = time.perf_counter()
 
-    def on_step_end(self, args, state, control, **kwargs):
-        now = time.perf_counter()
-        parts = self.parts()
-        self.rounds.append({"seconds": now - self._last, "counts": self._counted(), "parts": parts})
-        self._last = now
+    def _count(self, *_):
+        self._steps += 1
 
-    def _counted(self):
-        counted = {**self.counts(), "optimiser steps": self.steps}
-        self.steps = 0
-        return counted
+    def on_step_end(self, args, state, control, **kwargs):
+        if state.global_step % self._steps_a_round:
+            return
+        now = time.perf_counter()
+        counts = {**self.counts(), "optimiser steps": self._steps}
+        self.rounds.append({"seconds": now - self._last, "counts": counts, "parts": self.parts()})
+        self._steps, self._last = 0, now
+
+
+class WatchedLoss:
+    """A trainer's loss: the first one's value, and the real tokens of every batch."""
+
+    def __init__(self, trainer):
+        self.first = None
+        self.tokens = 0
+        self._compute = trainer.compute_loss
+        trainer.compute_loss = self
+
+    def __call__(self, model, inputs, **options):
+        mask = inputs.get("attention_mask")
+        self.tokens += int(inputs["input_ids"].numel() if mask is None else mask.sum())
+        result = self._compute(model, inputs, **options)
+        if self.first is None:
+            self.first = float(result[0] if isinstance(result, tuple) else result)
+        return result
+
+    def taken(self):
+        tokens, self.tokens = self.tokens, 0
+        return tokens

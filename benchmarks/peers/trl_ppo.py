@@ -83,7 +83,6 @@ def main():
 
     watch = Watch(counts)
     watch.parts = laps.parts
-    watch.watch_steps(trainer.optimizer.optimizer)
     trainer.add_callback(watch)
     trainer.train()
     write("trl", watch.rounds)
