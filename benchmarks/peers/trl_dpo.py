@@ -31,7 +31,7 @@ def main():
     watch = Watch(lambda: {"pairs": pairs, "tokens trained": loss.taken()}, spec["steps"])
     trainer.add_callback(watch)
     trainer.train()
-    write("trl", watch.rounds, loss.first)
+    write("trl", watch.rounds, loss.first, packages=["trl"])
 
 
 main()

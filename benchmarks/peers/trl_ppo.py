@@ -85,7 +85,7 @@ def main():
     watch.parts = laps.parts
     trainer.add_callback(watch)
     trainer.train()
-    write("trl", watch.rounds)
+    write("trl", watch.rounds, packages=["trl"])
 
 
 main()

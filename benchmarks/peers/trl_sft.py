@@ -27,7 +27,7 @@ def main():
     watch = Watch(lambda: {"tokens trained": loss.taken()}, spec["steps"])
     trainer.add_callback(watch)
     trainer.train()
-    write(f"trl {spec['mode']}", watch.rounds, loss.first)
+    write(f"trl {spec['mode']}", watch.rounds, loss.first, packages=["trl"])
 
 
 main()
