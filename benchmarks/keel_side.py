@@ -136,7 +136,7 @@ class Rollouts:
         return PolicyScorer(policy, temperature=self.config.sampling.temperature, token_budget=SCORING_TOKENS)
 
     def _round(self, number: int) -> Round:
-        config, watch = self.config, Stopwatch()
+        config, whole, watch = self.config, Stopwatch(), Stopwatch()
         steps, tokens = self.learner.steps, self.learner.tokens
         size = config.rollout_batch // config.per_prompt
         prompts = [item for item in self.items[number * size : (number + 1) * size] for _ in range(config.per_prompt)]
@@ -153,7 +153,7 @@ class Rollouts:
         rollout_metrics(rollout, rewards, None if config.critic == "none" else returns) | tally.means()
         updating = watch.lap()
         return Round(
-            seconds=self.sampler.seconds + scoring + updating,
+            seconds=whole.lap(),
             counts={
                 self.unit: len(prompts),
                 "tokens sampled": int(rollout.sequences.weight),
