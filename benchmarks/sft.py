@@ -40,14 +40,14 @@ def measure(spec: Mapping[str, Any]) -> Side:
     from keel.records import EncodedText, Texts
 
     config = SFTConfig.model_validate(
-        {"data": "given.jsonl", "batch": spec["batch"], "packing": True, "lr": spec["lr"], "schedule": "constant"}
+        {"data": "given.jsonl", "batch": spec["batch"], "lr": spec["lr"], "schedule": "constant"}
     )
     rows = [EncodedText(tuple(ids), (False, *[True] * (len(ids) - 1))) for ids in spec["rows"]]
     policy = make_shelf(spec).trained_policy(spec["models"]["policy"])
     learner = GradientLearner[Texts]("sft", policy, sft_loss, config, total_steps=len(rows))
 
     def batches(numbers: Any) -> list[Texts]:
-        return text_batches([rows[number] for number in numbers], config.token_budget, packing=config.packing)
+        return text_batches([rows[number] for number in numbers], config.token_budget)
 
     def done(numbers: Any) -> dict[str, float]:
         return {"tokens trained": sum(len(rows[number].tokens) for number in numbers)}
@@ -64,7 +64,7 @@ def flops(size: Size, spec: Mapping[str, Any], one: Round) -> dict[str, float]:
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     """TRL's mode."""
-    parser.add_argument("--mode", choices=("packed", "padded"), default="packed", help="TRL's; Keel packs")
+    parser.add_argument("--mode", choices=("packed", "padded"), default="packed", help="TRL's; Keel always packs")
 
 
 BENCHMARK = Benchmark(

@@ -41,6 +41,7 @@ from keel.config.training import TrainingConfig
 from keel.data.convert import COMPARISONS, DEMONSTRATIONS, KINDS, PROMPTS
 from keel.data.load import Loaded, labels_or_comparisons, load, load_mixed
 from keel.data.mix import Mixture
+from keel.models.kernels import release_freed_buffers
 from keel.models.load import resolve_device
 from keel.runs.callbacks import Callback, StageInfo
 from keel.runs.console import Console
@@ -115,6 +116,7 @@ def reset_peak(device: torch.device) -> None:
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
         return
+    release_freed_buffers()
     try:
         Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
     except OSError:

@@ -65,6 +65,14 @@ def keep_freed_buffers() -> bool:
     return bool(mallopt(_M_MMAP_MAX, 0) and mallopt(_M_TRIM_THRESHOLD, (1 << 31) - 1))
 
 
+def release_freed_buffers() -> None:
+    """Hand what `keep_freed_buffers` has kept back to the kernel; without effect under another C library."""
+    try:
+        ctypes.CDLL(None).malloc_trim(0)
+    except (AttributeError, OSError, TypeError):
+        return
+
+
 def use_short_attention(model: nn.Module) -> None:
     """Give a model that calls torch's attention through transformers' interface the one below."""
     known: Any = model
