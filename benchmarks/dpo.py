@@ -25,7 +25,7 @@ def specify(options: argparse.Namespace, size: Size) -> dict[str, Any]:
     shortest, longest = SHORTEST - PROMPTS[0] - 1, LONGEST - PROMPTS[1] - 1
     chosen, rejected = (texts_for(options, size, 1, shortest, longest, part) for part in (1, 2))
     columns = {"prompts": prompts, "chosen": chosen, "rejected": rejected}
-    return {**columns, "batch": BATCH, "steps": 1, "beta": 0.1, "loss_tolerance": 1e-4}
+    return {**columns, "batch": BATCH, "steps": 1, "beta": 0.1, "micro": options.micro, "loss_tolerance": 1e-4}
 
 
 def measure(spec: Mapping[str, Any]) -> Side:
@@ -41,7 +41,13 @@ def measure(spec: Mapping[str, Any]) -> Side:
     from keel.pipeline.reference import response_logprobs
     from keel.records import Choices, EncodedRow
 
-    config = DirectConfig(batch=spec["batch"], lr=spec["lr"], schedule="constant", beta=spec["beta"])
+    config = DirectConfig(
+        batch=spec["batch"],
+        token_budget=2 * spec["micro"] * LONGEST,
+        lr=spec["lr"],
+        schedule="constant",
+        beta=spec["beta"],
+    )
     shelf = make_shelf(spec)
     reference = shelf.frozen_policy(spec["models"]["reference"], "reference")
     scorer = PolicyScorer(reference, temperature=1.0, token_budget=SCORING_TOKENS)
@@ -71,6 +77,11 @@ def measure(spec: Mapping[str, Any]) -> Side:
     return rounds_of_steps(spec, learner, "direct/loss", batches, done)
 
 
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """The cut into micro-batches, on both sides."""
+    parser.add_argument("--micro", type=int, default=BATCH, help="pairs a forward, on both sides")
+
+
 def flops(size: Size, spec: Mapping[str, Any], one: Round) -> dict[str, float]:
     """Useful operations: the policy's update and a forward of the reference, the head where a response is predicted."""
     pairs, tokens = one.counts["pairs"], one.counts["tokens trained"]
@@ -85,6 +96,7 @@ BENCHMARK = Benchmark(
     specify=specify,
     measure=measure,
     flops=flops,
+    add_options=add_options,
 )
 
 if __name__ == "__main__":

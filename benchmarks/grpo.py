@@ -29,6 +29,7 @@ def specify(options: argparse.Namespace, size: Size) -> dict[str, Any]:
         "prompt_length": PROMPT_LENGTH,
         "max_length": MAX_LENGTH,
         "beta": options.beta,
+        "micro": options.micro,
     }
 
 
@@ -46,7 +47,12 @@ def measure(spec: Mapping[str, Any]) -> Side:
             "reward": [{"function": "benchmarks.keel_side:distinct_words"}],
             "advantage": {"kind": "grpo"},
             "kl": {"coef": spec["beta"], "place": "loss", "estimator": "token_k3"},
-            "update": {"epochs": 1, "minibatches": 1, "lr": spec["lr"]},
+            "update": {
+                "epochs": 1,
+                "minibatches": 1,
+                "token_budget": spec["micro"] * (spec["prompt_length"] + spec["max_length"]),
+                "lr": spec["lr"],
+            },
         }
     )
     return Rollouts(spec, config, "completions").measure(spec["rounds"])
@@ -60,7 +66,8 @@ def flops(size: Size, spec: Mapping[str, Any], one: Round) -> dict[str, float]:
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
-    """The leash."""
+    """The leash, and the cut into micro-batches."""
+    parser.add_argument("--micro", type=int, default=32, help="completions a forward of the update, on both sides")
     parser.add_argument("--beta", type=float, default=0.04, help="price of the KL in the loss")
 
 

@@ -210,6 +210,6 @@ def test_keel_does_the_work_of_given_rows(models: Models, tmp_path: Path) -> Non
     assert judged.rounds[0].counts == {"pairs": 4, "tokens trained": both, "optimiser steps": 2}
 
     prompts = random_texts(8, 3, 3, TINY.vocab, seed=3)
-    preferred = dpo.measure(spec_of(models, tmp_path / "dpo", prompts=prompts, beta=0.1, **pairs, **common))
+    preferred = dpo.measure(spec_of(models, tmp_path / "dpo", prompts=prompts, beta=0.1, micro=2, **pairs, **common))
     ends = 4 * 2 * (3 + 1)  # each text's prompt and end token
     assert preferred.rounds[0].counts == {"pairs": 4, "tokens trained": both + ends, "optimiser steps": 2}

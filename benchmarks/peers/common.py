@@ -38,10 +38,11 @@ def write(name, rounds, first_loss=None, packages=()):
 
 def training_options(spec, **more):
     """What every trainer is told: full precision, no checkpoints, no reports, nothing recomputed."""
+    micro = spec.get("micro", spec["batch"])
     return {
         "output_dir": spec["scratch"],
-        "per_device_train_batch_size": spec["batch"],
-        "gradient_accumulation_steps": 1,
+        "per_device_train_batch_size": micro,
+        "gradient_accumulation_steps": spec["batch"] // micro,
         "num_train_epochs": 1,
         "learning_rate": spec["lr"],
         "lr_scheduler_type": "constant",
@@ -84,11 +85,12 @@ class Watch(TrainerCallback):
 
 
 class WatchedLoss:
-    """A trainer's loss: the first one's value, and the real tokens of every batch."""
+    """A trainer's loss: its value in the first step, and the real tokens of every batch."""
 
     def __init__(self, trainer):
-        self.first = None
         self.tokens = 0
+        self._step = trainer.args.gradient_accumulation_steps
+        self._losses = []
         self._compute = trainer.compute_loss
         trainer.compute_loss = self
 
@@ -96,9 +98,12 @@ class WatchedLoss:
         mask = inputs.get("attention_mask")
         self.tokens += int(inputs["input_ids"].numel() if mask is None else mask.sum())
         result = self._compute(model, inputs, **options)
-        if self.first is None:
-            self.first = float(result[0] if isinstance(result, tuple) else result)
+        self._losses.append(float(result[0] if isinstance(result, tuple) else result))
         return result
+
+    @property
+    def first(self):
+        return sum(self._losses[: self._step]) / self._step
 
     def taken(self):
         tokens, self.tokens = self.tokens, 0
