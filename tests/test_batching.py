@@ -8,7 +8,6 @@ from hypothesis import strategies as st
 from keel.batching import (
     cut_by_tokens,
     pack,
-    pad_left,
     pad_rows,
     row_batches,
     share_rows,
@@ -53,16 +52,6 @@ def test_padding_loses_nothing_and_adds_no_more_than_needed(rows: list[EncodedRo
     # The mask has no hole: its first `response_length` entries are True, the rest are not.
     assert [sorted(row, reverse=True) for row in batch.response_mask.tolist()] == batch.response_mask.tolist()
     assert batch.response_lengths.tolist() == [row.response_length for row in rows]
-
-
-@given(st.lists(TOKENS, min_size=1, max_size=6))
-def test_pad_left_aligns_the_ends(prompts: list[list[int]]) -> None:
-    tokens, mask = pad_left(prompts)
-    assert [row[marks].tolist() for row, marks in zip(tokens, mask, strict=True)] == prompts
-    assert mask[:, -1].all()
-    assert [sorted(row) for row in mask.tolist()] == mask.tolist()  # False first
-    assert tokens.shape[1] == max(map(len, prompts))
-    assert tokens.dtype == torch.int64
 
 
 @given(ROWS, st.data())

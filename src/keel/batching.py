@@ -33,17 +33,6 @@ def pad_rows(rows: Sequence[EncodedRow]) -> Sequences:
     )
 
 
-def pad_left(prompts: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor]:
-    """Prompts of unequal length aligned at their ends, for sampling: int64 [B, P] and their bool mask [B, P]."""
-    longest = max(len(prompt) for prompt in prompts)
-    tokens = torch.full((len(prompts), longest), FILL, dtype=torch.long)
-    mask = torch.zeros((len(prompts), longest), dtype=torch.bool)
-    for index, prompt in enumerate(prompts):
-        tokens[index, longest - len(prompt) :] = torch.tensor(list(prompt), dtype=torch.long)
-        mask[index, longest - len(prompt) :] = True
-    return tokens, mask
-
-
 def take(sequences: Sequences, rows: Sequence[int]) -> Sequences:
     """The given rows, padded no further than they need."""
     index = torch.tensor(list(rows), device=sequences.tokens.device)

@@ -70,5 +70,19 @@ def test_logprobs_and_values_are_those_of_the_policys_own_forward(family: str) -
     torch.testing.assert_close(samples.values, own.values, rtol=0, atol=1e-5)
 
 
+def test_bfloat16_is_drawn_from_as_well_as_it_rounds() -> None:
+    policy, prompts = tiny_policy(critic=True), items(LENGTHS)
+    policy.backbone.to(torch.bfloat16)
+    samples = sampler_of(policy, range(40)).sample(prompts, SamplingConfig(max_new_tokens=12, batch=4), KEY)
+    with torch.no_grad():
+        own = policy(samples.sequences, values=True)
+    assert samples.logprobs is not None
+    assert samples.values is not None
+    gap = (samples.logprobs - own.logprobs)[samples.sequences.response_mask]
+    assert samples.values.dtype == samples.logprobs.dtype == torch.float32
+    assert 0 < float(gap.square().mean().sqrt()) < 0.1
+    torch.testing.assert_close(samples.values, own.values, rtol=0, atol=0.1)
+
+
 def test_without_a_critic_there_are_no_values() -> None:
     assert sampler_of(tiny_policy()).sample(items((3, 4)), SamplingConfig(max_new_tokens=3), KEY).values is None

@@ -18,7 +18,7 @@ from keel.models.critic import ValueHead
 from keel.models.policy import Policy
 from keel.records import EncodedRow
 
-_PREFILL_TOKENS = 4096  # tokens of prompts in one forward
+_PREFILL_TOKENS = 2048  # tokens of prompts in one forward
 _REFILL = 8  # waiting prompts come in once an eighth of the slots is free, for a forward has its price
 _LOOK_EVERY = {"cpu": 1}  # steps between two looks at who has ended; elsewhere a look makes the host wait
 
@@ -81,8 +81,7 @@ class LiveRows:
         """Draw them all."""
         steps = 0
         while self._waiting or self._live:
-            free = self._slots - self._live
-            first = self._live
+            free, first = self._slots - self._live, self._live
             if self._waiting and (not self._live or free * _REFILL >= self._slots):
                 states = self._admit(self._waiting[:free])
                 del self._waiting[:free]
