@@ -145,8 +145,8 @@ def test_a_model_that_computes_otherwise_with_the_cache_is_found_out(
     assert why_not(policy) is None
     extend = RaggedCache.extend
 
-    def late(cache: RaggedCache, lengths: Tensor, longest: int) -> None:
-        extend(cache, (lengths - 1).clamp(min=0), longest)  # one slot to the left of where it belongs
+    def late(cache: RaggedCache, lengths: Tensor, keys: int) -> None:
+        extend(cache, (lengths - 1).clamp(min=0), keys)  # one slot to the left of where it belongs
 
     monkeypatch.setattr(RaggedCache, "extend", late)
     assert why_not(policy) == "it computes otherwise with the cache"

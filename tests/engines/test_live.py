@@ -86,3 +86,16 @@ def test_bfloat16_is_drawn_from_as_well_as_it_rounds() -> None:
 
 def test_without_a_critic_there_are_no_values() -> None:
     assert sampler_of(tiny_policy()).sample(items((3, 4)), SamplingConfig(max_new_tokens=3), KEY).values is None
+
+
+def test_a_slot_that_was_filled_to_its_end_may_stand_empty() -> None:
+    """Rows are rounded up, so an empty slot goes through the model beside those that draw."""
+    sampler, prompts = sampler_of(tiny_policy(), range(40)), items([5] * 15)
+    sampling = SamplingConfig(max_new_tokens=8)
+    alone = sampler.sample(prompts, sampling.model_copy(update={"batch": 1}), KEY)
+    lengths = alone.sequences.response_lengths.tolist()
+    assert lengths.count(8) >= 2
+    assert len(set(lengths)) >= 3
+    for batch in range(2, 8):
+        found = sampler.sample(prompts, sampling.model_copy(update={"batch": batch}), KEY)
+        assert responses(found) == responses(alone)

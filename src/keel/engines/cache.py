@@ -23,7 +23,8 @@ class RaggedCache(Cache):
 
     def __init__(self, slots: int, length: int) -> None:
         super().__init__(layers=[])
-        self._shape = (slots, length)
+        self.slots = slots
+        self.length = length
         self._stores: dict[int, tuple[Tensor, Tensor]] = {}
         self._fills: tuple[slice, Tensor] | None = None
         self._extends: tuple[Tensor, Tensor, int] | None = None
@@ -32,10 +33,10 @@ class RaggedCache(Cache):
         """The next forward reads prompts padded on the right; slot `first` + i gets its row `copies[i]`."""
         self._fills = (slice(first, first + len(copies)), copies)
 
-    def extend(self, lengths: Tensor, longest: int) -> None:
-        """The next forward reads one token for each of the first slots, whose `lengths` [n] were at most `longest`."""
+    def extend(self, lengths: Tensor, keys: int) -> None:
+        """The next forward reads one token for each of the first slots, whose `lengths` [n] are below `keys`."""
         self._fills = None
-        self._extends = (torch.arange(len(lengths), device=lengths.device), lengths, longest + 1)
+        self._extends = (torch.arange(len(lengths), device=lengths.device), lengths, keys)
 
     def copy(self, sources: Sequence[int], targets: Sequence[int], length: int) -> None:
         """The first `length` positions of some slots into others."""
@@ -45,7 +46,7 @@ class RaggedCache(Cache):
     def update(
         self, key_states: Tensor, value_states: Tensor, layer_idx: int, *args: Any, **kwargs: Any
     ) -> tuple[Tensor, Tensor]:
-        """What an attention layer reads: the prompts themselves, or the slots up to the longest row."""
+        """What an attention layer reads: the prompts themselves, or the first positions of the first slots."""
         new = (key_states, value_states)
         if layer_idx not in self._stores:
             self._stores[layer_idx] = (self._buffer(key_states), self._buffer(value_states))
@@ -56,15 +57,14 @@ class RaggedCache(Cache):
                 store[slots, :, : part.shape[2]] = part[copies]
             return new
         assert self._extends is not None, "a forward was not announced"
-        rows, lengths, longest = self._extends
+        rows, lengths, width = self._extends
         for store, part in zip(stores, new, strict=True):
             store[rows, :, lengths] = part.squeeze(2)
-        keys, values = (store[: len(rows), :, :longest] for store in stores)
+        keys, values = (store[: len(rows), :, :width] for store in stores)
         return keys, values
 
     def _buffer(self, states: Tensor) -> Tensor:
-        slots, length = self._shape
-        return states.new_zeros((slots, states.shape[1], length, states.shape[3]))
+        return states.new_zeros((self.slots, states.shape[1], self.length, states.shape[3]))
 
     def get_seq_length(self, layer_idx: int = 0) -> int:
         """Prompts begin at position 0; where a token stands is given with it."""
@@ -87,9 +87,9 @@ class RaggedMasks:
         if not self._windows.keys() <= {"full_attention", "sliding_attention"}:
             raise ValueError(f"layers of {', '.join(sorted(self._windows))}")
 
-    def __call__(self, lengths: Tensor, longest: int) -> AttentionMask:
-        """Added to the scores, [n, 1, 1, longest + 1]: 0 where a row may look, its new token at `lengths` included."""
-        position = torch.arange(longest + 1, device=lengths.device)
+    def __call__(self, lengths: Tensor, keys: int) -> AttentionMask:
+        """Added to the scores, [n, 1, 1, keys]: 0 where a row may look, its new token at `lengths` [n] included."""
+        position = torch.arange(keys, device=lengths.device)
         seen = position <= lengths[:, None]
         masks = {}
         for kind, window in self._windows.items():
@@ -119,8 +119,8 @@ def why_not(policy: Policy) -> str | None:
         policy.next_states(tokens[:, :4], cache)
         found = []
         for lengths in (starts, starts + 1):
-            cache.extend(lengths, int(lengths.max()))
-            mask = masks(lengths, int(lengths.max()))
+            cache.extend(lengths, 6)
+            mask = masks(lengths, 6)
             found.append(policy.next_states(tokens[rows, lengths, None], cache, mask=mask, positions=lengths[:, None]))
         expected = policy.next_states(tokens, None)
     except Exception as error:  # a model's own code may refuse a cache in any way

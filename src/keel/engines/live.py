@@ -20,6 +20,7 @@ from keel.records import EncodedRow
 
 _PREFILL_TOKENS = 2048  # tokens of prompts in one forward
 _REFILL = 8  # waiting prompts come in once an eighth of the slots is free, for a forward has its price
+_ROWS, _KEYS = 8, 16  # what a step's rows and keys are rounded up to: a product of a new shape has its price
 _LOOK_EVERY = {"cpu": 1}  # steps between two looks at who has ended; elsewhere a look makes the host wait
 
 Stops = Callable[[int, Sequence[int]], bool]
@@ -142,16 +143,17 @@ class LiveRows:
         self._live = slots.stop
 
     def _advance(self) -> Tensor:
-        """The forward on the token that each live slot drew last: states [live, H]."""
-        length = self._length[: self._live]
+        """The forward on the token that each live slot drew last: states [live, H]; a few free slots take part."""
+        rows = min(-(-self._live // _ROWS) * _ROWS, self._slots)
+        length = self._length[:rows]
+        length[self._live :] = 0
         lengths = torch.from_numpy(length.copy()).to(self._last.device)
-        longest = int(length.max())
-        self._cache.extend(lengths, longest)
-        mask = self._masks(lengths, longest)
-        tokens = self._last[: self._live, None]
-        states = self._policy.next_states(tokens, self._cache, mask=mask, positions=lengths[:, None])
-        length += 1
-        return states[:, 0]
+        keys = min(-(-(int(length.max()) + 1) // _KEYS) * _KEYS, self._cache.length)
+        self._cache.extend(lengths, keys)
+        mask = self._masks(lengths, keys)
+        states = self._policy.next_states(self._last[:rows, None], self._cache, mask=mask, positions=lengths[:, None])
+        length[: self._live] += 1
+        return states[: self._live, 0]
 
     def _draw(self, states: Tensor, first: int) -> None:
         """A token for each slot from `first` on, and what is known of it."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -15,7 +14,7 @@ from keel.engines.drawing import uniform_draws
 from keel.engines.generate import GenerateSampler
 from keel.engines.live import LiveRows
 from keel.engines.responses import StopStrings, samples_of
-from keel.models.policy import Policy
+from keel.models.policy import Policy, vocabulary_size
 from keel.records import PromptItem, Samples
 from keel.text.render import Renderer
 
@@ -73,7 +72,7 @@ class CachedSampler:
 
 def _end_table(policy: Policy, renderer: Renderer) -> Tensor:
     """Which ids end a response, bool [V]."""
-    backbone: Any = policy.backbone
-    ends = torch.zeros(max(backbone.config.get_text_config().vocab_size, *renderer.eos_ids) + 1, dtype=torch.bool)
+    size = max(vocabulary_size(policy.backbone), *(token + 1 for token in renderer.eos_ids))
+    ends = torch.zeros(size, dtype=torch.bool)
     ends[list(renderer.eos_ids)] = True
     return ends
