@@ -7,10 +7,9 @@ from hypothesis import strategies as st
 
 from keel.batching import (
     cut_by_tokens,
-    pack,
+    flatten,
     pad_rows,
     row_batches,
-    share_rows,
     take,
     take_tokens,
     text_batches,
@@ -149,37 +148,38 @@ def test_texts_by_hand() -> None:
     assert batch.target_positions().tolist() == [[0, 1, 2], [0, 1, 2]]
 
 
-def test_packed_rows_by_hand() -> None:
-    tokens = torch.tensor([[8, 9, 0, 0], [1, 2, 3, 4], [5, 0, 0, 0], [6, 7, 8, 0]])
-    packed = pack(tokens, torch.tensor([2, 4, 1, 3]))
-    assert packed is not None
-    assert packed.tokens.tolist() == [[1, 2, 3, 4], [6, 7, 8, 5], [8, 9, 0, 0]]
-    assert packed.position_ids.tolist() == [[0, 1, 2, 3], [0, 1, 2, 0], [0, 1, 0, 0]]
-    assert packed.starts.tolist() == [8, 0, 7, 4]
+def test_flat_rows_by_hand() -> None:
+    tokens = torch.tensor([[8, 9, 0, 0], [1, 2, 3, 4], [5, 0, 0, 0]])
+    flat = flatten(tokens, torch.tensor([2, 4, 1]))
+    assert flat is not None
+    assert flat.tokens.tolist() == [[8, 9, 1, 2, 3, 4, 5, 0]]  # seven tokens, and one that makes the number round
+    assert flat.position_ids.tolist() == [[0, 1, 0, 1, 2, 3, 0, 0]]
+    assert flat.starts.tolist() == [0, 2, 6]
+    assert (flat.rows, flat.width) == (4, 8)
+    assert flat.slots.tolist() == [0, 1, 8, 9, 10, 11, 16, 24]
 
 
 def test_rows_of_like_length_are_left_alone() -> None:
-    assert pack(torch.zeros(8, 10, dtype=torch.long), torch.tensor([10, 10, 9, 9, 10, 8, 10, 10])) is None
+    assert flatten(torch.zeros(8, 10, dtype=torch.long), torch.tensor([10, 10, 9, 10, 10, 9, 10, 10])) is None
 
 
-@given(st.lists(st.integers(1, 12), min_size=1, max_size=12))
-def test_packing_holds_every_row_once_and_only_padding_besides(lengths: list[int]) -> None:
+@given(st.lists(st.integers(1, 70), min_size=1, max_size=12))
+def test_flat_rows_hold_every_token_once_and_lie_apart(lengths: list[int]) -> None:
     generator = torch.Generator().manual_seed(len(lengths))
     tokens = torch.randint(1, 99, (len(lengths), max(lengths)), generator=generator)
-    packed = pack(tokens, torch.tensor(lengths))
-    if packed is None:
+    flat = flatten(tokens, torch.tensor(lengths))
+    if flat is None:
+        assert sum(lengths) > 0.95 * tokens.numel()
         return
-    assert packed.tokens.numel() < tokens.numel()
-    flat, positions = packed.tokens.flatten(), packed.position_ids.flatten()
-    left = torch.ones(len(flat), dtype=torch.bool)
-    for row, (start, length) in enumerate(zip(packed.starts.tolist(), lengths, strict=True)):
-        assert flat[start : start + length].tolist() == tokens[row, :length].tolist()
-        assert positions[start : start + length].tolist() == list(range(length))
-        assert start // packed.tokens.shape[1] == (start + length - 1) // packed.tokens.shape[1]  # within one row
-        assert left[start : start + length].all()
-        left[start : start + length] = False
-    assert not flat[left].any()
-    assert not positions[left].any()
+    assert flat.tokens.shape == flat.position_ids.shape
+    assert sum(lengths) <= flat.tokens.numel() < sum(lengths) + 32
+    assert len(set(flat.slots.tolist())) == flat.tokens.numel()
+    assert int(flat.slots.max()) < flat.rows * flat.width
+    for row, (start, length) in enumerate(zip(flat.starts.tolist(), lengths, strict=True)):
+        place = slice(start, start + length)
+        assert flat.tokens[0, place].tolist() == tokens[row, :length].tolist()
+        assert flat.position_ids[0, place].tolist() == list(range(length))
+        assert flat.slots[place].tolist() == list(range(row * flat.width, row * flat.width + length))
 
 
 @given(TEXTS, st.integers(1, 40))
@@ -195,15 +195,6 @@ def test_text_batches_hold_every_text_once(rows: list[EncodedText], budget: int)
             assert not any(tokens[length:])
             assert not any(trained[length:])
     assert sorted(found) == sorted((row.tokens, row.trains) for row in rows)
-
-
-@given(st.lists(st.integers(1, 12), max_size=20), st.integers(1, 20))
-def test_shared_rows_hold_every_item_once_within_the_capacity(lengths: list[int], capacity: int) -> None:
-    groups = share_rows(lengths, capacity)
-    assert sorted(item for group in groups for item in group) == list(range(len(lengths)))
-    sums = [sum(lengths[item] for item in group) for group in groups]
-    assert all(total <= capacity or len(group) == 1 for total, group in zip(sums, groups, strict=True))
-    assert sum(total <= capacity // 2 for total in sums) <= 1  # two half-empty rows would have shared one
 
 
 def test_a_batch_moves_as_a_whole() -> None:

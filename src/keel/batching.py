@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from bisect import bisect_left, insort
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any, TypeVar
@@ -15,7 +14,7 @@ from keel.records import EncodedRow, EncodedText, Sequences, Texts
 Batch = TypeVar("Batch", bound=Sequences | Texts)
 
 FILL = 0  # padded positions are found by length, so any id serves
-_WORTH = 0.9  # share of a padded batch below which it is worth packing
+_WORTH = 0.95  # share of a padded batch below which its real tokens are worth picking out
 
 
 def pad_rows(rows: Sequence[EncodedRow]) -> Sequences:
@@ -81,59 +80,43 @@ def text_batches(rows: Sequence[EncodedText], token_budget: int) -> list[Texts]:
     return [_pad_texts([rows[index] for index in group]) for group in groups]
 
 
+def round_up(size: int) -> int:
+    """The next multiple of 32, or of 8 for what is short."""
+    step = 32 if size > 64 else 8
+    return -(-size // step) * step
+
+
 @dataclass(frozen=True)
-class Packed:
-    """A padded batch of B rows with its tokens side by side in R rows, R <= B; what is padded still is a document of
-    its own, a token long.
+class Flat:
+    """The N real tokens of a padded batch [B, L] side by side, and where each stands in `rows` rows of `width`.
+
+    Rows and width may be more than B and L: N and the width are made round, by tokens that nobody asks for, because a
+    kernel is made anew for every shape.
     """
 
-    tokens: Tensor  # int64 [R, C]
-    position_ids: Tensor  # int64 [R, C], 0 where a document begins
-    starts: Tensor  # int64 [B], where each document begins, counted over all R x C places
+    tokens: Tensor  # int64 [1, N]
+    position_ids: Tensor  # int64 [1, N], 0 where a row begins
+    starts: Tensor  # int64 [B], the place of each row's first token among the N
+    slots: Tensor  # int64 [N], row x width + position
+    rows: int
+    width: int
 
 
-def pack(tokens: Tensor, lengths: Tensor) -> Packed | None:
-    """The rows of int64 [B, L], of which the first `lengths` [B] tokens are real, packed; None where it saves little.
-
-    Rows are shared up to the longest one's length: as little padding as may be, and no more attention than it takes.
-    """
-    counts: list[int] = lengths.tolist()
-    groups = share_rows(counts, max(counts))
-    width = max(counts)
-    if len(groups) * width > _WORTH * tokens.numel():
+def flatten(tokens: Tensor, lengths: Tensor) -> Flat | None:
+    """The first `lengths` [B] tokens of each row of int64 [B, L], flat; None where that saves little."""
+    total, width = int(lengths.sum()), round_up(tokens.shape[1])
+    spare = round_up(total) - total
+    if total > _WORTH * tokens.numel():
         return None
-    starts = [0] * len(counts)
-    for row, group in enumerate(groups):
-        place = row * width
-        for item in group:
-            starts[item] = place
-            place += counts[item]
-    begins = torch.tensor(starts, device=tokens.device)
-    steps = torch.arange(tokens.shape[1], device=tokens.device).expand_as(tokens)
-    real = steps < lengths[:, None]
-    places = (begins[:, None] + steps)[real]
-    packed, positions = (tokens.new_full((len(groups) * width,), fill) for fill in (FILL, 0))
-    packed[places], positions[places] = tokens[real], steps[real]
-    return Packed(packed.view(-1, width), positions.view(-1, width), begins)
-
-
-def share_rows(lengths: Sequence[int], capacity: int) -> list[list[int]]:
-    """Item numbers in groups whose lengths sum to `capacity` at most: longest first, each where least room is left.
-
-    An item longer than `capacity` gets a group of its own.
-    """
-    groups: list[list[int]] = []
-    room: list[tuple[int, int]] = []  # (what is left, group), sorted
-    for item in sorted(range(len(lengths)), key=lambda index: (-lengths[index], index)):
-        place = bisect_left(room, (lengths[item], 0))
-        if place < len(room):
-            left, group = room.pop(place)
-        else:
-            left, group = capacity, len(groups)
-            groups.append([])
-        groups[group].append(item)
-        insort(room, (left - lengths[item], group))
-    return groups
+    more = [width] * (spare // width) + ([spare % width] if spare % width else [])
+    counts = torch.cat([lengths, lengths.new_tensor(more)])
+    ends = counts.cumsum(dim=0)
+    starts = ends - counts
+    row = torch.repeat_interleave(torch.arange(len(counts), device=tokens.device), counts)
+    position = torch.arange(total + spare, device=tokens.device) - starts[row]
+    flat = tokens.new_full((total + spare,), FILL)
+    flat[:total] = tokens[row[:total], position[:total]]
+    return Flat(flat[None], position[None], starts[: len(lengths)], row * width + position, len(counts), width)
 
 
 def _pad_texts(rows: Sequence[EncodedText]) -> Texts:

@@ -1,4 +1,4 @@
-"""Rows that are packed are what they are apart: in loss, gradient and score."""
+"""Rows that lie side by side are what they are apart: in loss, gradient and score."""
 
 from __future__ import annotations
 
@@ -7,19 +7,20 @@ from typing import Any
 import pytest
 import torch
 
+import keel.models.attention
 import keel.models.packing
-from keel.batching import pack, pad_rows, text_batches
+from keel.batching import flatten, pad_rows, text_batches
 from keel.engines.losses import sft_loss
+from keel.models.attention import use_attention
 from keel.models.hidden import last_hidden
-from keel.models.kernels import SHORT_ATTENTION
+from keel.models.packing import longest_kept_apart
 from keel.models.policy import Policy
 from keel.records import EncodedRow, EncodedText
 from tests.engines.helpers import distance, loss_and_gradient, tiny_policy, tiny_reward_model
 from tests.worlds import VOCAB
 
 LENGTHS = (3, 17, 9, 2, 6, 11, 4, 4, 1, 8)
-KERNELS = ("sdpa", "eager", SHORT_ATTENTION)
-CASES = [*[("llama", kernel) for kernel in KERNELS], *[("gpt2", kernel) for kernel in KERNELS], ("gemma2", "eager")]
+FAMILIES = ("llama", "gpt2", "granite", "cohere")
 
 
 def rows() -> list[EncodedText]:
@@ -33,10 +34,10 @@ def rows() -> list[EncodedText]:
     return found
 
 
-def policy_of(family: str, kernel: str) -> Policy:
+def policy_of(family: str) -> Policy:
     policy = tiny_policy(family)
-    backbone: Any = policy.backbone
-    backbone.set_attn_implementation(kernel)
+    use_attention(policy.backbone)
+    assert longest_kept_apart(policy.backbone) > 0
     return policy.double()
 
 
@@ -52,14 +53,16 @@ def naive_loss(policy: Policy, texts: list[EncodedText]) -> float:
     return total
 
 
-@pytest.mark.parametrize(("family", "kernel"), CASES)
-@pytest.mark.parametrize("budget", [20, 10_000])
-def test_packing_changes_neither_loss_nor_gradient(
-    family: str, kernel: str, budget: int, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("budget", [60, 10_000])
+@pytest.mark.parametrize("short", [0, 256])
+def test_side_by_side_changes_neither_loss_nor_gradient(
+    family: str, budget: int, short: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    policy, texts = policy_of(family, kernel), rows()
+    monkeypatch.setattr(keel.models.attention, "_SHORT", short)  # 0: torch's own kernel computes the rows
+    policy, texts = policy_of(family), rows()
     packed = loss_and_gradient(policy, sft_loss, text_batches(texts, budget))
-    monkeypatch.setattr(keel.models.packing, "pack", lambda tokens, lengths: None)
+    monkeypatch.setattr(keel.models.packing, "flatten", lambda tokens, lengths: None)
     apart = loss_and_gradient(policy, sft_loss, text_batches(texts, budget))
     tokens = sum(sum(text.trains) for text in texts)
     assert packed[0] * tokens == pytest.approx(naive_loss(policy, texts), rel=1e-5)
@@ -67,34 +70,45 @@ def test_packing_changes_neither_loss_nor_gradient(
     assert distance(packed[1], apart[1]) < 1e-5
 
 
-def test_fewer_places_are_computed(monkeypatch: pytest.MonkeyPatch) -> None:
-    policy, seen = policy_of("llama", "sdpa"), []
+def test_only_real_tokens_are_computed(monkeypatch: pytest.MonkeyPatch) -> None:
+    policy, seen = policy_of("llama"), []
 
-    def watched(backbone: Any, tokens: torch.Tensor, position_ids: torch.Tensor | None = None) -> torch.Tensor:
+    def watched(backbone: Any, tokens: torch.Tensor, **options: Any) -> torch.Tensor:
         seen.append(tokens.numel())
-        return last_hidden(backbone, tokens, position_ids)
+        return last_hidden(backbone, tokens, **options)
 
-    assert keel.models.packing.keeps_documents_apart(policy.backbone)
     monkeypatch.setattr(keel.models.packing, "last_hidden", watched)
     loss_and_gradient(policy, sft_loss, text_batches(rows(), 10_000))
-    assert sum(LENGTHS) <= seen[0] <= 1.1 * sum(LENGTHS)
+    assert sum(LENGTHS) <= seen[0] < sum(LENGTHS) + 32
 
 
-def test_without_positions_the_documents_would_meet(monkeypatch: pytest.MonkeyPatch) -> None:
-    policy, texts = policy_of("llama", "sdpa"), rows()
+def test_without_knowing_where_they_stand_the_rows_would_meet(monkeypatch: pytest.MonkeyPatch) -> None:
+    policy, texts = policy_of("llama"), rows()
     apart = loss_and_gradient(policy, sft_loss, text_batches(texts, 10_000))
-    monkeypatch.setattr(
-        keel.models.packing, "last_hidden", lambda model, tokens, positions=None: last_hidden(model, tokens)
-    )
+
+    def deaf(backbone: Any, tokens: torch.Tensor, **options: Any) -> torch.Tensor:
+        return last_hidden(backbone, tokens, position_ids=options["position_ids"][:, : tokens.shape[1]] * 0)
+
+    monkeypatch.setattr(keel.models.packing, "last_hidden", deaf)
     mixed = loss_and_gradient(policy, sft_loss, text_batches(texts, 10_000))
     assert distance(mixed[1], apart[1]) > 0.1
+
+
+def test_recomputed_layers_know_too() -> None:
+    policy, texts = policy_of("llama"), rows()
+    kept = loss_and_gradient(policy, sft_loss, text_batches(texts, 10_000))
+    policy.recompute = True
+    again = loss_and_gradient(policy, sft_loss, text_batches(texts, 10_000))
+    assert distance(again[1], kept[1]) < 1e-12
 
 
 @torch.no_grad()
 def test_scores_are_those_of_each_text_alone() -> None:
     model = tiny_reward_model()
+    use_attention(model.classifier)
     texts = [EncodedRow(text.tokens, max(1, len(text.tokens) // 2)) for text in rows() if len(text.tokens) > 1]
     batch = pad_rows(texts)
-    assert pack(batch.tokens, batch.lengths) is not None
+    assert flatten(batch.tokens, batch.lengths) is not None
+    assert longest_kept_apart(model.classifier) > 0
     alone = torch.cat([model(pad_rows([text])) for text in texts])
     torch.testing.assert_close(model(batch), alone, atol=1e-5, rtol=1e-5)

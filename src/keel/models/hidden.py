@@ -13,9 +13,8 @@ def hidden_size(backbone: nn.Module) -> int:
     return int(config.get_text_config().hidden_size)
 
 
-def last_hidden(backbone: nn.Module, tokens: Tensor, position_ids: Tensor | None = None) -> Tensor:
-    """Hidden states [B, L, H] that the head would read; `position_ids` [B, L] keep packed documents apart."""
+def last_hidden(backbone: nn.Module, tokens: Tensor, **options: Any) -> Tensor:
+    """Hidden states [B, L, H] that the head would read; the model hears of `options`."""
     body: Any = backbone.base_model
-    positions = {} if position_ids is None else {"position_ids": position_ids}
-    hidden: Tensor = body(input_ids=tokens, use_cache=False, **positions).last_hidden_state
+    hidden: Tensor = body(input_ids=tokens, use_cache=False, **options).last_hidden_state
     return hidden

@@ -1,23 +1,14 @@
-"""What computes a model on a CPU: the matrix product, attention and allocation that are fastest there, all float32."""
+"""What makes a process fast on a CPU: oneDNN for products in float32, and buffers that are kept."""
 
 from __future__ import annotations
 
 import ctypes
-import math
 import os
 from functools import cache
 from typing import Any
 
 import torch
-from torch import Tensor, nn
-from transformers import AttentionInterface
-from transformers.integrations.sdpa_attention import sdpa_attention_forward
-from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
 
-from keel.models.quiet import quiet_transformers
-
-SHORT_ATTENTION = "keel_short"  # its name in a model's config
-_SHORT = 256  # keys up to which whole matrices of attention scores are faster than the blocks of torch's kernel
 _EXACT = 1e-6  # error of a product in float32 beside its terms' sizes; in bfloat16 it is some 5e-4
 _M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4  # of glibc's mallopt
 
@@ -37,7 +28,7 @@ def use_fast_matmul() -> bool:
     with matrix units (AMX): there the product below is off, and the permission is taken back.
     """
     os.environ.setdefault(
-        "ONEDNN_PRIMITIVE_CACHE_CAPACITY", "128"
+        "ONEDNN_PRIMITIVE_CACHE_CAPACITY", "32"
     )  # kernels kept, one a shape: ragged batches have many
     backends: Any = torch.backends  # untyped
     matmul = backends.mkldnn.matmul
@@ -71,41 +62,3 @@ def release_freed_buffers() -> None:
         ctypes.CDLL(None).malloc_trim(0)
     except (AttributeError, OSError, TypeError):
         return
-
-
-def use_short_attention(model: nn.Module) -> None:
-    """Give a model that calls torch's attention through transformers' interface the one below."""
-    known: Any = model
-    if known.config._attn_implementation == "sdpa":
-        with quiet_transformers():  # an old architecture, which cannot change it, stays as it is
-            known.set_attn_implementation(SHORT_ATTENTION)
-
-
-def short_attention(
-    module: nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None, **options: Any
-) -> tuple[Tensor, None]:
-    """Attention as two matrix products where the keys are few, on a CPU; else torch's own.
-
-    Shapes as in transformers: query [B, heads, S, D], key and value [B, key heads, L, D], mask bool or to be added
-    [B or 1, 1, S, L]; the result is [B, S, heads, D].
-    """
-    if key.device.type != "cpu" or key.shape[2] > _SHORT or options.get("dropout") or "position_bias" in options:
-        return sdpa_attention_forward(module, query, key, value, attention_mask, **options)
-    batch, heads, steps, width = query.shape
-    shape = (batch, key.shape[1], heads // key.shape[1] * steps)  # the query heads that share a key head, together
-    scaling = options.get("scaling") or 1 / math.sqrt(width)
-    scores = ((query * scaling).reshape(*shape, width) @ key.transpose(2, 3)).view(batch, heads, steps, -1)
-    causal = options.get("is_causal")
-    if attention_mask is None and steps > 1 and (getattr(module, "is_causal", True) if causal is None else causal):
-        attention_mask = torch.ones(steps, scores.shape[-1], dtype=torch.bool).tril_()
-    if attention_mask is not None and attention_mask.dtype == torch.bool:
-        lowest = torch.finfo(scores.dtype).min  # not -inf: a padded row may see nothing
-        scores = scores.masked_fill(~attention_mask, lowest)
-    elif attention_mask is not None:
-        scores = scores + attention_mask
-    result = scores.softmax(dim=-1).view(*shape, -1) @ value
-    return result.view(batch, heads, steps, -1).transpose(1, 2).contiguous(), None
-
-
-AttentionInterface.register(SHORT_ATTENTION, short_attention)
-AttentionMaskInterface.register(SHORT_ATTENTION, sdpa_mask)

@@ -14,7 +14,8 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSequenceC
 from keel.adapter_config import adapter_base, members_of, whole_model
 from keel.errors import UserError, first_line
 from keel.models.adapters import body_of, load_adapter, merge_adapter
-from keel.models.kernels import tune_cpu, use_short_attention
+from keel.models.attention import use_attention
+from keel.models.kernels import tune_cpu
 from keel.models.quiet import quiet_transformers
 
 Dtype = torch.dtype | Literal["auto"]
@@ -58,7 +59,7 @@ def load_causal_lm(
     options = {} if attention == "auto" else {"attn_implementation": attention}
     loaded: nn.Module = _load(AutoModelForCausalLM, source, trust_remote_code, dtype=dtype, **options)
     if attention == "auto":
-        use_short_attention(loaded)
+        use_attention(loaded)
     return loaded.eval()
 
 
@@ -158,7 +159,7 @@ def load_classifier(
     if new_head:
         model.config.get_text_config().pad_token_id = None
     if attention == "auto":
-        use_short_attention(model)
+        use_attention(model)
     classifier: nn.Module = model.eval()
     return classifier
 

@@ -8,8 +8,10 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import pad
 from torch.utils.checkpoint import checkpoint
 
+from keel.batching import round_up
 from keel.errors import UserError
 from keel.functional.logprobs import logprobs_and_entropy, token_logprobs
 from keel.models.adapters import using
@@ -106,6 +108,9 @@ class Policy(nn.Module):
             return token_logprobs(logits, target, temperature=temperature), None
 
         parts: list[tuple[Tensor, Tensor | None]] = []
+        rows = len(states)
+        states = pad(states, (0, 0, 0, round_up(rows) - rows))  # a kernel is made anew for every number of rows
+        targets = pad(targets, (0, len(states) - rows))
         size = max(1, _HEAD_LOGITS // vocabulary_size(self.backbone))
         chunks = list(zip(torch.split(states, size), torch.split(targets, size), strict=True))
         for part, target in chunks:
@@ -113,8 +118,8 @@ class Policy(nn.Module):
                 parts.append(checkpoint(head, part, target, use_reentrant=False))  # logits again in backward
             else:
                 parts.append(head(part, target))
-        logprobs = torch.cat([part[0] for part in parts])
-        return logprobs, torch.cat([part[1] for part in parts if part[1] is not None]) if entropy else None
+        logprobs = torch.cat([part[0] for part in parts])[:rows]
+        return logprobs, torch.cat([part[1] for part in parts if part[1] is not None])[:rows] if entropy else None
 
     def next_states(
         self,

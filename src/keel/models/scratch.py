@@ -9,7 +9,7 @@ from torch import nn
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from keel.errors import UserError, first_line
-from keel.models.kernels import use_short_attention
+from keel.models.attention import use_attention
 
 
 def scratch_causal_lm(
@@ -45,7 +45,7 @@ def scratch_causal_lm(
         torch.manual_seed(seed)
         model: Any = LlamaForCausalLM(config)
     if attention == "auto":
-        use_short_attention(model)
+        use_attention(model)
     else:
         try:
             model.set_attn_implementation(attention)
