@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 
 import pytest
 import torch
@@ -9,6 +8,7 @@ from torch import Tensor
 from torch.testing import assert_close
 
 from keel.functional.logprobs import logprobs_and_entropy, token_logprobs
+from tests.memory import peak_bytes
 
 
 def example(rows: int, vocabulary: int, *, dtype: torch.dtype = torch.float64, seed: int = 0) -> tuple[Tensor, Tensor]:
@@ -127,21 +127,6 @@ def test_shapes_and_chunk_sizes_that_do_not_fit_are_refused() -> None:
         token_logprobs(logits, targets, chunk_tokens=0)
     with pytest.raises(ValueError, match="need logits"):
         token_logprobs(logits, targets[:1])
-
-
-def peak_bytes(work: Callable[[], object]) -> int:
-    """Most bytes alive at once among those that `work` allocates, temporaries inside torch's kernels included."""
-    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as profile:
-        result = work()
-    del result
-    assert profile.profiler is not None
-    assert profile.profiler.kineto_results is not None
-    events = [event for event in profile.profiler.kineto_results.events() if event.name() == "[memory]"]
-    alive = peak = 0
-    for event in sorted(events, key=lambda event: event.start_ns()):
-        alive += event.nbytes()
-        peak = max(peak, alive)
-    return peak
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])

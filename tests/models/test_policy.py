@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
+from transformers import LlamaConfig, LlamaForCausalLM
 
 import keel.models.policy as policy_module
 from keel.batching import cut_by_tokens, pad_rows, take
@@ -14,6 +15,7 @@ from keel.errors import UserError
 from keel.models.critic import ValueHead
 from keel.models.policy import Policy
 from keel.records import EncodedRow
+from tests.memory import peak_bytes
 from tests.worlds import VOCAB, padded_further, random_rows, tiny_lm, with_critic
 
 FAMILIES = ("llama", "gpt2", "gemma2", "granite", "cohere")
@@ -174,6 +176,19 @@ def test_chunks_change_no_number(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(policy_module, "_HEAD_LOGITS", 3 * VOCAB)
     for chunked, reference in zip(everything(policy, pad_rows(ROWS)), whole, strict=True):
         torch.testing.assert_close(chunked, reference, atol=1e-6, rtol=1e-6)
+
+
+def test_logits_of_a_large_vocabulary_exist_one_chunk_at_a_time() -> None:
+    vocab, responses, length = 1 << 17, 512, 2
+    config = LlamaConfig(
+        hidden_size=8, num_hidden_layers=1, num_attention_heads=1, intermediate_size=8, vocab_size=vocab
+    )
+    policy = Policy(LlamaForCausalLM(config).eval())
+    batch = pad_rows(random_rows([(1, length)] * responses, vocab=vocab))
+    one_chunk = 4 * policy_module._HEAD_LOGITS
+    peak = peak_bytes(lambda: policy(batch).logprobs.sum().backward())
+    assert one_chunk <= peak <= 2.25 * one_chunk  # a chunk's logits with their gradient, and the weights' gradients
+    assert 2.25 * one_chunk < 0.6 * (4 * responses * length * vocab)  # of all logits in float32
 
 
 # Heads that are not known
