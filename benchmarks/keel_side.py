@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from keel.build.workbench import SCORING_TOKENS, load_renderer
 from keel.config.model import ModelConfig
 from keel.config.ppo import PPOConfig
 from keel.config.rewards import RewardSource
-from keel.engines.base import DrawKey, Sampler, Scorer
+from keel.engines.base import DrawKey, Scorer
 from keel.engines.learner import GradientLearner
 from keel.engines.losses import ppo_loss
 from keel.engines.sampler import CachedSampler
@@ -28,7 +29,7 @@ from keel.pipeline.guards import RATIO_TOLERANCE, ROUGH_RATIO_TOLERANCE
 from keel.pipeline.measures import rollout_metrics
 from keel.pipeline.ppo import PPOEngines, update
 from keel.pipeline.rollouts import Actors, collect_rollout
-from keel.records import Credit, PolicyBatch, PromptItem, Samples
+from keel.records import Credit, PolicyBatch, PromptItem, Rollout, Samples
 from keel.runs.identity import Identity
 from keel.runs.run import StageRun
 from keel.schema import Prompt
@@ -44,7 +45,9 @@ def make_shelf(spec: Mapping[str, Any]) -> Shelf:
         precision="bfloat16" if spec.get("bf16") else "float32",
     )
     folder = Path(spec["scratch"]) / "stage"
-    return Shelf(config, "cpu", StageRun(folder, Identity({}, {}), print), Draws(spec["seed"], "benchmark"))
+    return Shelf(
+        config, spec.get("device", "cpu"), StageRun(folder, Identity({}, {}), print), Draws(spec["seed"], "benchmark")
+    )
 
 
 def versions() -> dict[str, str]:
@@ -52,19 +55,15 @@ def versions() -> dict[str, str]:
     return {name: version(name) for name in ("torch", "transformers")}
 
 
-class Timed:
-    """A sampler with a watch."""
+class Given:
+    """A sampler that has drawn already."""
 
-    def __init__(self, sampler: Sampler) -> None:
-        self._sampler = sampler
-        self.seconds = 0.0
+    def __init__(self, samples: Samples) -> None:
+        self._samples = samples
 
     def sample(self, prompts: Sequence[PromptItem], config: Any, key: DrawKey) -> Samples:
-        """As the sampler itself."""
-        watch = Stopwatch()
-        samples = self._sampler.sample(prompts, config, key)
-        self.seconds = watch.lap()
-        return samples
+        """What was drawn, whatever is asked."""
+        return self._samples
 
 
 class Counted:
@@ -108,9 +107,8 @@ class Rollouts:
         )
         exact = shelf.precision == torch.float32
         reference = shelf.frozen_policy(spec["models"]["policy"], "reference")
-        self.sampler = Timed(CachedSampler(policy, self.renderer))
         self.actors = Actors(
-            sampler=self.sampler,
+            sampler=CachedSampler(policy, self.renderer),
             policy=self._scorer(policy),
             reference=self._scorer(reference),
             scorer=_rewards(config.reward[0], shelf, self.renderer),
@@ -135,33 +133,54 @@ class Rollouts:
     def _scorer(self, policy: Policy) -> PolicyScorer:
         return PolicyScorer(policy, temperature=self.config.sampling.temperature, token_budget=SCORING_TOKENS)
 
-    def _round(self, number: int) -> Round:
-        config, whole, watch = self.config, Stopwatch(), Stopwatch()
-        steps, tokens = self.learner.steps, self.learner.tokens
-        size = config.rollout_batch // config.per_prompt
-        prompts = [item for item in self.items[number * size : (number + 1) * size] for _ in range(config.per_prompt)]
-        key = DrawKey(self.draws, "rollout", number, first_sample=number * config.rollout_batch)
-        rollout = collect_rollout(self.actors, prompts, config.sampling, key, per_prompt=config.per_prompt)
+    def sample(self, number: int) -> Samples:
+        """The first part of a round."""
+        return self.actors.sampler.sample(self._prompts(number), self.config.sampling, self._key(number))
+
+    def score(self, number: int, samples: Samples) -> tuple[Rollout, Credit]:
+        """The second: reference, critic and rewards on what was drawn, and what follows from them."""
+        config, actors = self.config, replace(self.actors, sampler=Given(samples))
+        prompts = self._prompts(number)
+        rollout = collect_rollout(actors, prompts, config.sampling, self._key(number), per_prompt=config.per_prompt)
         rewards = shape(rollout, config.kl.coef, 1.0, config)
         advantages = estimate_advantages(rewards, rollout, config.advantage)
         returns = advantages + baseline(rollout, config.advantage)
+        rollout_metrics(rollout, rewards, None if config.critic == "none" else returns)
         if config.advantage.whitens:
             advantages = whiten(advantages, rollout.response_mask)
-        credit = Credit(advantages, returns, leash_in_loss(rollout, config.kl.coef, config.kl))
-        scoring = watch.lap() - self.sampler.seconds
-        tally = update(config.update, self.engines, rollout, credit, number, self.draws)
-        rollout_metrics(rollout, rewards, None if config.critic == "none" else returns) | tally.means()
+        return rollout, Credit(advantages, returns, leash_in_loss(rollout, config.kl.coef, config.kl))
+
+    def update(self, number: int, rollout: Rollout, credit: Credit) -> None:
+        """The third."""
+        update(self.config.update, self.engines, rollout, credit, number, self.draws).means()
+
+    def _round(self, number: int) -> Round:
+        whole, watch = Stopwatch(), Stopwatch()
+        steps, tokens = self.learner.steps, self.learner.tokens
+        samples = self.sample(number)
+        sampling = watch.lap()
+        rollout, credit = self.score(number, samples)
+        scoring = watch.lap()
+        self.update(number, rollout, credit)
         updating = watch.lap()
         return Round(
             seconds=whole.lap(),
             counts={
-                self.unit: len(prompts),
-                "tokens sampled": int(rollout.sequences.weight),
+                self.unit: len(samples.sequences),
+                "tokens sampled": int(samples.sequences.weight),
                 "tokens trained": self.learner.tokens - tokens,
                 "optimiser steps": self.learner.steps - steps,
             },
-            parts={"sampling": self.sampler.seconds, "scoring": scoring, "updating": updating},
+            parts={"sampling": sampling, "scoring": scoring, "updating": updating},
         )
+
+    def _prompts(self, number: int) -> list[PromptItem]:
+        size = self.config.rollout_batch // self.config.per_prompt
+        items = self.items[number * size : (number + 1) * size]
+        return [item for item in items for _ in range(self.config.per_prompt)]
+
+    def _key(self, number: int) -> DrawKey:
+        return DrawKey(self.draws, "rollout", number, first_sample=number * self.config.rollout_batch)
 
 
 def _rewards(source: RewardSource, shelf: Shelf, renderer: Renderer) -> Scorer:

@@ -9,12 +9,15 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from benchmarks.comparison import MAX_LENGTH, PROMPT_LENGTH, Benchmark, Work, main
 from benchmarks.measure import Round, Side
 from benchmarks.models import Models, Size, as_text, random_texts
 from benchmarks.peers import HOME, trl
+
+if TYPE_CHECKING:
+    from benchmarks.keel_side import Rollouts
 
 BATCH, EPOCHS, MINIBATCHES = 64, 4, 4
 
@@ -31,12 +34,17 @@ def specify(options: argparse.Namespace, size: Size) -> dict[str, Any]:
         "max_length": MAX_LENGTH,
         "critic": options.critic,
         "tune": options.tune,
-        "on_base": _reward_on_base(Models(HOME / "models" / options.size)) if options.tune == "lora" else None,
+        "on_base": reward_on_base(Models(HOME / "models" / options.size)) if options.tune == "lora" else None,
     }
 
 
 def measure(spec: Mapping[str, Any]) -> Side:
     """Keel's side."""
+    return rollouts(spec).measure(spec["rounds"])
+
+
+def rollouts(spec: Mapping[str, Any]) -> Rollouts:
+    """Keel's engines for this specification."""
     from benchmarks.keel_side import Rollouts
     from keel.config.ppo import PPOConfig
 
@@ -55,10 +63,10 @@ def measure(spec: Mapping[str, Any]) -> Side:
             },
         }
     )
-    return Rollouts(spec, config, "episodes").measure(spec["rounds"])
+    return Rollouts(spec, config, "episodes")
 
 
-def _reward_on_base(models: Models) -> str:
+def reward_on_base(models: Models) -> str:
     """A reward model that is an adapter on the policy's base, as a reward stage with `tune: lora` leaves it."""
     from benchmarks.keel_side import make_shelf
     from keel.build.workbench import load_renderer
