@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from benchmarks.measure import Round, Side, machine, matrix_peaks, peak_memory, rates, shares
+from benchmarks.measure import Round, Side, machine, machine_line, matrix_peaks, peak_memory, rates, shares
 from benchmarks.models import SIZES, Size, make_models
 from benchmarks.peers import HOME, Peer, environment, run_keel, run_peer
 
@@ -77,8 +77,8 @@ def require_same_work(work: Work, ours: Side, theirs: Side, *, loss_tolerance: f
 
 def main(benchmark: Benchmark) -> None:
     """The command line of a benchmark: measure Keel, and the peer it is asked to be held against."""
-    if len(sys.argv) == 4 and sys.argv[1] == "--measure":  # a process of its own; see `run_keel`
-        return _measure(benchmark, Path(sys.argv[2]), Path(sys.argv[3]))
+    if is_side(benchmark.measure):
+        return
     options = _parser(benchmark).parse_args()
     size = SIZES[options.size]
     models = make_models(size, HOME / "models" / options.size, mean_length=MEAN_LENGTH, max_length=MAX_LENGTH)
@@ -139,13 +139,17 @@ def _parser(benchmark: Benchmark) -> argparse.ArgumentParser:
     return parser
 
 
-def _measure(benchmark: Benchmark, asked: Path, answer: Path) -> None:
+def is_side(measure: Callable[[Mapping[str, Any]], Side]) -> bool:
+    """Whether this process is one that `run_keel` started: then it has measured and left its answer."""
+    if len(sys.argv) != 4 or sys.argv[1] != "--measure":
+        return False
     import torch
 
-    spec = json.loads(asked.read_text(encoding="utf-8"))
+    spec = json.loads(Path(sys.argv[2]).read_text(encoding="utf-8"))
     torch.set_num_threads(spec["threads"])
-    side = benchmark.measure(spec)
-    answer.write_text(json.dumps({**side.to_dict(), "peak_memory": peak_memory()}), encoding="utf-8")
+    side = measure(spec)
+    Path(sys.argv[3]).write_text(json.dumps({**side.to_dict(), "peak_memory": peak_memory()}), encoding="utf-8")
+    return True
 
 
 def _figures(benchmark: Benchmark, side: Side, size: Size, spec: Mapping[str, Any], peak: float) -> dict[str, Any]:
@@ -164,7 +168,7 @@ def _figures(benchmark: Benchmark, side: Side, size: Size, spec: Mapping[str, An
 
 def _table(figures: Mapping[str, Any]) -> str:
     """All figures of one run, a row each, a column a side."""
-    sides, peaks, where = figures["sides"], figures["peaks"], figures["machine"]
+    sides, peaks = figures["sides"], figures["peaks"]
     chosen = ", ".join(f"{key} {value}" for key, value in figures["options"].items() if value not in (None, False))
     rows = [["", *(side["name"] for side in sides)]]
     rows.append([f"{figures['unit']} a second", *(side["rate"]["shown"] for side in sides)])
@@ -179,8 +183,7 @@ def _table(figures: Mapping[str, Any]) -> str:
     width = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     lines = [
         f"{figures['benchmark']}: {chosen}",
-        f"{where['cpu']}, {where['threads']} of {where['cores']} cores, load {where['load']:.1f}; torch "
-        f"{where['torch']}, transformers {where['transformers']}, keel {where['keel']}, {where['date']} UTC",
+        machine_line(figures["machine"]),
         "matrix peak, GFLOP/s: "
         + ", ".join(f"{name} {peak / 1e9:.0f}" for name, peak in peaks.items())
         + " (shares are of fp32, torch's own product)",

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ctypes
+import gc
 import os
 import platform
 import statistics
@@ -13,8 +15,9 @@ from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
+T = TypeVar("T")
 ROOT = Path(__file__).resolve().parent.parent
 
 
@@ -25,6 +28,7 @@ class Round:
     seconds: float
     counts: Mapping[str, float]
     parts: Mapping[str, float] = field(default_factory=dict)
+    memory: Mapping[str, float] = field(default_factory=dict)  # bytes that a part took at most, where it was measured
 
 
 @dataclass(frozen=True)
@@ -91,10 +95,27 @@ def shares(side: Side, flops: Callable[[Round], Mapping[str, float]], peak: floa
 
 def peak_memory() -> int:
     """Bytes that this process has held at most. Linux alone; unlike ru_maxrss it knows nothing of the parent."""
+    return _status("VmHWM")
+
+
+def memory_of(work: Callable[[], T]) -> tuple[T, int]:
+    """What `work` gives, and the bytes it took at most beyond what the process held before it. Linux with glibc alone.
+
+    Freed buffers are given back to the kernel first and the high-water mark is set back, so that neither hides any.
+    """
+    gc.collect()
+    ctypes.CDLL(None).malloc_trim(0)
+    Path("/proc/self/clear_refs").write_text("5", encoding="utf-8")
+    before = _status("VmRSS")
+    done = work()
+    return done, _status("VmHWM") - before
+
+
+def _status(name: str) -> int:
     for line in Path("/proc/self/status").read_text(encoding="utf-8").splitlines():
-        if line.startswith("VmHWM:"):
+        if line.startswith(f"{name}:"):
             return int(line.split()[1]) * 1024
-    raise OSError("/proc/self/status has no VmHWM")
+    raise OSError(f"/proc/self/status has no {name}")
 
 
 _PEAKS = """
@@ -142,6 +163,14 @@ def machine(threads: int) -> dict[str, Any]:
         "date": datetime.now(UTC).strftime("%Y-%m-%d %H:%M"),
         "load": os.getloadavg()[0],
     }
+
+
+def machine_line(where: Mapping[str, Any]) -> str:
+    """What `machine` found, in words."""
+    return (
+        f"{where['cpu']}, {where['threads']} of {where['cores']} cores, load {where['load']:.1f}; torch "
+        f"{where['torch']}, transformers {where['transformers']}, keel {where['keel']}, {where['date']} UTC"
+    )
 
 
 def _cpu_name() -> str:
