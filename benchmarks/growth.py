@@ -181,7 +181,7 @@ def run(at: Point, options: argparse.Namespace) -> dict[str, dict[str, float]]:
         side = run_keel("benchmarks.growth", spec, environment(options.threads, "default"))
     first, *others = side.rounds
     assert first.counts["tokens sampled"] == at.batch * at.length, "a response ended early"
-    return {"seconds": {part: min(one.parts[part] for one in others) for part in PARTS}, "memory": dict(first.memory)}
+    return {"seconds": {part: min(one.parts[part] for one in others) for part in PARTS}, "bytes": dict(first.memory)}
 
 
 @dataclass(frozen=True)
@@ -201,7 +201,7 @@ class Slope:
 
 
 def slopes(sweep: Sweep, measured: Mapping[str, Sequence[Mapping[str, float]]]) -> list[Slope]:
-    """Of every part; `measured` has the seconds and the memory of each of the sweep's points.
+    """Of every part; `measured` has the seconds and bytes of each of the sweep's points.
 
     Seconds may grow as the operations do, memory as the axis: nothing that is kept grows faster than the tokens, the
     vocabulary or the weights, but for attention's scores, which are small and whole matrices up to 256 keys alone.
@@ -211,7 +211,7 @@ def slopes(sweep: Sweep, measured: Mapping[str, Sequence[Mapping[str, float]]]) 
     found = []
     for part in PARTS:
         counted = slope(xs, [operations(at)[part] for at in sweep.points][last])
-        for quantity, allowed in (("seconds", counted), ("memory", 1.0)):
+        for quantity, allowed in (("seconds", counted), ("bytes", 1.0)):
             ys = [one[part] for one in measured[quantity]][last]
             found.append(Slope(sweep.name, part, quantity, slope(xs, ys), allowed))
     return found
@@ -224,7 +224,7 @@ def table(found: Sequence[Slope]) -> str:
         cells = (f"{one.found:.2f} ({one.allowed:.2f})" for one in (seconds, memory))
         lines.append(f"| {seconds.sweep} | {seconds.part} | {' | '.join(cells)} |")
     steep = [
-        f"The {one.quantity} of {one.part} grow with the {one.sweep} by a slope of {one.found:.2f}, and the mathematics "
+        f"{one.part}: the {one.quantity} against the {one.sweep} rise by {one.found:.2f}, and the mathematics "
         f"asks for {one.allowed:.2f}."
         for one in found
         if one.exceeds
@@ -235,11 +235,12 @@ def table(found: Sequence[Slope]) -> str:
 def draw(sweep: Sweep, measured: Mapping[str, Sequence[Mapping[str, float]]], file: Path) -> None:
     """Seconds and memory on log axes; dashed, what the mathematics allows from the first fitted point on."""
     import matplotlib.pyplot as plt
+    from matplotlib.ticker import LogLocator
 
     plt.rcParams["svg.hashsalt"] = "keel"
     xs = [sweep.where(at) for at in sweep.points]
     figure, panels = plt.subplots(1, 2, figsize=(9, 3.6))
-    for panel, quantity, unit in zip(panels, ("seconds", "memory"), (1.0, 2**20), strict=True):
+    for panel, quantity, unit in zip(panels, ("seconds", "bytes"), (1.0, 2**20), strict=True):
         for part, colour in zip(PARTS, _COLOURS, strict=True):
             ys = [one[part] / unit for one in measured[quantity]]
             panel.plot(xs, ys, color=colour, marker="o", markersize=4, label=part)
@@ -250,6 +251,8 @@ def draw(sweep: Sweep, measured: Mapping[str, Sequence[Mapping[str, float]]], fi
         panel.set_xscale("log", base=2)
         panel.set_yscale("log")
         panel.set_xticks(xs, [_number(x) for x in xs])
+        panel.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        panel.yaxis.set_major_formatter("{x:g}")
         panel.minorticks_off()
         panel.set_xlabel(sweep.axis)
         panel.grid(axis="y", which="major", color="#e5e5e5", linewidth=0.6)
@@ -286,7 +289,7 @@ def main() -> None:
             if at not in done:
                 done[at] = run(at, options)
                 print(f"{at.name}: {sum(done[at]['seconds'].values()):.2f} s", file=sys.stderr, flush=True)
-        measured = {quantity: [done[at][quantity] for at in sweep.points] for quantity in ("seconds", "memory")}
+        measured = {quantity: [done[at][quantity] for at in sweep.points] for quantity in ("seconds", "bytes")}
         found += slopes(sweep, measured)
         draw(sweep, measured, options.out / f"growth-{sweep.name}.svg")
     print(

@@ -17,6 +17,8 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any, TypeVar
 
+import torch
+
 T = TypeVar("T")
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -94,8 +96,11 @@ def shares(side: Side, flops: Callable[[Round], Mapping[str, float]], peak: floa
 
 
 def peak_memory() -> int:
-    """Bytes that this process has held at most. Linux alone; unlike ru_maxrss it knows nothing of the parent."""
-    return _status("VmHWM")
+    """Bytes that this process has held at most: on the CUDA device where it used one, else by the kernel's count.
+
+    The latter on Linux alone; unlike ru_maxrss it knows nothing of the parent.
+    """
+    return torch.cuda.max_memory_allocated() if torch.cuda.is_initialized() else _status("VmHWM")
 
 
 def memory_of(work: Callable[[], T]) -> tuple[T, int]:
@@ -191,15 +196,21 @@ def rounds_of(one_round: Callable[[int], Round], rounds: int) -> tuple[Round, ..
 
 
 class Stopwatch:
-    """Seconds between calls."""
+    """Seconds between calls, what a CUDA device was given included."""
 
     def __init__(self) -> None:
-        self._last = time.perf_counter()
+        self._last = _settled()
 
     def lap(self) -> float:
         """Since the last call, or since it was made."""
-        last, self._last = self._last, time.perf_counter()
+        last, self._last = self._last, _settled()
         return self._last - last
+
+
+def _settled() -> float:
+    if torch.cuda.is_initialized():
+        torch.cuda.synchronize()
+    return time.perf_counter()
 
 
 def _short(value: float) -> str:

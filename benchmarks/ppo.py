@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from benchmarks.comparison import MAX_LENGTH, PROMPT_LENGTH, Benchmark, Work, main
@@ -24,6 +25,7 @@ BATCH, EPOCHS, MINIBATCHES = 64, 4, 4
 
 def specify(options: argparse.Namespace, size: Size) -> dict[str, Any]:
     """Prompts for every round, and the layout."""
+    models = Models(HOME / "models" / options.size)
     prompts = random_texts(BATCH * (options.rounds + 1), PROMPT_LENGTH, PROMPT_LENGTH, size.vocab, options.seed)
     return {
         "prompts": [as_text(tokens) for tokens in prompts],
@@ -34,7 +36,7 @@ def specify(options: argparse.Namespace, size: Size) -> dict[str, Any]:
         "max_length": MAX_LENGTH,
         "critic": options.critic,
         "tune": options.tune,
-        "on_base": reward_on_base(Models(HOME / "models" / options.size)) if options.tune == "lora" else None,
+        "on_base": reward_on_base(models, models.paths()["policy"]) if options.tune == "lora" else None,
     }
 
 
@@ -66,15 +68,15 @@ def rollouts(spec: Mapping[str, Any]) -> Rollouts:
     return Rollouts(spec, config, "episodes")
 
 
-def reward_on_base(models: Models) -> str:
-    """A reward model that is an adapter on the policy's base, as a reward stage with `tune: lora` leaves it."""
+def reward_on_base(models: Models, policy: str) -> str:
+    """A reward model that is an adapter on that policy's base, as a reward stage with `tune: lora` leaves it."""
     from benchmarks.keel_side import make_shelf
     from keel.build.workbench import load_renderer
 
-    made = models.folder / "stage" / "model"
+    scratch = models.folder / f"reward-on-{Path(policy).name}"
+    made = scratch / "stage" / "model"
     if not (made / "keel_reward.json").exists():  # what is written last
-        policy = models.paths()["policy"]
-        shelf = make_shelf({"models": models.paths(), "tune": "lora", "scratch": str(models.folder), "seed": 0})
+        shelf = make_shelf({"models": {"policy": policy}, "tune": "lora", "scratch": str(scratch), "seed": 0})
         made.mkdir(parents=True, exist_ok=True)
         model = shelf.new_reward_model(policy)
         shelf.export_reward_model(model, load_renderer(policy), policy)(made, 1.0)

@@ -2,14 +2,14 @@
 
 The same work as `benchmarks.ppo`, Keel alone, in this process: one round warms up, one is timed, and of one the part
 is traced by torch's profiler. Every traced operation's own time falls into one group, and what no operation accounts
-for is Python's; tracing itself slows small operations, so these are shares, and the seconds are those of the timed round.
+for is Python's. Tracing slows small operations, so only shares come from it; the seconds are of the round before.
 """
 
 from __future__ import annotations
 
 import argparse
-import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from fnmatch import fnmatchcase
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -26,38 +26,45 @@ REST = "Python and the rest"
 OTHER = "other operations"
 # A scope takes all that happens within it; the outermost one that is known decides.
 _SCOPES = {
-    "optimiser and the gradient's norm": r"Optimizer\.|aten::_foreach_",
-    "log-probabilities and entropy": r"_RowStatistics",
+    "optimiser and the gradient's norm": "Optimizer.* aten::_foreach_*",
+    "log-probabilities and entropy": "_RowStatistics*",
 }
-# Any other operation stands for itself: the first pattern that is its whole name.
+# Any other operation of torch stands for itself, written without `aten::` and the underscore of those in place.
 _OPERATIONS = {
-    "matrix products": r"aten::(linear|matmul|mm|addmm|mv|addmv|dot)|mkldnn::.*|aten::mkldnn.*",
-    "attention": r"aten::(bmm|baddbmm|.*scaled_dot_product.*|.*flash_attention.*)",
-    "softmax": r"aten::.*softmax.*",
-    "copies and layout": r"aten::(copy_|_to_copy|to|contiguous|clone|cat|stack|repeat|roll|flip)",
-    "embedding and indexing": r"aten::(.*embedding.*|_?index.*|gather|scatter.*|masked.*|nonzero|take.*|where|tril_?|"
-    r"triu_?|slice_backward|select_backward|.*_scatter)",
-    "sums, norms, orders": r"aten::(sum|mean|prod|std|var|any|all|max|min|amax|amin|argmax|argmin|.*cumsum.*|sort|"
-    r"argsort|searchsorted|.*norm.*|logsumexp|_local_scalar_dense|item|equal|isfinite|count_nonzero|linalg_vecdot)",
-    "elementwise": r"aten::(add|sub|rsub|mul|div|neg|abs|pow|sqrt|rsqrt|exp|log|sin|cos|sigmoid.*|silu.*|gelu.*|tanh.*|"
-    r"clamp.*|minimum|maximum|reciprocal|bitwise_.*|logical_.*|eq|ne|lt|le|gt|ge|__and__|__or__|__i.*__|square|"
-    r"addcmul|addcdiv|lerp|remainder|floor_divide|sign)_?",
-    "allocation and filling": r"aten::(empty.*|new_.*|zeros.*|zero_|ones.*|full.*|fill_|arange|scalar_tensor|resize_|set_|"
-    r"lift_fresh|uniform_|normal_|rand.*)",
-    "views and autograd": r"aten::(view.*|_?reshape.*|transpose|t|as_strided|slice|select|unsqueeze_?|squeeze_?|expand.*|"
-    r"permute|detach_?|alias|unbind|split.*|chunk|narrow|flatten|unflatten|diagonal|_unsafe_view|unfold|movedim|"
-    r"resolve_conj|resolve_neg|result_type|is_nonzero)|(?!aten::).*",
+    "matrix products": "linear matmul mm addmm mv addmv dot mkldnn_* _linear_pointwise",
+    "attention": "bmm baddbmm *scaled_dot_product* *flash_attention*",
+    "softmax": "*softmax*",
+    "copies and layout": "copy _to_copy to contiguous clone cat stack repeat roll flip",
+    "embedding and indexing": "*embedding* index* _index* gather *scatter* masked* nonzero take* where tril triu "
+    "slice_backward select_backward",
+    "sums, norms, orders": "sum mean prod std var any all max min amax amin argmax *cumsum* sort argsort searchsorted "
+    "*norm* logsumexp linalg_vecdot item _local_scalar_dense equal isfinite",
+    "elementwise": "add sub rsub mul div neg abs pow sqrt rsqrt exp log sin cos sigmoid* silu* gelu* tanh* clamp* "
+    "minimum maximum reciprocal bitwise_* logical_* eq ne lt le gt ge __*__ square addcmul addcdiv floor_divide sign",
+    "allocation and filling": "empty* new_* zeros* zero ones* full* fill arange scalar_tensor resize set lift_fresh "
+    "uniform normal rand*",
+    "views": "view* *reshape* transpose t as_strided slice select unsqueeze squeeze expand* permute detach alias "
+    "unbind split* chunk narrow flatten unflatten diagonal _unsafe_view resolve_conj resolve_neg result_type",
 }
-GROUPS = (*_SCOPES, *_OPERATIONS, OTHER, REST)
+ENGINE = "autograd's own"
+GROUPS = (*_SCOPES, *_OPERATIONS, ENGINE, OTHER, REST)
 
 
 def group_of(scopes: Sequence[str]) -> str:
     """Where an operation's own time belongs; `scopes` are the names around it, outermost first, and its own."""
     for scope in scopes:
-        for group, pattern in _SCOPES.items():
-            if re.match(pattern, scope):
-                return group
-    return next((group for group, pattern in _OPERATIONS.items() if re.fullmatch(pattern, scopes[-1])), OTHER)
+        if (group := _matching(scope, _SCOPES)) is not None:
+            return group
+    space, _, name = scopes[-1].rpartition("::")
+    if space not in ("aten", "mkldnn"):
+        return ENGINE
+    return _matching(name if name.startswith("__") else name.rstrip("_"), _OPERATIONS) or OTHER
+
+
+def _matching(name: str, groups: Mapping[str, str]) -> str | None:
+    """The first group one of whose patterns is that name."""
+    known = (group for group, patterns in groups.items() if any(fnmatchcase(name, one) for one in patterns.split()))
+    return next(known, None)
 
 
 def shares_of(work: Callable[[], object]) -> dict[str, float]:

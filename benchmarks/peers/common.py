@@ -17,7 +17,16 @@ def read_spec():
     return spec
 
 
+def now():
+    """Seconds, what a CUDA device was given included."""
+    if torch.cuda.is_initialized():
+        torch.cuda.synchronize()
+    return time.perf_counter()
+
+
 def peak_memory():
+    if torch.cuda.is_initialized():
+        return torch.cuda.max_memory_allocated()
     with open("/proc/self/status", encoding="utf-8") as file:
         line = next(line for line in file if line.startswith("VmHWM:"))
     return int(line.split()[1]) * 1024
@@ -37,7 +46,8 @@ def write(name, rounds, first_loss=None, packages=()):
 
 
 def training_options(spec, **more):
-    """What every trainer is told: full precision, no checkpoints, no reports, nothing recomputed."""
+    """What every trainer is told: full precision on a CPU, autocast on a GPU, no checkpoints, nothing recomputed."""
+    cuda = spec.get("device") == "cuda"
     micro = spec.get("micro", spec["batch"])
     return {
         "output_dir": spec["scratch"],
@@ -46,8 +56,8 @@ def training_options(spec, **more):
         "num_train_epochs": 1,
         "learning_rate": spec["lr"],
         "lr_scheduler_type": "constant",
-        "use_cpu": True,
-        "bf16": False,
+        "use_cpu": not cuda,
+        "bf16": cuda,
         "gradient_checkpointing": False,
         "save_strategy": "no",
         "report_to": "none",
@@ -70,7 +80,7 @@ class Watch(TrainerCallback):
     def on_train_begin(self, args, state, control, optimizer, **kwargs):
         optimizer = getattr(optimizer, "optimizer", optimizer)  # accelerate's wrapper skips steps
         optimizer.register_step_post_hook(self._count)
-        self._last = time.perf_counter()
+        self._last = now()
 
     def _count(self, *_):
         self._steps += 1
@@ -78,10 +88,10 @@ class Watch(TrainerCallback):
     def on_step_end(self, args, state, control, **kwargs):
         if state.global_step % self._steps_a_round:
             return
-        now = time.perf_counter()
+        ended = now()
         counts = {**self.counts(), "optimiser steps": self._steps}
-        self.rounds.append({"seconds": now - self._last, "counts": counts, "parts": self.parts()})
-        self._steps, self._last = 0, now
+        self.rounds.append({"seconds": ended - self._last, "counts": counts, "parts": self.parts()})
+        self._steps, self._last = 0, ended
 
 
 class WatchedLoss:

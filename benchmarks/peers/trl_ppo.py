@@ -1,8 +1,6 @@
 """TRL's PPOTrainer (trl 1.12): python trl_ppo.py SPEC RESULT"""
 
-import time
-
-from common import Watch, read_spec, training_options, write
+from common import Watch, now, read_spec, training_options, write
 from datasets import Dataset
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
 from trl.experimental.ppo import PPOConfig, PPOTrainer, ppo_trainer
@@ -21,9 +19,9 @@ class Laps:
         )
 
         def watched_generation(model, queries, *rest):
-            self.round_from = time.perf_counter()
+            self.round_from = now()
             responses, logits = generate(model, queries, *rest)
-            self.sampled_at = time.perf_counter()
+            self.sampled_at = now()
             self.sampled = int((responses[:, queries.shape[1] :] != pad).sum())
             self.updating_from = None
             return responses, logits
@@ -34,7 +32,7 @@ class Laps:
             return forward(model, rows, pad_id)
 
         def watched_accumulate(*models):
-            self.updating_from = self.updating_from or time.perf_counter()
+            self.updating_from = self.updating_from or now()
             return accumulate(*models)
 
         ppo_trainer.batch_generation, ppo_trainer.forward = watched_generation, watched_forward
@@ -44,7 +42,7 @@ class Laps:
         return {
             "sampling": self.sampled_at - self.round_from,
             "scoring": self.updating_from - self.sampled_at,
-            "updating": time.perf_counter() - self.updating_from,
+            "updating": now() - self.updating_from,
         }
 
 
