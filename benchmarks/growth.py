@@ -144,8 +144,9 @@ def _head_pass(spec: Mapping[str, Any]) -> Callable[[], None]:
     from keel.records import EncodedRow
 
     config: Any = LlamaConfig.from_pretrained(spec["models"]["policy"], num_hidden_layers=0)
-    policy = Policy(LlamaForCausalLM(config).eval())
-    policy.backbone.get_input_embeddings().requires_grad_(False)  # type: ignore[operator]  # of every transformers model
+    model: Any = LlamaForCausalLM(config)
+    model.get_input_embeddings().requires_grad_(False)
+    policy = Policy(model.eval())
     texts = random_texts(spec["batch"], 1 + spec["max_length"], 1 + spec["max_length"], spec["vocab"], spec["seed"])
     batch = pad_rows([EncodedRow(tuple(text), 1) for text in texts])
 

@@ -100,7 +100,12 @@ def peak_memory() -> int:
 
     The latter on Linux alone; unlike ru_maxrss it knows nothing of the parent.
     """
-    return torch.cuda.max_memory_allocated() if torch.cuda.is_initialized() else _status("VmHWM")
+    return torch.cuda.max_memory_allocated() if _on_cuda() else _status("VmHWM")
+
+
+def _on_cuda() -> bool:
+    cuda: Any = torch.cuda  # untyped
+    return bool(cuda.is_initialized())
 
 
 def memory_of(work: Callable[[], T]) -> tuple[T, int]:
@@ -208,7 +213,7 @@ class Stopwatch:
 
 
 def _settled() -> float:
-    if torch.cuda.is_initialized():
+    if _on_cuda():
         torch.cuda.synchronize()
     return time.perf_counter()
 

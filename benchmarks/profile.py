@@ -17,7 +17,7 @@ from typing import Any
 import torch
 
 from benchmarks import ppo
-from benchmarks.comparison import MAX_LENGTH, MEAN_LENGTH
+from benchmarks.comparison import MAX_LENGTH, MEAN_LENGTH, PROMPT_LENGTH
 from benchmarks.measure import Round, Stopwatch, machine, machine_line, matrix_peaks
 from benchmarks.models import SIZES, make_models
 from benchmarks.peers import HOME, environment
@@ -131,7 +131,7 @@ def main() -> None:
     with TemporaryDirectory() as folder:
         timed, shares = measure(options, Path(folder))
     seconds, counts = timed.parts[options.part], timed.counts
-    spec = {"prompt_length": ppo.PROMPT_LENGTH, "epochs": ppo.EPOCHS, "critic": options.critic, "tune": options.tune}
+    spec = {"prompt_length": PROMPT_LENGTH, "epochs": ppo.EPOCHS, "critic": options.critic, "tune": options.tune}
     useful = ppo.flops(SIZES[options.size], spec, timed)[options.part] / seconds
     print(
         f"{machine_line(machine(options.threads))}\n\n"

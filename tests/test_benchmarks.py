@@ -11,10 +11,10 @@ from typing import Any
 import pytest
 import torch
 
-from benchmarks import comparison, dpo, ppo, reward, sft
+from benchmarks import comparison, dpo, gpu, growth, ppo, profile, reward, sft
 from benchmarks.comparison import UnequalWork, Work, require_same_work
 from benchmarks.keel_side import Counted
-from benchmarks.measure import Round, Side, Spread, peak_memory, rates, shares
+from benchmarks.measure import Round, Side, Spread, memory_of, peak_memory, rates, shares
 from benchmarks.models import EOS, FIRST_WORD, PAD, Models, Size, as_text, end_probability, make_models, random_texts
 from benchmarks.table import markdown
 
@@ -213,3 +213,104 @@ def test_keel_does_the_work_of_given_rows(models: Models, tmp_path: Path) -> Non
     preferred = dpo.measure(spec_of(models, tmp_path / "dpo", prompts=prompts, beta=0.1, micro=2, **pairs, **common))
     ends = 4 * 2 * (3 + 1)  # each text's prompt and end token
     assert preferred.rounds[0].counts == {"pairs": 4, "tokens trained": both + ends, "optimiser steps": 2}
+
+
+def test_memory_is_that_of_the_work_alone() -> None:
+    torch.zeros(40 * 2**20)  # 160 MiB, freed, that hide nothing
+    made, taken = memory_of(lambda: torch.zeros(10 * 2**20))  # 40 MiB of zeros, written
+    assert made.nbytes == 40 * 2**20
+    assert 0.9 * made.nbytes < taken < 1.3 * made.nbytes
+
+
+def test_slopes_by_hand() -> None:
+    assert growth.slope([1, 2, 4], [5, 20, 80]) == pytest.approx(2)
+    assert growth.slope([10, 1000], [7, 7]) == pytest.approx(0)
+    # Logarithms to base 2 of the heights 0, 3, 2 over 0, 1, 2: the least squares' slope is (2 - 0) / 2.
+    assert growth.slope([1, 2, 4], [1, 8, 4]) == pytest.approx(1)
+    with pytest.raises(ValueError, match="two points, got 1"):
+        growth.slope([1], [1])
+
+
+def test_operations_of_a_point_by_hand() -> None:
+    at = growth.Point(Size(hidden=2, layers=1, heads=1, intermediate=3, vocab=10), batch=2, length=1)
+    tokens, pairs = 2 * 33, 2 * 33 * 34 / 2
+    body, head = 2 * 34 * tokens + 4 * 2 * pairs, 2 * 20 * 2
+    assert growth.operations(at) == {
+        "sampling": body + head,
+        "scoring": 2 * body + head,
+        "updating": 3 * (body + head),
+        "log-probabilities": 3 * head,
+    }
+
+
+def test_what_grows_faster_than_its_mathematics_is_said() -> None:
+    (sweep, *_) = growth.SWEEPS
+    seconds = [dict.fromkeys(growth.PARTS, float(at.batch)) for at in sweep.points]
+    memory = [one | {"updating": one["updating"] ** 2} for one in seconds]
+    found = growth.slopes(sweep, {"seconds": seconds, "bytes": memory})
+    assert [one.part for one in found if one.exceeds] == ["updating"]
+    said = growth.table(found)
+    assert "| batch | updating | 1.00 (1.00) | 2.00 (1.00) |" in said
+    assert said.splitlines()[-1].startswith("updating: the bytes against the batch rise by 2.00")
+    assert "Nothing grows faster" in growth.table(growth.slopes(sweep, {"seconds": seconds, "bytes": seconds}))
+
+
+def test_growth_measures_every_part(models: Models, tmp_path: Path) -> None:
+    prompts = [as_text(tokens) for tokens in random_texts(8, 6, 6, TINY.vocab, seed=1)]
+    layout = {"critic": "head", "on_base": None, "epochs": 1, "minibatches": 1}
+    spec = spec_of(models, tmp_path, prompts=prompts, batch=4, max_length=8, **layout)
+    first, second = growth.measure(spec).rounds
+    assert set(first.parts) == set(second.parts) == set(first.memory) == set(growth.PARTS)
+    assert not second.memory  # whose measuring costs time
+
+
+def test_the_profile_leaves_nothing_out() -> None:
+    linear = torch.nn.Linear(64, 64)
+    optimiser = torch.optim.AdamW(linear.parameters())
+
+    def work() -> None:
+        linear(torch.randn(64, 64)).softmax(dim=-1).square().sum().backward()
+        optimiser.step()
+
+    found = profile.shares_of(work)
+    assert set(found) == set(profile.GROUPS)
+    assert sum(found.values()) == pytest.approx(1)
+    for group in ("matrix products", "softmax", "elementwise", "optimiser and the gradient's norm", profile.REST):
+        assert found[group] > 0, group
+    assert found["attention"] == found["log-probabilities and entropy"] == 0
+
+
+@pytest.mark.parametrize(
+    ("scopes", "group"),
+    [
+        (["aten::linear", "aten::addmm"], "matrix products"),
+        (["aten::add_"], "elementwise"),
+        (["aten::__and__"], "elementwise"),
+        (["Optimizer.step#AdamW.step", "aten::add_"], "optimiser and the gradient's norm"),
+        (["aten::_foreach_norm", "aten::linalg_vector_norm"], "optimiser and the gradient's norm"),
+        (["_RowStatistics", "aten::log_softmax", "aten::_log_softmax"], "log-probabilities and entropy"),
+        (["aten::log_softmax", "aten::_log_softmax"], "softmax"),
+        (["autograd::engine::evaluate_function: MmBackward0"], "autograd's own"),
+        (["autograd::engine::evaluate_function: MmBackward0", "MmBackward0", "aten::mm"], "matrix products"),
+        (["aten::never_heard_of"], "other operations"),
+    ],
+)
+def test_an_operation_has_one_group(scopes: list[str], group: str) -> None:
+    assert profile.group_of(scopes) == group
+
+
+def test_the_bytes_of_sampling_by_hand() -> None:
+    size = Size(hidden=2, layers=3, heads=1, intermediate=3, vocab=10)
+    weights, positions = 2 * (3 * 34 + 20), 4 * (5 + 6)  # twice the weights; four rows of 5 and of 6 positions
+    assert gpu.sampled_bytes(size, batch=4, prompt_length=5, length=2) == 2 * (weights + 2 * 3 * 2 * positions)
+
+
+def test_without_a_gpu_the_gpu_table_says_so(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(sys, "argv", ["gpu"])
+    with pytest.raises(SystemExit) as left:
+        gpu.main()
+    assert left.value.code == 2
+    assert capsys.readouterr().err.count(".") == 1

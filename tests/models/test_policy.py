@@ -183,7 +183,8 @@ def test_logits_of_a_large_vocabulary_exist_one_chunk_at_a_time() -> None:
     config = LlamaConfig(
         hidden_size=8, num_hidden_layers=1, num_attention_heads=1, intermediate_size=8, vocab_size=vocab
     )
-    policy = Policy(LlamaForCausalLM(config).eval())
+    model: Any = LlamaForCausalLM(config)
+    policy = Policy(model.eval())
     batch = pad_rows(random_rows([(1, length)] * responses, vocab=vocab))
     one_chunk = 4 * policy_module._HEAD_LOGITS
     peak = peak_bytes(lambda: policy(batch).logprobs.sum().backward())
