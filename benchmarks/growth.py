@@ -274,7 +274,7 @@ def _number(value: float) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.growth", description="How time and memory grow.")
     parser.add_argument("--quick", action="store_true", help="the first and the last point of each sweep")
-    parser.add_argument("--rounds", type=int, default=2, help="measured rounds, after one that warms up")
+    parser.add_argument("--rounds", type=int, default=5, help="measured rounds, after one that warms up")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument(
