@@ -204,14 +204,17 @@ class Slope:
 def slopes(sweep: Sweep, measured: Mapping[str, Sequence[Mapping[str, float]]]) -> list[Slope]:
     """Of every part; `measured` has the seconds and bytes of each of the sweep's points.
 
-    Seconds may grow as the operations do, memory as the axis: nothing that is kept grows faster than the tokens, the
-    vocabulary or the weights, but for attention's scores, which are small and whole matrices up to 256 keys alone.
+    Seconds may grow as the operations do, and sampling's as its steps, which follow each other. Memory may grow as
+    the axis: nothing that is kept grows faster than the tokens, the vocabulary or the weights, but for attention's
+    scores, which are small and whole matrices up to 256 keys alone.
     """
     last = slice(-FITTED, None)
     xs = [sweep.where(at) for at in sweep.points][last]
     found = []
     for part in PARTS:
         counted = slope(xs, [operations(at)[part] for at in sweep.points][last])
+        if part == "sampling":
+            counted = max(counted, slope(xs, [at.length for at in sweep.points][last]))
         for quantity, allowed in (("seconds", counted), ("bytes", 1.0)):
             ys = [one[part] for one in measured[quantity]][last]
             found.append(Slope(sweep.name, part, quantity, slope(xs, ys), allowed))
@@ -294,7 +297,7 @@ def main() -> None:
         found += slopes(sweep, measured)
         draw(sweep, measured, options.out / f"growth-{sweep.name}.svg")
     print(
-        f"{machine_line(where)}\nfrom {BASE.name} tokens; fitted over the largest {FITTED} points of each sweep\n\n"
+        f"{machine_line(where)}\nfrom {BASE.name} tokens; fitted over the {FITTED} largest points of a sweep\n\n"
         f"{table(found)}"
     )
     figures = {

@@ -252,6 +252,9 @@ def test_what_grows_faster_than_its_mathematics_is_said() -> None:
     said = growth.table(found)
     assert "| batch | updating | 1.00 (1.00) | 2.00 (1.00) |" in said
     assert said.splitlines()[-1].startswith("updating: the bytes against the batch rise by 2.00")
+    by_length = growth.slopes(growth.SWEEPS[1], {"seconds": seconds, "bytes": seconds})
+    assert by_length[0].allowed == pytest.approx(1)  # sampling's steps
+    assert by_length[2].allowed < 1  # scoring: the prompts do not grow
     assert "Nothing grows faster" in growth.table(growth.slopes(sweep, {"seconds": seconds, "bytes": seconds}))
 
 
