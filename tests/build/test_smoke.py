@@ -70,7 +70,11 @@ def test_batches_and_lengths_stay_and_rows_are_few() -> None:
     assert small.sft is not None
     assert small.ppo is not None
     assert (one_source(small.sft.data).limit, one_source(small.ppo.prompts).limit) == (2000, 2000)
-    assert (small.sft.batch, small.sft.token_budget, small.sft.epochs) == (16, 8192, recipe.sft.epochs)
+    assert (small.sft.batch, small.sft.token_budget, small.sft.epochs) == (
+        16,
+        recipe.sft.token_budget,
+        recipe.sft.epochs,
+    )
     assert (small.ppo.rollout_batch, small.ppo.sampling, small.ppo.update) == (
         recipe.ppo.rollout_batch,
         recipe.ppo.sampling,

@@ -30,7 +30,7 @@ class TrainingConfig(OptimConfig):
     batch: int = Field(
         64, gt=0, description="rows an optimiser step; in `reward` and `direct`, prompts with all their judgements"
     )
-    token_budget: int = Field(8192, gt=0, description="padded tokens a micro-batch; changes memory, not the result")
+    token_budget: int = Field(2048, gt=0, description="padded tokens a micro-batch; changes memory, not the result")
     max_tokens: int = Field(1024, gt=1, description="prompt and response together")
     long_prompts: LongPrompts = Field("drop", description="a longer row is left out, or its prompt's oldest tokens are")
     validate_every: int = Field(50, gt=0, description="optimiser steps between two validations")
