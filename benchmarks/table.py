@@ -14,6 +14,7 @@ _ELSEWHERE = (
     "rounds",
     "threads",
     "seed",
+    "allocator",
 )  # options that stand in the row or heading, or say nothing
 
 
@@ -22,16 +23,16 @@ def markdown(runs: Sequence[Mapping[str, Any]]) -> str:
     tables: dict[str, list[str]] = {}
     for run in runs:
         tables.setdefault(_heading(run), []).append(_row(run))
-    head = "| work | Keel | peer | rate | memory, MiB | share of the fp32 peak |\n|---|---|---|---|---|---|"
+    titles = "| work (Keel's commit) | Keel | peer | rate | memory, MiB | share of the fp32 peak |"
+    head = titles + "\n|---|---|---|---|---|---|"
     return "\n\n".join("\n".join((heading, "", head, *rows)) for heading, rows in tables.items())
 
 
 def _heading(run: Mapping[str, Any]) -> str:
-    where, peaks = run["machine"], run["peaks"]
-    measured = ", ".join(f"{name} {peak / 1e9:.0f}" for name, peak in peaks.items())
+    where = run["machine"]
     return (
         f"{where['date'][:10]}, {where['cpu']}, {where['threads']} of {where['cores']} cores; torch {where['torch']}, "
-        f"transformers {where['transformers']}, Keel {where['keel']}; matrix peaks, GFLOP/s: {measured}."
+        f"transformers {where['transformers']}."
     )
 
 
@@ -41,7 +42,8 @@ def _row(run: Mapping[str, Any]) -> str:
     work = ", ".join([run["benchmark"], run["size"], *(_option(key, value) for key, value in options.items())])
     memory = " / ".join(f"{side['peak_memory'] / 2**20:,.0f}" for side in run["sides"])
     share = " / ".join(f"{side['share']['all']:.0%}" for side in run["sides"])
-    cells = [work, f"{ours['rate']['shown']} {run['unit']}/s"]
+    share += f" of {run['peaks']['fp32'] / 1e9:.0f} GFLOP/s"
+    cells = [f"{work} ({run['machine']['keel'][:7]})", f"{ours['rate']['shown']} {run['unit']}/s"]
     if others:
         a_token = f" ({run['ratio_a_token']:.2f} × a token)" if "ratio_a_token" in run else ""
         cells += [f"{others[0]['name']}: {others[0]['rate']['shown']}", f"**{run['ratio']:.2f} ×**{a_token}"]
