@@ -79,7 +79,7 @@ class UpdateConfig(OptimConfig):
     critic_lr_scale: float = Field(10.0, gt=0, description="the critic's learning rate over the policy's")
     epochs: int = Field(4, gt=0, description="1 with loss: policy_gradient")
     minibatches: int = Field(4, gt=0, description="1 with loss: policy_gradient")
-    token_budget: int = Field(1024, gt=0, description="padded tokens a micro-batch; changes memory, not the result")
+    token_budget: int = Field(2048, gt=0, description="padded tokens a micro-batch; changes memory, not the result")
     clip_low: float = Field(0.2, gt=0, lt=1)
     clip_high: float = Field(0.2, gt=0)
     value_clip: float | None = Field(0.2, gt=0)
