@@ -42,7 +42,7 @@ def _row(run: Mapping[str, Any]) -> str:
     work = ", ".join([run["benchmark"], run["size"], *(_option(key, value) for key, value in options.items())])
     memory = " / ".join(f"{side['peak_memory'] / 2**20:,.0f}" for side in run["sides"])
     share = " / ".join(f"{side['share']['all']:.0%}" for side in run["sides"])
-    share += f" of {run['peaks']['fp32'] / 1e9:.0f} GFLOP/s"
+    share += f" of {run['peaks']['fp32'] / 1e9:.0f} GFLOP/s (oneDNN: {run['peaks'].get('fp32 onednn', 0) / 1e9:.0f})"
     cells = [f"{work} ({run['machine']['keel'][:7]})", f"{ours['rate']['shown']} {run['unit']}/s"]
     if others:
         a_token = f" ({run['ratio_a_token']:.2f} × a token)" if "ratio_a_token" in run else ""

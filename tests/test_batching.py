@@ -159,6 +159,12 @@ def test_flat_rows_by_hand() -> None:
     assert flat.slots.tolist() == [0, 1, 8, 9, 10, 11, 16, 24]
 
 
+def test_no_position_goes_beyond_those_of_the_batch() -> None:
+    flat = flatten(torch.ones(4, 30, dtype=torch.long), torch.tensor([30, 30, 1, 5]))
+    assert flat is not None
+    assert int(flat.position_ids.max()) == 29
+
+
 def test_rows_of_like_length_are_left_alone() -> None:
     assert flatten(torch.zeros(8, 10, dtype=torch.long), torch.tensor([10, 10, 9, 10, 10, 9, 10, 10])) is None
 

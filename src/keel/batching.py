@@ -108,7 +108,8 @@ def flatten(tokens: Tensor, lengths: Tensor) -> Flat | None:
     spare = round_up(total) - total
     if total > _WORTH * tokens.numel():
         return None
-    more = [width] * (spare // width) + ([spare % width] if spare % width else [])
+    longest = tokens.shape[1]  # no position beyond those of the batch
+    more = [longest] * (spare // longest) + ([spare % longest] if spare % longest else [])
     counts = torch.cat([lengths, lengths.new_tensor(more)])
     ends = counts.cumsum(dim=0)
     starts = ends - counts

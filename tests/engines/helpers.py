@@ -12,6 +12,7 @@ from keel.batching import pad_rows
 from keel.config.ppo import PPOConfig
 from keel.engines.base import DrawKey
 from keel.engines.sampler import CachedSampler
+from keel.models.attention import use_attention
 from keel.models.critic import ValueHead
 from keel.models.policy import Policy
 from keel.models.reward import RewardModel
@@ -33,6 +34,7 @@ def ppo_config(temperature: float = 1.0, *, ppo: Mapping[str, Any] | None = None
 def tiny_policy(family: str = "llama", *, critic: bool = False, seed: int = 0) -> Policy:
     """A policy whose critic, if it has one, is random."""
     backbone: Any = tiny_lm(family, seed=seed)
+    use_attention(backbone)  # as a model has it that is loaded
     if family == "gpt2":  # its last bias alone would decide which token is likeliest, in every state
         nn.init.zeros_(backbone.transformer.ln_f.bias)
     if family == "gpt_neox":  # all of its biases would

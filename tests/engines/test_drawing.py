@@ -9,6 +9,7 @@ from torch import Tensor
 
 from keel.config.sampling import SamplingConfig
 from keel.engines.drawing import choose_tokens, draw_tokens
+from keel.errors import UserError
 from keel.functional.logprobs import token_logprobs
 from keel.seeds import Draws
 
@@ -113,3 +114,10 @@ def test_a_drawn_token_is_where_a_plain_cumulative_sum_reaches_the_uniform(vocab
     assert chosen.numpy()[~near].tolist() == expected[~near].tolist()
     trained = token_logprobs(logits, chosen, temperature=temperature)
     torch.testing.assert_close(logprobs, trained, rtol=0, atol=1e-5)
+
+
+def test_logits_that_are_not_finite_end_the_run_with_a_sentence() -> None:
+    logits = torch.zeros(2, 300)
+    logits[1, 7] = float("nan")
+    with pytest.raises(UserError, match="logits are not finite"):
+        draw_tokens(logits, 1.0, torch.full((2,), 0.5))

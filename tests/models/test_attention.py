@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
+from transformers import DeepseekV32Config, DeepseekV32ForCausalLM
 
 from keel.models.attention import ATTENTION, attention, use_attention
 from tests.worlds import tiny_lm
@@ -71,3 +72,17 @@ def test_what_was_chosen_stays() -> None:
     model.set_attn_implementation("eager")
     use_attention(model)
     assert model.config._attn_implementation == "eager"
+
+
+def test_an_architecture_that_asks_for_torch_by_name_stays_as_it_is() -> None:
+    """Under another name DeepSeek's sparse attention would silently see every token."""
+    sizes: dict[str, Any] = {
+        "hidden_size": 16,
+        "num_hidden_layers": 1,
+        "num_attention_heads": 2,
+        "intermediate_size": 16,
+    }
+    with torch.device("meta"):
+        model: Any = DeepseekV32ForCausalLM(DeepseekV32Config(vocab_size=60, **sizes))
+    use_attention(model)
+    assert model.config._attn_implementation == "sdpa"

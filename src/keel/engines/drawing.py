@@ -10,6 +10,7 @@ from torch import Tensor
 
 from keel.config.sampling import SamplingConfig
 from keel.engines.base import DrawKey
+from keel.errors import UserError
 
 _BLOCK = 128  # tokens whose probabilities are summed before any is looked at
 
@@ -58,6 +59,8 @@ def _invert(weights: Tensor, uniforms: Tensor) -> tuple[Tensor, Tensor]:
     blocks = weights[:, : whole * _BLOCK].reshape(rows, whole, _BLOCK).sum(dim=-1)
     reached = torch.cat([blocks, weights[:, whole * _BLOCK :].sum(dim=-1, keepdim=True)], dim=1).cumsum(dim=1)
     total = reached[:, -1:]
+    if total.device.type == "cpu" and not bool(total.isfinite().all()):  # elsewhere a step would wait for the answer
+        raise UserError("the policy's logits are not finite, so no token can be drawn; lower the learning rate")
     below = torch.nextafter(total, torch.zeros_like(total))  # so that the block is never an impossible one
     target = torch.minimum(uniforms[:, None].to(total.dtype) * total, below)
     block = torch.searchsorted(reached, target, right=True)

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import inspect
 import math
+import re
+import sys
 from typing import Any
 
 import torch
@@ -20,9 +23,13 @@ _SHORT = 256  # keys up to which, on a CPU, whole matrices of scores are faster 
 
 
 def use_attention(model: nn.Module) -> None:
-    """Give a model that calls torch's attention through transformers' interface the one below."""
+    """Give a model that calls torch's attention through transformers' interface the one below.
+
+    An architecture whose code asks whether it is called "sdpa" (sparse attention of the DeepSeek kind) stays as it is.
+    """
     known: Any = model
-    if known.config._attn_implementation == "sdpa":
+    code = inspect.getsource(sys.modules[type(model).__module__])
+    if known.config._attn_implementation == "sdpa" and not re.search(r"_attn_implementation.*[\"']sdpa[\"']", code):
         with quiet_transformers():  # an old architecture, which cannot change it, stays as it is
             known.set_attn_implementation(ATTENTION)
 
@@ -58,7 +65,9 @@ def _spread(tokens: Tensor, flat: Flat) -> Tensor:
 def _padded(
     module: nn.Module, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, options: dict[str, Any]
 ) -> tuple[Tensor, None]:
-    if key.device.type != "cpu" or key.shape[2] > _SHORT or options.get("dropout") or "position_bias" in options:
+    rough = key.dtype not in (torch.float32, torch.float64)  # whose scores torch's kernel keeps in float32
+    long = key.device.type != "cpu" or key.shape[2] > _SHORT
+    if rough or long or options.get("dropout") or "position_bias" in options:
         return sdpa_attention_forward(module, query, key, value, mask, **options)
     batch, heads, steps, width = query.shape
     shape = (batch, key.shape[1], heads // key.shape[1] * steps)  # the query heads that share a key head, together
