@@ -143,7 +143,7 @@ class LiveRows:
         self._live = slots.stop
 
     def _advance(self) -> Tensor:
-        """The forward on the token that each live slot drew last: states [live, H]; a few free slots take part."""
+        """The forward on the token that each live slot drew last: states [n, H]; a few free slots behind take part."""
         rows = min(-(-self._live // _ROWS) * _ROWS, self._slots)
         length = self._length[:rows]
         length[self._live :] = 0
@@ -153,13 +153,13 @@ class LiveRows:
         mask = self._masks(lengths, keys)
         states = self._policy.next_states(self._last[:rows, None], self._cache, mask=mask, positions=lengths[:, None])
         length[: self._live] += 1
-        return states[: self._live, 0]
+        return states[:, 0]
 
     def _draw(self, states: Tensor, first: int) -> None:
-        """A token for each slot from `first` on, and what is known of it."""
-        slots = slice(first, self._live)
+        """A token for each slot from `first` on, and what is known of it; `states` may go on behind the live ones."""
+        slots, count = slice(first, self._live), self._live - first
         place = (self._numbers(slots), torch.from_numpy(self._count[slots].copy()).to(states.device))
-        logits = self._policy.next_logits(states)
+        logits = self._policy.next_logits(states)[:count]
         config, uniforms = self._config, self._uniforms[place]
         if self._logprobs is None:
             chosen = choose_tokens(logits, config, uniforms)
@@ -167,7 +167,7 @@ class LiveRows:
             chosen, self._logprobs[place] = draw_tokens(logits, config.temperature, uniforms)
         if self._values is not None:
             assert self._policy.critic is not None
-            self._values[place] = self._policy.critic(states)
+            self._values[place] = self._policy.critic(states)[:count]
         self._last[slots] = chosen
         self._tokens[place] = chosen
         self._count[slots] += 1

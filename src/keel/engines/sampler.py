@@ -14,7 +14,7 @@ from keel.engines.drawing import uniform_draws
 from keel.engines.generate import GenerateSampler
 from keel.engines.live import LiveRows
 from keel.engines.responses import StopStrings, samples_of
-from keel.models.kernels import release_freed_buffers
+from keel.models.kernels import packed_weights, release_freed_buffers
 from keel.models.policy import Policy, vocabulary_size
 from keel.records import PromptItem, Samples
 from keel.text.render import Renderer
@@ -66,7 +66,8 @@ class CachedSampler:
             watch=self._watch,
             stops=(lambda n, ids: strings.completed(prompts[n], ids)) if config.stop else None,
         )
-        drawn = rows.run()
+        with torch.no_grad(), packed_weights(self.policy.backbone):
+            drawn = rows.run()
         release_freed_buffers()  # of many shapes, between which the update's would not fit
         ids = [row[:length] for row, length in zip(drawn.tokens.tolist(), drawn.lengths.tolist(), strict=True)]
         return samples_of(self.renderer, prompts, ids, config, logprobs=drawn.logprobs, values=drawn.values)

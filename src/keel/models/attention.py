@@ -6,6 +6,7 @@ import inspect
 import math
 import re
 import sys
+from contextlib import nullcontext
 from typing import Any
 
 import torch
@@ -16,6 +17,7 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
 
 from keel.batching import Flat
+from keel.models.kernels import thin_products
 from keel.models.quiet import quiet_transformers
 
 ATTENTION = "keel"  # its name in a model's config
@@ -72,7 +74,8 @@ def _padded(
     batch, heads, steps, width = query.shape
     shape = (batch, key.shape[1], heads // key.shape[1] * steps)  # the query heads that share a key head, together
     scaling = options.get("scaling") or 1 / math.sqrt(width)
-    scores = ((query * scaling).reshape(*shape, width) @ key.transpose(2, 3)).view(batch, heads, steps, -1)
+    with thin_products() if steps == 1 else nullcontext():
+        scores = ((query * scaling).reshape(*shape, width) @ key.transpose(2, 3)).view(batch, heads, steps, -1)
     causal = options.get("is_causal")
     if mask is None and steps > 1 and (getattr(module, "is_causal", True) if causal is None else causal):
         mask = torch.ones(steps, scores.shape[-1], dtype=torch.bool).tril_()
@@ -80,7 +83,8 @@ def _padded(
         scores = scores.masked_fill(~mask, torch.finfo(scores.dtype).min)  # not -inf: a padded row may see nothing
     elif mask is not None:
         scores = scores + mask
-    result = scores.softmax(dim=-1).view(*shape, -1) @ value
+    with thin_products() if steps == 1 else nullcontext():
+        result = scores.softmax(dim=-1).view(*shape, -1) @ value
     return result.view(batch, heads, steps, -1).transpose(1, 2).contiguous(), None
 
 

@@ -1,15 +1,20 @@
-"""What makes a process fast on a CPU: oneDNN for products in float32, and buffers that are kept."""
+"""What makes a process fast on a CPU: whose products are used for what, and buffers that are kept."""
 
 from __future__ import annotations
 
 import ctypes
 import os
-from functools import cache
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import cache, partial
 from typing import Any
 
 import torch
+from torch import Tensor, nn
 
 _EXACT = 1e-6  # error of a product in float32 beside its terms' sizes; in bfloat16 it is some 5e-4
+_PACKED_BYTES = 1 << 30  # of weights that are copied, at most
+_PACKED_ROWS = 64  # of the products they are packed for; others are right too
 _M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4  # of glibc's mallopt
 
 
@@ -30,8 +35,7 @@ def use_fast_matmul() -> bool:
     os.environ.setdefault(
         "ONEDNN_PRIMITIVE_CACHE_CAPACITY", "32"
     )  # kernels kept, one a shape: ragged batches have many
-    backends: Any = torch.backends  # untyped
-    matmul = backends.mkldnn.matmul
+    matmul = _matmul()
     if matmul.fp32_precision != "none":
         return bool(matmul.fp32_precision == "bf16")
     numbers = torch.arange(256 * 256, dtype=torch.float64).reshape(256, 256)
@@ -42,6 +46,55 @@ def use_fast_matmul() -> bool:
         return True
     matmul.fp32_precision = "none"
     return False
+
+
+@contextmanager
+def thin_products() -> Iterator[None]:
+    """Within, MKL multiplies float32 again: for products of one row, which oneDNN makes copies for.
+
+    Such a product is as fast as its matrix is read; a slice of a buffer is read where it is.
+    """
+    matmul = _matmul()
+    before, matmul.fp32_precision = matmul.fp32_precision, "none"
+    try:
+        yield
+    finally:
+        matmul.fp32_precision = before
+
+
+@contextmanager
+def packed_weights(model: nn.Module) -> Iterator[None]:
+    """Within, the model's linear layers use copies of their weights in oneDNN's own order; the results are the same.
+
+    A product of few rows spends up to half its time bringing the weights into that order. The weights must not
+    change meanwhile, and nothing is differentiated. Without effect away from oneDNN, and on models whose copies would
+    take more than 1 GiB.
+    """
+    layers = [module for module in model.modules() if type(module) is nn.Linear and "forward" not in vars(module)]
+    size = sum(layer.weight.nbytes for layer in layers)
+    fast = _matmul().fp32_precision == "bf16" and all(layer.weight.device.type == "cpu" for layer in layers)
+    if not fast or size > _PACKED_BYTES:
+        layers = []
+    operations: Any = torch.ops.mkldnn
+    try:
+        for layer in layers:
+            packed = operations._reorder_linear_weight(layer.weight.detach(), _PACKED_ROWS)
+            layer.__dict__["forward"] = partial(_packed_product, packed, layer.bias)
+        yield
+    finally:
+        for layer in layers:
+            layer.__dict__.pop("forward", None)
+
+
+def _packed_product(packed: Tensor, bias: Tensor | None, states: Tensor) -> Tensor:
+    operations: Any = torch.ops.mkldnn
+    product: Tensor = operations._linear_pointwise(states, packed, bias, "none", [], "")
+    return product
+
+
+def _matmul() -> Any:
+    backends: Any = torch.backends  # untyped
+    return backends.mkldnn.matmul
 
 
 def keep_freed_buffers() -> bool:
