@@ -83,7 +83,14 @@ def main(benchmark: Benchmark) -> None:
     size = SIZES[options.size]
     models = make_models(size, HOME / "models" / options.size, mean_length=MEAN_LENGTH, max_length=MAX_LENGTH)
     common = {"models": models.paths(), "rounds": options.rounds, "threads": options.threads, "seed": options.seed}
-    spec = {"vocab": size.vocab, "lr": 1e-6, "bf16": options.bf16, **common, **benchmark.specify(options, size)}
+    spec = {
+        "vocab": size.vocab,
+        "lr": 1e-6,
+        "bf16": options.bf16,
+        "onednn": options.onednn,
+        **common,
+        **benchmark.specify(options, size),
+    }
     variables = environment(options.threads, options.allocator)
     figures: dict[str, Any] = {
         "benchmark": benchmark.work.name,
@@ -134,6 +141,7 @@ def _parser(benchmark: Benchmark) -> argparse.ArgumentParser:
     parser.add_argument("--allocator", choices=("tuned", "default"), default="tuned", help="glibc's, on both sides")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--bf16", action="store_true", help="Keel computes in bfloat16; the peer stays in float32")
+    parser.add_argument("--onednn", action="store_true", help="the peer too multiplies float32 by oneDNN, as Keel does")
     parser.add_argument("--json", type=Path, help="write every figure to this file")
     benchmark.add_options(parser)
     return parser

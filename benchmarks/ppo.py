@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from benchmarks.keel_side import Rollouts
 
 BATCH, EPOCHS, MINIBATCHES = 64, 4, 4
+LEARNING_RATE = 1e-7  # at 1e-6 a critic head's gradient, always of one sign, turns the backbone: responses get shorter
 
 
 def specify(options: argparse.Namespace, size: Size) -> dict[str, Any]:
@@ -36,6 +37,7 @@ def specify(options: argparse.Namespace, size: Size) -> dict[str, Any]:
         "max_length": MAX_LENGTH,
         "critic": options.critic,
         "tune": options.tune,
+        "lr": LEARNING_RATE,
         "on_base": reward_on_base(models, models.paths()["policy"]) if options.tune == "lora" else None,
     }
 

@@ -14,6 +14,8 @@ def read_spec():
         spec = json.load(file)
     torch.set_num_threads(spec["threads"])
     torch.manual_seed(spec["seed"])
+    if spec.get("onednn"):
+        torch.backends.mkldnn.matmul.fp32_precision = "bf16"  # as Keel does, which says why
     return spec
 
 

@@ -13,6 +13,10 @@ import torch
 from torch import Tensor, nn
 
 _EXACT = 1e-6  # error of a product in float32 beside its terms' sizes; in bfloat16 it is some 5e-4
+# oneDNN's cache of kernels, and torch's of what asks for them, one a shape. Ragged batches have many shapes, and a
+# kernel is made in a fifth of a millisecond; torch's 1,024 would hold a quarter of a MiB each.
+_KERNEL_CACHES = ("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "LRU_CACHE_CAPACITY")
+_KERNELS = "16"
 _PACKED_BYTES = 1 << 30  # of weights that are copied, at most
 _PACKED_ROWS = 64  # of the products they are packed for; others are right too
 _M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4  # of glibc's mallopt
@@ -32,9 +36,8 @@ def use_fast_matmul() -> bool:
     uses all of it. The way to oneDNN is a permission to round to bfloat16, of which it makes use only on processors
     with matrix units (AMX): there the product below is off, and the permission is taken back.
     """
-    os.environ.setdefault(
-        "ONEDNN_PRIMITIVE_CACHE_CAPACITY", "32"
-    )  # kernels kept, one a shape: ragged batches have many
+    for name in _KERNEL_CACHES:
+        os.environ.setdefault(name, _KERNELS)
     matmul = _matmul()
     if matmul.fp32_precision != "none":
         return bool(matmul.fp32_precision == "bf16")
