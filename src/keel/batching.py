@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any, TypeVar
@@ -9,6 +10,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
+from keel.dist.launcher import launched
 from keel.records import EncodedRow, EncodedText, Sequences, Texts
 
 Batch = TypeVar("Batch", bound=Sequences | Texts)
@@ -68,6 +70,18 @@ def cut_by_tokens(lengths: Sequence[int], token_budget: int, counts: Sequence[in
     return groups
 
 
+def cut_to_train(lengths: Sequence[int], token_budget: int, counts: Sequence[int] | None = None) -> list[list[int]]:
+    """As `cut_by_tokens`, in at least as many groups as there are processes to share them."""
+    wanted = min(launched(), len(lengths))
+    groups = cut_by_tokens(lengths, token_budget, counts)
+    if len(groups) < wanted:
+        token_budget = sum(lengths) if counts is None else sum(map(operator.mul, lengths, counts))
+    while len(groups) < wanted:
+        token_budget = token_budget * 3 // 4
+        groups = cut_by_tokens(lengths, token_budget, counts)
+    return groups
+
+
 def row_batches(rows: Sequence[EncodedRow], token_budget: int) -> list[Sequences]:
     """The rows in padded batches of like length, each within the token budget."""
     groups = cut_by_tokens([len(row.tokens) for row in rows], token_budget)
@@ -76,7 +90,7 @@ def row_batches(rows: Sequence[EncodedRow], token_budget: int) -> list[Sequences
 
 def text_batches(rows: Sequence[EncodedText], token_budget: int) -> list[Texts]:
     """The texts in padded batches of like length, each within the token budget."""
-    groups = cut_by_tokens([len(row.tokens) for row in rows], token_budget)
+    groups = cut_to_train([len(row.tokens) for row in rows], token_budget)
     return [_pad_texts([rows[index] for index in group]) for group in groups]
 
 

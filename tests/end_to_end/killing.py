@@ -150,7 +150,8 @@ def _tensors_that_differ(one: Path, other: Path) -> list[str]:
 
 def _timeless(path: Path) -> Any:
     if path.name == "done.json":
-        return {key: value for key, value in json.loads(path.read_text()).items() if key != "seconds"}
+        summary = json.loads(path.read_text())
+        return {key: value for key, value in summary.items() if key != "seconds" and not key.startswith("time/")}
     if path.name == "identity.json":
         return _without_hashes_of_times(json.loads(path.read_text()))
     if path.name == "metrics.jsonl":

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,17 +13,20 @@ from keel.build.stages import RUNNERS
 from keel.build.workbench import Workbench, load_renderer
 from keel.config.recipe import Recipe
 from keel.config.sampling import SamplingConfig
+from keel.dist import crew
+from keel.dist.launcher import leads
+from keel.dist.world import joined, world
 from keel.engines.base import DrawKey
 from keel.errors import UserError
 from keel.inputs import Inputs, stage_identity, stage_inputs
 from keel.references import resolve
 from keel.runs.callbacks import Callback, Guarded
-from keel.runs.console import Console
+from keel.runs.console import Console, SilentConsole
 from keel.runs.fork import ForkPoint
-from keel.runs.identity import flatten
+from keel.runs.identity import Identity, flatten
 from keel.runs.layout import STAGES
 from keel.runs.loggers import make_loggers
-from keel.runs.run import Run
+from keel.runs.run import Run, StageRun
 from keel.schema import Prompt
 from keel.seeds import Draws
 
@@ -47,6 +51,38 @@ def run_recipe(
     `extend` see `Run.open`. `callbacks` hear beside those of the recipe. Raises UserError for whatever the user can
     mend.
     """
+    walk = partial(
+        _walk,
+        recipe,
+        out,
+        console=console,
+        only=only,
+        reuse=reuse,
+        fresh_from=fresh_from,
+        fork=fork,
+        extend=extend,
+        callbacks=callbacks,
+    )
+    parallel = recipe.parallel
+    with joined(shard=parallel.shard, offload=parallel.offload, device=recipe.device), crew.scope():
+        maker = StageMaker(recipe, console)
+        crew.lead(lambda: walk(maker.make))
+
+
+def _walk(
+    recipe: Recipe,
+    out: Path,
+    make: Callable[[StageRun, Inputs], dict[str, Any]],
+    *,
+    console: Console,
+    only: str | None,
+    reuse: Path | None,
+    fresh_from: str | None,
+    fork: str | None,
+    extend: bool,
+    callbacks: Sequence[Callback],
+) -> None:
+    """The walk itself, in the leader alone."""
     content = recipe.model_dump(mode="json")
     point = ForkPoint.parse(fork) if fork is not None else None
     if point is not None and getattr(recipe, point.stage) is None:
@@ -70,11 +106,34 @@ def run_recipe(
                 continue
             run.write_recipe(content)  # no sooner: a start that is refused leaves the run as it was
             stage.begin()
-            bench = Workbench(recipe, inputs, stage, console)
-            with bench.closing:
-                summary = RUNNERS[name](bench)
-            stage.finish(summary)
+            stage.finish(make(stage, inputs))
         run.write_recipe(content)
+
+
+class StageMaker:
+    """Makes a stage in all processes: its engines alike in each, its walk in the leader alone."""
+
+    def __init__(self, recipe: Recipe, console: Console) -> None:
+        self._recipe = recipe
+        self._console = console if leads() else SilentConsole()
+        self._stage: StageRun | None = None  # the leader's own
+        crew.enrol(self)
+
+    def make(self, stage: StageRun, inputs: Inputs) -> dict[str, Any]:
+        """Its summary; of several processes how many they were, and how long they waited for each other."""
+        self._stage = stage
+        crew.clock = crew.Clock()
+        summary = self._make(stage.path, stage.identity, inputs)
+        if world().size == 1:
+            return summary
+        return summary | {"processes": world().size, "time/waiting": crew.clock.idle_share}
+
+    @crew.together
+    def _make(self, path: Path, identity: Identity, inputs: Inputs) -> dict[str, Any]:
+        stage = self._stage or StageRun(path, identity, self._console.say)
+        bench = Workbench(self._recipe, inputs, stage, self._console)
+        with bench.closing, crew.scope():
+            return RUNNERS[stage.name](bench)
 
 
 def recipe_callbacks(recipe: Recipe, warn: Callable[[str], None]) -> list[Callback]:

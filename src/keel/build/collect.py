@@ -22,14 +22,17 @@ def run_collect(bench: Workbench) -> dict[str, Any]:
     room = bench.room([source], config.max_prompt_tokens, config.sampling)
     loaded = bench.prompts("collect.prompts", renderer, room, config.long_prompts).whole()
     prompts = bench.items(renderer, loaded.train, room)
-    return collect_comparisons(
-        config,
-        bench.sampler(bench.models.frozen_policy(source, "policy"), renderer),
-        make_annotator(config.annotator),
-        [prompts[row] for row in loaded.mixture.epoch(bench.draws, "prompts", 0)],
-        stage=bench.stage,
-        draws=bench.draws,
-        console=bench.console,
+    sampler = bench.sampler(bench.models.frozen_policy(source, "policy"), renderer)
+    return bench.lead(
+        lambda: collect_comparisons(
+            config,
+            sampler,
+            make_annotator(config.annotator),
+            [prompts[row] for row in loaded.mixture.epoch(bench.draws, "prompts", 0)],
+            stage=bench.stage,
+            draws=bench.draws,
+            console=bench.console,
+        )
     )
 
 

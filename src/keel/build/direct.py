@@ -11,6 +11,7 @@ from keel.build.workbench import SCORING_TOKENS, Workbench
 from keel.config.direct import DirectConfig
 from keel.data.convert import COMPARISONS
 from keel.data.load import Labelled, Mixed, labels_or_comparisons
+from keel.dist.crew import lead, shared
 from keel.engines.direct import choices_loss, labels_loss
 from keel.engines.learner import GradientLearner
 from keel.engines.scorers import PolicyScorer
@@ -72,19 +73,22 @@ def run_direct(bench: Workbench) -> dict[str, Any]:
     batches: Batches = choice_batches if config.method.pairs else label_batches
     steps = total_steps(config, mixture_of(by_prompt(train, config.max_pairs), data.weights).epoch_size)
     bench.say_models()
-    return train_direct(
-        config,
-        DirectEngines(
-            learner=GradientLearner("direct", policy, loss, config, total_steps=steps),
-            batches=batches,
-            export=bench.models.export_policy(policy, renderer, source),
-        ),
-        train,
-        validation,
-        weights=data.weights,
-        stage=bench.stage,
-        draws=bench.draws,
-        console=bench.console,
+    engines = DirectEngines(
+        learner=GradientLearner("direct", policy, loss, config, total_steps=steps),
+        batches=batches,
+        export=bench.models.export_policy(policy, renderer, source),
+    )
+    return bench.lead(
+        lambda: train_direct(
+            config,
+            engines,
+            train,
+            validation,
+            weights=data.weights,
+            stage=bench.stage,
+            draws=bench.draws,
+            console=bench.console,
+        )
     )
 
 
@@ -146,6 +150,7 @@ def _models(bench: Workbench, config: DirectConfig, rows: Sequence[EncodedRow]) 
             )
 
         identity = f"{hash_model(name)} in {shelf.precision}"
-        reference = cached_logprobs(bench.stage.artefact(CACHE), identity, rows, compute)
+        together = shared(compute)
+        reference = lead(lambda: cached_logprobs(bench.stage.artefact(CACHE), identity, rows, together))
         shelf.release("reference")
     return policy or shelf.trained_policy(source), reference

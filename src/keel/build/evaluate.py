@@ -46,12 +46,14 @@ def run_evaluate(bench: Workbench) -> dict[str, Any]:
         utility=bench.function("utility"),
         measures={name: measure for name in config.measures if (measure := bench.function(f"measure {name}"))},
     )
-    return evaluate(
-        config,
-        engines,
-        bench.items(renderer, bench.some(loaded.train, config.count), room),
-        demonstrations,
-        stage=bench.stage,
-        draws=bench.draws,
-        console=bench.console,
+    return bench.lead(
+        lambda: evaluate(
+            config,
+            engines,
+            bench.items(renderer, bench.some(loaded.train, config.count), room),
+            demonstrations,
+            stage=bench.stage,
+            draws=bench.draws,
+            console=bench.console,
+        )
     )

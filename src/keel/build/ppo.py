@@ -8,6 +8,8 @@ import torch
 
 from keel.build.workbench import SCORING_TOKENS, Workbench
 from keel.config.ppo import PPOConfig
+from keel.dist.crew import shared
+from keel.dist.fsdp import gathered
 from keel.engines.learner import GradientLearner
 from keel.engines.losses import ppo_loss
 from keel.engines.scorers import (
@@ -19,7 +21,7 @@ from keel.pipeline.guards import RATIO_TOLERANCE, ROUGH_RATIO_TOLERANCE
 from keel.pipeline.heldout import HeldOut
 from keel.pipeline.ppo import PPOEngines, train_ppo
 from keel.pipeline.rollouts import Actors
-from keel.records import PolicyBatch
+from keel.records import PolicyBatch, Rollout
 from keel.text.render import Renderer
 
 
@@ -41,15 +43,6 @@ def run_ppo(bench: Workbench) -> dict[str, Any]:
         raise UserError("ppo has no held-out prompts: raise ppo.prompts.validation or give ppo.evaluate.prompts")
     policy = bench.models.trained_policy(source, critic=config.critic, critic_source=_critic_source(bench, renderer))
     temperature = config.sampling.temperature
-    learner = GradientLearner[PolicyBatch](
-        "ppo",
-        policy,
-        ppo_loss(config),
-        config.update,
-        total_steps=config.iterations * config.update.epochs * config.update.minibatches,
-        head=policy.critic.trained() if policy.critic is not None else (),
-        head_lr_scale=config.update.critic_lr_scale,
-    )
     reference = bench.models.frozen_policy(reference_source, "reference")
     exact = bench.models.precision == torch.float32
     actors = Actors(
@@ -60,26 +53,43 @@ def run_ppo(bench: Workbench) -> dict[str, Any]:
         scorer=bench.scorer(renderer),
         exact=exact,
     )
+    # Last, for it leaves each process its shard of the policy and of all that lives on the same base.
+    learner = GradientLearner[PolicyBatch](
+        "ppo",
+        policy,
+        ppo_loss(config),
+        config.update,
+        total_steps=config.iterations * config.update.epochs * config.update.minibatches,
+        head=policy.critic.trained() if policy.critic is not None else (),
+        head_lr_scale=config.update.critic_lr_scale,
+    )
     tolerance = RATIO_TOLERANCE if exact else ROUGH_RATIO_TOLERANCE
+
+    def explain(rollout: Rollout) -> str:
+        with gathered(policy):
+            return explain_ratio(policy, rollout, temperature=temperature, tolerance=tolerance)
+
     engines = PPOEngines(
         actors=actors,
         learner=learner,
-        explain_ratio=lambda rollout: explain_ratio(policy, rollout, temperature=temperature, tolerance=tolerance),
+        explain_ratio=shared(explain),
         export=bench.models.export_policy(policy, renderer, source),
         ratio_tolerance=tolerance,
     )
     _note_where_grpo_goes(bench, config)
     bench.say_models()
     items = bench.items(renderer, bench.some(held_out, config.evaluate.count), room)
-    return train_ppo(
-        config,
-        engines,
-        bench.items(renderer, loaded.train, room),
-        HeldOut(actors, bench.function("utility"), items, config.sampling, config.kl.coef, bench.draws),
-        stage=bench.stage,
-        mixture=loaded.mixture,
-        draws=bench.draws,
-        console=bench.console,
+    return bench.lead(
+        lambda: train_ppo(
+            config,
+            engines,
+            bench.items(renderer, loaded.train, room),
+            HeldOut(actors, bench.function("utility"), items, config.sampling, config.kl.coef, bench.draws),
+            stage=bench.stage,
+            mixture=loaded.mixture,
+            draws=bench.draws,
+            console=bench.console,
+        )
     )
 
 

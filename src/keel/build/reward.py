@@ -11,6 +11,7 @@ from keel.config.data import sources_of
 from keel.config.reward import RewardConfig
 from keel.data.convert import KINDS
 from keel.data.load import Labelled
+from keel.dist.crew import shared
 from keel.engines.learner import GradientLearner
 from keel.engines.scorers import RewardModelScorer
 from keel.errors import UserError
@@ -37,6 +38,13 @@ def run_reward(bench: Workbench) -> dict[str, Any]:
         # each member's forward keeps its own activations for the backward pass
         config = config.model_copy(update={"token_budget": config.token_budget // config.ensemble.members})
     mixture = mixture_of(by_prompt(task.train, config.max_pairs), data.weights)
+    scorer = RewardModelScorer("reward", model, token_budget=SCORING_TOKENS)
+    reference = bench.inputs.models["reference"]
+    bench.require_same_tokenizer(renderer, reference, "the reference of the reward stage")
+    prompt_room = bench.room([reference, source], room, config.normalise_sampling)
+    prompts = _prompts_to_normalise(bench, config, renderer, data.train, prompt_room)
+    sampler = bench.sampler(bench.models.frozen_policy(reference, "reference"), bench.renderer(reference))
+    # Last, for it leaves each process its shard of the model and of all that lives on the same base.
     learner = GradientLearner[Any](
         "reward",
         task.module,
@@ -46,32 +54,29 @@ def run_reward(bench: Workbench) -> dict[str, Any]:
         head=(*model.head_weights, *task.thresholds),
         head_lr_scale=config.head_lr_scale,
     )
-    scorer = RewardModelScorer("reward", model, token_budget=SCORING_TOKENS)
-    reference = bench.inputs.models["reference"]
-    bench.require_same_tokenizer(renderer, reference, "the reference of the reward stage")
-    prompt_room = bench.room([reference, source], room, config.normalise_sampling)
-    prompts = _prompts_to_normalise(bench, config, renderer, data.train, prompt_room)
     engines = RewardEngines(
         learner=learner,
         collate=task.collate,
         score_rows=scorer.score_rows,
         scorer=scorer,
-        reference=bench.sampler(bench.models.frozen_policy(reference, "reference"), bench.renderer(reference)),
-        normalise=model.normalise,
+        reference=sampler,
+        normalise=shared(model.normalise),
         export=bench.models.export_reward_model(model, renderer, source),
         judges=task.judges,
     )
     bench.say_models()
-    return train_reward(
-        config,
-        engines,
-        task.train,
-        task.held_out,
-        prompts,
-        weights=data.weights,
-        stage=bench.stage,
-        draws=bench.draws,
-        console=bench.console,
+    return bench.lead(
+        lambda: train_reward(
+            config,
+            engines,
+            task.train,
+            task.held_out,
+            prompts,
+            weights=data.weights,
+            stage=bench.stage,
+            draws=bench.draws,
+            console=bench.console,
+        )
     )
 
 

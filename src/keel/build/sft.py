@@ -8,6 +8,7 @@ from typing import Any
 from keel.build.workbench import Workbench
 from keel.data.convert import DEMONSTRATIONS
 from keel.data.load import Labelled, load
+from keel.dist.crew import lead
 from keel.engines.learner import GradientLearner
 from keel.engines.losses import sft_loss
 from keel.models.policy import Policy
@@ -36,16 +37,19 @@ def run_sft(bench: Workbench) -> dict[str, Any]:
     policy = _scratch_policy(bench, renderer.codec) if scratch else bench.models.trained_policy(base)
     steps = total_steps(config, loaded.mixture.epoch_size)
     learner = GradientLearner[Texts]("sft", policy, sft_loss, config, total_steps=steps)
-    return train_sft(
-        config,
-        learner,
-        encoded(loaded.train),
-        encoded(loaded.validation),
-        mixture=loaded.mixture,
-        export=bench.models.export_policy(policy, renderer, base),
-        stage=bench.stage,
-        draws=bench.draws,
-        console=bench.console,
+    export = bench.models.export_policy(policy, renderer, base)
+    return bench.lead(
+        lambda: train_sft(
+            config,
+            learner,
+            encoded(loaded.train),
+            encoded(loaded.validation),
+            mixture=loaded.mixture,
+            export=export,
+            stage=bench.stage,
+            draws=bench.draws,
+            console=bench.console,
+        )
     )
 
 
@@ -55,7 +59,8 @@ def _scratch_renderer(bench: Workbench) -> Renderer:
     if scratch is not None and scratch.tokenizer is not None:
         return bench.renderer(scratch.tokenizer)
     folder = bench.stage.artefact("tokenizer")
-    if not folder.exists():
+
+    def make() -> None:
         assert scratch is not None
         rows = [row for data in bench.inputs.sources("sft.data") for row in load(data, DEMONSTRATIONS).train]
         texts = (part for row in rows for part in (dialogue_text(row.prompt), row.response))
@@ -63,6 +68,8 @@ def _scratch_renderer(bench: Workbench) -> Renderer:
         install_template(codec, bench.recipe.model.chat_template)
         codec.save(bench.stage.work("tokenizer"))
         bench.stage.publish("tokenizer")
+
+    lead(lambda: None if folder.exists() else make())
     return bench.renderer(str(folder))
 
 

@@ -7,13 +7,16 @@ import json
 import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, ParamSpec, TypeVar
 
 from torch import nn
 
 from keel.adapter_config import ENSEMBLE_FILE, members_of
 from keel.config.model import ModelConfig
 from keel.config.reward import EnsembleConfig
+from keel.dist.crew import shared
+from keel.dist.fsdp import gathered, shard
+from keel.dist.launcher import leads
 from keel.errors import UserError
 from keel.inputs import hash_model
 from keel.models.adapters import AdapterSpec, add_adapter, load_adapter, merged_state, save_adapter
@@ -30,6 +33,7 @@ from keel.seeds import Draws
 from keel.text.render import Renderer
 
 M = TypeVar("M", bound=nn.Module)
+P = ParamSpec("P")
 ADAPTER = "adapter"  # the artefact beside `model`, where only an adapter was trained
 _ORIGIN = "keel_origin.json"  # the base an adapter belongs on, by its contents
 
@@ -117,7 +121,7 @@ class Shelf:
             tokenizer, ends = renderer.codec.hf, renderer.eos_ids
             save_policy(policy.backbone, tokenizer, folder, eos_ids=ends, adapter=policy.adapter)
 
-        return export
+        return _by_the_leader(policy, export)
 
     def export_reward_model(
         self, model: RewardModel | RewardEnsemble, renderer: Renderer, source: str
@@ -141,7 +145,7 @@ class Shelf:
                 save_reward_model(self._whole(part, source), renderer.codec.hf, folder / name, scale=scale)
             _name_members(folder, names)
 
-        return export
+        return _by_the_leader(model, export)
 
     def _whole(self, model: RewardModel, source: str) -> RewardModel:
         """The model with its adapter merged into a copy of its base; itself where it has none."""
@@ -161,6 +165,12 @@ class Shelf:
             key: base for key, base in self._frozen.items() if any(id(weight) in held for weight in base.parameters())
         }
         gc.collect()  # the modules of a model refer to each other
+
+    def spread(self) -> None:
+        """Leave each process its shard of the models that do not train; those that do are their learner's."""
+        for module in self._roles.values():
+            for model in module if isinstance(module, nn.ModuleList) else [module]:
+                shard(model)
 
     def describe(self) -> str:
         """What is held, in one sentence."""
@@ -245,6 +255,17 @@ class Shelf:
         renderer.codec.save(folder)
         origin = {"base": hash_model(source)} | (shift_settings(reward.shifts) if reward else {})
         (folder / _ORIGIN).write_text(json.dumps(origin) + "\n", encoding="utf-8")
+
+
+def _by_the_leader(model: nn.Module, write: Callable[P, None]) -> Callable[P, None]:
+    """Writes a model that all processes gather for it."""
+
+    def export(*args: P.args, **kwargs: P.kwargs) -> None:
+        with gathered(model):
+            if leads():
+                write(*args, **kwargs)
+
+    return shared(export)
 
 
 def _name_members(folder: Path, names: Sequence[str]) -> None:

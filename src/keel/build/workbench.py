@@ -15,6 +15,7 @@ from keel.config.sampling import SamplingConfig
 from keel.data.convert import PROMPTS, Kind
 from keel.data.load import Labelled, Loaded, Mixed, load
 from keel.data.reasons import Check
+from keel.dist import crew
 from keel.engines.base import Sampler, Scorer
 from keel.engines.sampler import make_sampler
 from keel.engines.scorers import FunctionScorer, WeightedScorer
@@ -150,6 +151,11 @@ class Workbench:
             self.console.say(
                 f"{self.stage.name}: {name}: {fits.num_cut} prompts lose their oldest tokens to fit {fits.room}."
             )
+
+    def lead(self, stage: Callable[[], T]) -> T:
+        """Every engine is made: what does not train is spread over the processes, and the leader walks the stage."""
+        self.models.spread()
+        return crew.lead(stage)
 
     def say_models(self) -> None:
         """What the stage holds in memory."""

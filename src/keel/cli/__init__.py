@@ -18,6 +18,7 @@ from keel.cli.report import report
 from keel.cli.run import add_stage_commands, run
 from keel.cli.schema import schema
 from keel.cli.verify import verify
+from keel.dist.launcher import LOST, USER_ERROR, Dismissed, Lost, leads
 from keel.errors import UserError
 
 app = typer.Typer(
@@ -42,13 +43,17 @@ app.command()(compare)
 app.command()(verify)
 app.add_typer(data_app, name="data")
 
-USER_ERROR = 2
-
 
 def main() -> None:
     """The console script: a user's mistake is one sentence and exit code 2, never a traceback."""
     try:
         app()
-    except UserError as error:
+    except Lost as error:
         print(f"keel: {error}", file=sys.stderr)
+        sys.exit(LOST)
+    except UserError as error:
+        if leads():
+            print(f"keel: {error}", file=sys.stderr)
+        sys.exit(USER_ERROR)
+    except Dismissed:
         sys.exit(USER_ERROR)

@@ -24,6 +24,13 @@ Smoke = Annotated[
     bool,
     typer.Option("--smoke", help="Two steps of every stage, then peak memory and the time to expect; nothing is kept."),
 ]
+Processes = Annotated[
+    int, typer.Option(min=1, help="Share the work among this many processes of this machine, as under torchrun.")
+]
+Restarts = Annotated[
+    int,
+    typer.Option(min=0, help="How often the processes are started again, from the last checkpoint, when one dies."),
+]
 Extend = Annotated[
     bool, typer.Option("--extend", help="Go on with a stage whose iterations or epochs alone were raised.")
 ]

@@ -8,7 +8,7 @@ from typing import Any
 
 import typer
 
-from keel.cli.options import Extend, Fork, FreshFrom, Out, RecipePath, Reuse, Set, Smoke
+from keel.cli.options import Extend, Fork, FreshFrom, Out, Processes, RecipePath, Restarts, Reuse, Set, Smoke
 
 _STAGES = {
     "sft": "Supervised fine-tuning: learn to answer as the demonstrations do.",
@@ -29,6 +29,8 @@ def run(
     fork: Fork = None,
     extend: Extend = False,
     smoke: Smoke = False,
+    processes: Processes = 1,
+    restarts: Restarts = 0,
 ) -> None:
     """Walk a recipe from its first stage to the report.
 
@@ -36,11 +38,32 @@ def run(
 
     **Example:** `keel run recipes/tinystories.yaml --set ppo.kl.coef=0.1 --out runs/shorter-leash`
     """
-    if smoke:
+    if processes > 1:
+        _launch(processes, restarts)
+    elif smoke:
         without_effect = {"--out": out, "--reuse": reuse, "--fresh-from": fresh_from, "--fork": fork}
         _smoke(recipe, set_, without_effect | {"--extend": extend or None})
     else:
         _walk(recipe, out, set_, reuse=reuse, fresh_from=fresh_from, fork=fork, extend=extend)
+
+
+def _launch(processes: int, restarts: int) -> None:
+    """This same command, in each of the processes without the options that are for the one that starts them."""
+    import sys
+
+    from keel.dist.launcher import launch
+    from keel.errors import UserError
+
+    if "--smoke" in sys.argv:
+        raise UserError("--processes has no effect with --smoke, which measures one process; leave it out")
+    arguments: list[str] = []
+    given = iter(sys.argv[1:])
+    for argument in given:
+        if argument in ("--processes", "--restarts"):
+            next(given)
+        elif not argument.startswith(("--processes=", "--restarts=")):
+            arguments.append(argument)
+    launch(processes, restarts, arguments)
 
 
 def add_stage_commands(app: typer.Typer) -> None:
@@ -99,6 +122,7 @@ def _walk(
     **options: Any,
 ) -> None:
     from keel.config.recipe import load_recipe
+    from keel.dist.launcher import leads
     from keel.errors import UserError
 
     recipe = load_recipe(recipe_path, overrides or ())
@@ -109,9 +133,13 @@ def _walk(
     from keel.cli.console import TerminalConsole
     from keel.cli.summary import print_summary
     from keel.report.page import write_report
+    from keel.runs.console import SilentConsole
     from keel.runs.read import read_run
 
     folder = out or Path("runs") / recipe.name
+    if not leads():
+        run_recipe(recipe, folder, console=SilentConsole(), only=only, **options)
+        return
     with TerminalConsole() as console:
         run_recipe(recipe, folder, console=console, only=only, **options)
     page = write_report([folder], folder / "report.html")

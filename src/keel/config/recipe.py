@@ -15,6 +15,7 @@ from keel.config.collect import CollectConfig
 from keel.config.direct import DirectConfig
 from keel.config.evaluate import EvaluateConfig
 from keel.config.model import ModelConfig
+from keel.config.parallel import ParallelConfig
 from keel.config.ppo import PPOConfig
 from keel.config.reward import RewardConfig
 from keel.config.sft import SFTConfig
@@ -34,6 +35,7 @@ class Recipe(Config):
     device: str = Field("auto", description="auto (CUDA, MPS, CPU) or a torch device")
     loggers: tuple[Literal["tensorboard", "wandb"], ...] = Field((), description="besides metrics.jsonl")
     callbacks: tuple[Function, ...] = Field((), description="module:function each, returning a keel.Callback")
+    parallel: ParallelConfig = ParallelConfig()
     model: ModelConfig
     sft: SFTConfig | None = None
     collect: CollectConfig | None = None

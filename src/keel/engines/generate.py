@@ -10,6 +10,9 @@ from torch import Tensor
 from transformers import GenerationConfig, LogitsProcessorList
 
 from keel.config.sampling import SamplingConfig
+from keel.dist.crew import each_its_own, enrol, shares, together
+from keel.dist.fsdp import gathered
+from keel.dist.world import world
 from keel.engines.base import DrawKey, Watch
 from keel.engines.drawing import choose_tokens, uniform_draws
 from keel.engines.responses import StopStrings, encoded, samples_of
@@ -32,30 +35,47 @@ class GenerateSampler:
         self.policy = policy
         self.renderer = renderer
         self._watch = watch
+        enrol(self)
 
     def sample(self, prompts: Sequence[PromptItem], config: SamplingConfig, key: DrawKey) -> Samples:
         """As `CachedSampler.sample`; `watch` hears of the steps when all are over."""
-        rows: list[list[int]] = [[] for _ in prompts]
+        rows, logprobs, values = self._draw(prompts, config, key)
+        if self._watch is not None:
+            for step in range(max(map(len, rows))):
+                drawing = [number for number, row in enumerate(rows) if len(row) > step]
+                self._watch(drawing, [rows[number][step] for number in drawing])
+        return samples_of(
+            self.renderer, prompts, rows, config, logprobs=logprobs, values=values if self.policy.critic else None
+        )
+
+    @together
+    def _draw(
+        self, prompts: Sequence[PromptItem], config: SamplingConfig, key: DrawKey
+    ) -> tuple[list[list[int]], Tensor | None, Tensor | None]:
+        """Each process draws its share of the responses."""
+        numbers = shares([len(prompt.tokens) for prompt in prompts])[world().rank]
+        with gathered(self.policy):
+            parts = each_its_own(lambda: self._draw_here(prompts, numbers, config, key))
+        rows = [row for _, row in sorted(one for part in parts for one in part.items())]
+        if config.temperature == 0 or config.truncated:
+            return rows, None, None
+        scorer = PolicyScorer(self.policy, temperature=config.temperature, token_budget=_SCORING_TOKENS)
+        return rows, *scorer.logprobs_and_values(encoded(prompts, rows))
+
+    def _draw_here(
+        self, prompts: Sequence[PromptItem], mine: Sequence[int], config: SamplingConfig, key: DrawKey
+    ) -> dict[int, list[int]]:
+        rows: dict[int, list[int]] = {}
         by_length: dict[int, list[int]] = {}
-        for number, prompt in enumerate(prompts):
-            by_length.setdefault(len(prompt.tokens), []).append(number)
+        for number in mine:
+            by_length.setdefault(len(prompts[number].tokens), []).append(number)
         for numbers in by_length.values():
             for start in range(0, len(numbers), config.batch):
                 part = numbers[start : start + config.batch]
                 uniforms = uniform_draws(key, part, config.max_new_tokens)
                 for number, row in zip(part, self._generate(prompts, part, config, uniforms), strict=True):
                     rows[number] = self._ended(prompts[number], row, config.stop)
-        if self._watch is not None:
-            for step in range(max(map(len, rows))):
-                drawing = [number for number, row in enumerate(rows) if len(row) > step]
-                self._watch(drawing, [rows[number][step] for number in drawing])
-        logprobs = values = None
-        if config.temperature > 0 and not config.truncated:
-            scorer = PolicyScorer(self.policy, temperature=config.temperature, token_budget=_SCORING_TOKENS)
-            logprobs, values = scorer.logprobs_and_values(encoded(prompts, rows))
-        return samples_of(
-            self.renderer, prompts, rows, config, logprobs=logprobs, values=values if self.policy.critic else None
-        )
+        return rows
 
     @torch.no_grad()
     def _generate(
@@ -76,6 +96,7 @@ class GenerateSampler:
                     logits_processor=LogitsProcessorList([chooser]),
                     max_new_tokens=config.max_new_tokens,
                     do_sample=False,
+                    synced_gpus=False,  # the model is whole here, and processes may do different things
                     eos_token_id=ends,
                     pad_token_id=ends[0],
                 )

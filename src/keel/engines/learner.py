@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import Generic, TypeVar
 
 import torch
 from torch import Tensor, nn
 
 from keel.config.training import OptimConfig
+from keel.dist.crew import enrol, shares, together
+from keel.dist.fsdp import clip_gradients, gathered, shard, spread, sum_gradients, whole
+from keel.dist.world import everyone, from_leader, world
 from keel.engines.base import Weighted
 from keel.engines.losses import Loss
 from keel.engines.optim import (
@@ -44,16 +47,20 @@ class GradientLearner(Generic[B]):
         head: Collection[nn.Parameter] = (),
         head_lr_scale: float = 1.0,
     ) -> None:
+        new = {id(weight) for weight in head}
+        names = {name for name, weight in module.named_parameters() if id(weight) in new}
+        shard(module)
         self.name = name
         self.module = module.eval()
         self.loss = loss
         self.config = config
         self.total_steps = total_steps
         self.weights = TrainedWeights(module)
-        new = {id(weight) for weight in head}
-        names = {name for name, weight in module.named_parameters() if id(weight) in new}
         self.optimiser = make_optimiser(self.weights, config, head=names, head_lr_scale=head_lr_scale)
         self._steps = 0
+        self._check: Callable[[Tally], None] | None = None  # the leader's
+        self._loaded: Mapping[str, Mapping[str, Tensor]] = {}  # by the leader
+        enrol(self)
 
     @property
     def steps(self) -> int:
@@ -64,16 +71,25 @@ class GradientLearner(Generic[B]):
 
         Raises UserError before the weights move if the gradient is not finite. Whatever raises leaves no gradient.
         """
+        self._check = check
+        return self._step(batches, check is not None)
+
+    @together
+    def _step(self, batches: Sequence[B], checks: bool) -> Tally:
+        """Every process's share of the micro-batches, one step of all."""
         denominator = sum(batch.weight for batch in batches)
         tally = Tally()
         try:
-            for batch in batches:
+            for batch, counts in _share(batches):
                 loss, statistics = self.loss(self.module, batch, denominator)
-                torch.autograd.backward(loss)
-                tally.merge(statistics)
-            if check is not None:
-                check(tally)
-            norm = float(nn.utils.clip_grad_norm_(self.weights.named.values(), self.config.max_grad_norm))
+                torch.autograd.backward(loss if counts else 0.0 * loss)
+                if counts:
+                    tally.merge(statistics)
+            tally = _merged(tally)
+            if checks:
+                _checked(self._check, tally)
+            sum_gradients(self.weights.named.values())
+            norm = clip_gradients(self.weights.named.values(), self.config.max_grad_norm)
             self._require_finite(tally, norm)
             rate = learning_rate(self.config, self._steps, self.total_steps)
             set_rate(self.optimiser, rate)
@@ -86,23 +102,43 @@ class GradientLearner(Generic[B]):
         tally.add(f"{self.name}/lr", rate)
         return tally
 
+    @together
     @torch.no_grad()
     def measure(self, batches: Sequence[B]) -> Tally:
         """The loss's statistics without learning."""
         tally = Tally()
-        for batch in batches:
-            tally.merge(self.loss(self.module, batch, batch.weight)[1])
-        return tally
+        with gathered(self.module):
+            for batch, counts in _share(batches):
+                if counts:
+                    tally.merge(self.loss(self.module, batch, batch.weight)[1])
+        return _merged(tally)
 
+    @together
     def tensors(self) -> Mapping[str, Mapping[str, Tensor]]:
-        """The weights that train, and the optimiser's state."""
-        return {
+        """The weights that train, and the optimiser's state, whole in the leader."""
+        groups: dict[str, Mapping[str, Tensor]] = {
             "model": dict(self.weights.named),
             "optimiser": optimiser_tensors(self.weights, self.optimiser),
         }
+        return {group: _gathered_tensors(members) for group, members in groups.items()}
 
     def load(self, tensors: Mapping[str, Mapping[str, Tensor]], steps: int) -> None:
         """Go back to what `tensors` gave after `steps` steps."""
+        self._loaded = tensors
+        self._load({group: _templates(members) for group, members in tensors.items()}, steps)
+        self._loaded = {}
+
+    @together
+    def _load(self, templates: Mapping[str, Mapping[str, Tensor]], steps: int) -> None:
+        named = self.weights.named
+        self.weights.require_names(templates["model"])
+        tensors = {
+            group: {
+                name: spread(self._loaded.get(group, {}).get(name), template, named.get(_weight_name(group, name)))
+                for name, template in members.items()
+            }
+            for group, members in templates.items()
+        }
         self.weights.load(tensors["model"])
         load_optimiser(self.weights, self.optimiser, tensors["optimiser"])
         self._steps = steps
@@ -115,3 +151,56 @@ class GradientLearner(Generic[B]):
             f"{self.name}: the gradient of step {self._steps + 1} is not finite ({values}); the weights were left "
             "as they were. Lower the learning rate, or look for extreme scores in the data"
         )
+
+
+def _share(batches: Sequence[B]) -> Iterator[tuple[B, bool]]:
+    """This process's micro-batches, and as many that do not count as make all processes equal: they meet in each."""
+    taken = shares([batch.weight for batch in batches])
+    for index in taken[world().rank]:
+        yield batches[index], True
+    spare = max(map(len, taken)) - len(taken[world().rank])
+    for _ in range(spare):
+        yield min(batches, key=lambda batch: batch.weight), False
+
+
+def _merged(tally: Tally) -> Tally:
+    """Of all processes."""
+    merged = Tally()
+    for part in everyone(tally):
+        merged.merge(part)
+    return merged
+
+
+def _checked(check: Callable[[Tally], None] | None, tally: Tally) -> None:
+    """The leader's check; what it raises is raised in all."""
+    problem: UserError | None = None
+    if check is not None:
+        try:
+            check(tally)
+        except UserError as error:
+            problem = error
+    problem = from_leader(problem)
+    if problem is not None:
+        raise problem
+
+
+def _gathered_tensors(members: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Whole, one at a time, in the leader's memory; helpers keep none."""
+    if world().size == 1:
+        return dict(members)
+    found = {}
+    for name, tensor in members.items():
+        full = whole(tensor.detach())
+        if world().rank == 0:
+            found[name] = full.cpu()
+    return found
+
+
+def _templates(members: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Shapes and types."""
+    return {name: tensor.to("meta") for name, tensor in members.items()}
+
+
+def _weight_name(group: str, name: str) -> str:
+    """The weight that a tensor of a checkpoint belongs to: of the optimiser's they begin with what they are."""
+    return name if group == "model" else name.partition(".")[2]

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
+from typing import Any
 
 import numpy as np
 import torch
@@ -34,6 +35,18 @@ class Drawn:
     lengths: Tensor  # int64 [N], the end token included
     logprobs: Tensor | None  # float [N, T] at the temperature; None where the distribution was cut
     values: Tensor | None  # float [N, T] of the critic's head, where there is one
+
+    @classmethod
+    def joined(cls, numbers: Sequence[Sequence[int]], parts: Sequence[Drawn | None]) -> Drawn:
+        """One round of its parts, each of the responses of those numbers; None of no responses."""
+        some = [part for part in parts if part is not None]
+        order = torch.tensor([number for part in numbers for number in part]).argsort()
+
+        def column(name: str) -> Any:
+            columns = [getattr(part, name) for part in some]
+            return None if columns[0] is None else torch.cat(columns)[order]
+
+        return cls(*(column(field.name) for field in fields(cls)))
 
 
 class LiveRows:

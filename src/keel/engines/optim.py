@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from keel.config.training import OptimConfig
+from keel.dist.fsdp import sharded
 from keel.errors import UserError
 
 _MOMENTS = ("step", "exp_avg", "exp_avg_sq")
@@ -40,12 +41,16 @@ class TrainedWeights:
                 if copy is not self._own[name]:
                     self._own[name].copy_(copy)
 
-    def load(self, tensors: Mapping[str, Tensor]) -> None:
-        """Take these values, by name. Raises UserError where they are those of another model."""
+    def require_names(self, tensors: Mapping[str, Tensor]) -> None:
+        """Raises UserError where the tensors are those of another model."""
         if {name: tensor.shape for name, tensor in tensors.items()} != {
             name: weight.shape for name, weight in self.named.items()
         }:
             raise UserError("the checkpoint holds other weights than this configuration trains")
+
+    def load(self, tensors: Mapping[str, Tensor]) -> None:
+        """Take these values, by name. Raises UserError where they are those of another model."""
+        self.require_names(tensors)
         with torch.no_grad():
             for name, weight in self.named.items():
                 weight.copy_(tensors[name])
@@ -72,9 +77,9 @@ def make_optimiser(
 
     Vectors (biases, norms) are not decayed.
     """
-    groups: dict[tuple[bool, bool], list[nn.Parameter]] = {}
-    for name, weight in weights.named.items():
-        groups.setdefault((name in head, weight.ndim >= 2), []).append(weight)
+    groups: dict[tuple[bool, bool, bool], list[nn.Parameter]] = {}
+    for name, weight in weights.named.items():  # the fused kernel takes shards or whole weights, not both
+        groups.setdefault((name in head, weight.ndim >= 2, sharded(weight)), []).append(weight)
     return torch.optim.AdamW(
         [
             {
@@ -82,7 +87,7 @@ def make_optimiser(
                 "weight_decay": config.weight_decay if matrix else 0.0,
                 "scale": head_lr_scale if is_head else 1.0,
             }
-            for (is_head, matrix), members in groups.items()
+            for (is_head, matrix, _), members in groups.items()
         ],
         lr=config.lr,
         betas=config.betas,

@@ -8,11 +8,14 @@ import torch
 from torch import Tensor
 
 from keel.config.sampling import SamplingConfig
+from keel.dist.crew import each_its_own, enrol, shares, together
+from keel.dist.fsdp import gathered
+from keel.dist.world import world
 from keel.engines.base import DrawKey, Sampler, Watch
 from keel.engines.cache import why_not
 from keel.engines.drawing import uniform_draws
 from keel.engines.generate import GenerateSampler
-from keel.engines.live import LiveRows
+from keel.engines.live import Drawn, LiveRows
 from keel.engines.responses import StopStrings, samples_of
 from keel.models.kernels import packed_weights, release_freed_buffers
 from keel.models.policy import Policy, vocabulary_size
@@ -31,7 +34,8 @@ def make_sampler(
 
     `watch` hears after each step which responses got a token, and the tokens.
     """
-    reason = why_not(policy)
+    with gathered(policy):
+        reason = why_not(policy)
     if reason is None:
         return CachedSampler(policy, renderer, watch)
     say(
@@ -53,24 +57,40 @@ class CachedSampler:
         self.policy = policy
         self.renderer = renderer
         self._watch = watch
+        enrol(self)
 
     def sample(self, prompts: Sequence[PromptItem], config: SamplingConfig, key: DrawKey) -> Samples:
         """One response a prompt; `logprobs` are those of the full distribution at the temperature, or None if cut."""
+        drawn = self._draw(prompts, config, key)
+        ids = [row[:length] for row, length in zip(drawn.tokens.tolist(), drawn.lengths.tolist(), strict=True)]
+        return samples_of(self.renderer, prompts, ids, config, logprobs=drawn.logprobs, values=drawn.values)
+
+    @together
+    def _draw(self, prompts: Sequence[PromptItem], config: SamplingConfig, key: DrawKey) -> Drawn:
+        """Each process draws its share of the responses."""
+        taken = shares([len(prompt.tokens) + config.max_new_tokens for prompt in prompts])
+        with gathered(self.policy):
+            parts = each_its_own(lambda: self._draw_here(prompts, taken[world().rank], config, key))
+        release_freed_buffers()  # of many shapes, between which the update's would not fit
+        return Drawn.joined(taken, parts)
+
+    def _draw_here(
+        self, prompts: Sequence[PromptItem], numbers: Sequence[int], config: SamplingConfig, key: DrawKey
+    ) -> Drawn | None:
+        if not numbers:
+            return None
         strings = StopStrings(self.renderer, config.stop)
         rows = LiveRows(
             self.policy,
-            [prompt.tokens for prompt in prompts],
+            [prompts[number].tokens for number in numbers],
             config,
-            uniform_draws(key, range(len(prompts)), config.max_new_tokens),
+            uniform_draws(key, numbers, config.max_new_tokens),
             _end_table(self.policy, self.renderer),
             watch=self._watch,
-            stops=(lambda n, ids: strings.completed(prompts[n], ids)) if config.stop else None,
+            stops=(lambda n, ids: strings.completed(prompts[numbers[n]], ids)) if config.stop else None,
         )
         with torch.no_grad(), packed_weights(self.policy.backbone):
-            drawn = rows.run()
-        release_freed_buffers()  # of many shapes, between which the update's would not fit
-        ids = [row[:length] for row, length in zip(drawn.tokens.tolist(), drawn.lengths.tolist(), strict=True)]
-        return samples_of(self.renderer, prompts, ids, config, logprobs=drawn.logprobs, values=drawn.values)
+            return rows.run()
 
 
 def _end_table(policy: Policy, renderer: Renderer) -> Tensor:

@@ -9,6 +9,9 @@ import torch
 from torch import Tensor
 
 from keel.batching import cut_by_tokens, pad_rows, take, take_tokens, to_device
+from keel.dist.crew import each_its_own, enrol, shares, together
+from keel.dist.fsdp import gathered
+from keel.dist.world import world
 from keel.engines.base import Scorer
 from keel.errors import UserError
 from keel.functional.ensembles import combine_scores
@@ -28,46 +31,38 @@ class PolicyScorer:
         self.policy = policy
         self.temperature = temperature
         self.token_budget = token_budget
+        enrol(self)
 
     def logprobs(self, sequences: Sequences) -> Tensor:
-        def forward(part: Sequences) -> Tensor:
-            output = self.policy(part, temperature=self.temperature)
-            logprobs: Tensor = output.logprobs
-            return logprobs
-
-        return self._map(forward, sequences)
+        return self._map(sequences, "logprobs")[..., 0]
 
     def values(self, sequences: Sequences) -> Tensor:
         if self.policy.critic is None:
             return torch.zeros(sequences.response_mask.shape)
-
-        def forward(part: Sequences) -> Tensor:
-            values: Tensor = self.policy(part, logprobs=False, values=True).values
-            return values
-
-        return self._map(forward, sequences)
+        return self._map(sequences, "values")[..., 0]
 
     def logprobs_and_values(self, sequences: Sequences) -> tuple[Tensor, Tensor]:
         """Both from one forward."""
         if self.policy.critic is None:
             return self.logprobs(sequences), self.values(sequences)
-
-        def forward(part: Sequences) -> Tensor:
-            output = self.policy(part, temperature=self.temperature, values=True)
-            return torch.stack([output.logprobs, output.values], dim=-1)
-
-        logprobs, values = self._map(forward, sequences).unbind(dim=-1)
+        logprobs, values = self._map(sequences, "logprobs", "values").unbind(dim=-1)
         return logprobs, values
 
+    @together
     @torch.no_grad()
-    def _map(self, forward: Callable[[Sequences], Tensor], sequences: Sequences) -> Tensor:
-        result: Tensor | None = None
-        for rows in cut_by_tokens(sequences.lengths.tolist(), self.token_budget):
-            part = forward(to_device(take(sequences, rows), self.policy.device))
-            if result is None:
-                result = torch.zeros((*sequences.response_mask.shape, *part.shape[2:]))
-            result[torch.tensor(rows), : part.shape[1]] = part.cpu()
-        assert result is not None, "no rows"
+    def _map(self, sequences: Sequences, *asked: str) -> Tensor:
+        """[B, T, k] of the k things asked for."""
+
+        def forward(rows: Sequence[int]) -> Tensor:
+            part = to_device(take(sequences, rows), self.policy.device)
+            wanted = {"logprobs": "logprobs" in asked, "values": "values" in asked}
+            output = self.policy(part, temperature=self.temperature, **wanted)
+            return torch.stack([getattr(output, name) for name in asked], dim=-1).cpu()
+
+        result = torch.zeros((*sequences.response_mask.shape, len(asked)))
+        with gathered(self.policy):
+            for rows, part in _by_row_groups(sequences, self.token_budget, forward):
+                result[torch.tensor(rows), : part.shape[1]] = part
         return result
 
 
@@ -120,6 +115,7 @@ class RewardModelScorer:
         self._limit = limit
         self._say = say
         self._said = False
+        enrol(self)
 
     def score(self, samples: Samples) -> Scores:
         sequences = samples.judged or samples.sequences
@@ -135,13 +131,19 @@ class RewardModelScorer:
         """Scores [len(rows)] of texts that are already token ids."""
         return combine_scores(self._map(pad_rows(rows)), self._combine, coef=self._coef)
 
+    @together
     @torch.no_grad()
     def _map(self, sequences: Sequences) -> Tensor:
         """Scores [B, k] of an ensemble's members, [B, 1] of one model."""
-        batches = cut_by_tokens(sequences.lengths.tolist(), self.token_budget)
-        parts = [self.model(to_device(take(sequences, rows), self.model.device)).cpu() for rows in batches]
-        order = torch.tensor([row for rows in batches for row in rows])
-        return torch.cat(parts).reshape(len(order), -1)[order.argsort()]
+
+        def forward(rows: Sequence[int]) -> Tensor:
+            scores: Tensor = self.model(to_device(take(sequences, rows), self.model.device))
+            return scores.cpu()
+
+        with gathered(self.model):
+            found = list(_by_row_groups(sequences, self.token_budget, forward))
+        order = torch.tensor([row for rows, _ in found for row in rows])
+        return torch.cat([part for _, part in found]).reshape(len(order), -1)[order.argsort()]
 
     def _within_limit(self, sequences: Sequences) -> tuple[Sequences, Tensor]:
         """The texts cut to the limit, and which of them were, bool [B]."""
@@ -206,6 +208,20 @@ class WeightedScorer:
             cut |= scores.cut
             members |= scores.members
         return Scores(total=total, parts=parts, cut=cut, members=members)
+
+
+def _by_row_groups(
+    sequences: Sequences, token_budget: int, forward: Callable[[Sequence[int]], Tensor]
+) -> list[tuple[list[int], Tensor]]:
+    """`forward` of all rows, in groups within the token budget; each process takes its share of the rows."""
+    lengths = sequences.lengths.tolist()
+
+    def mine() -> list[tuple[list[int], Tensor]]:
+        rows = shares(lengths)[world().rank]
+        groups = cut_by_tokens([lengths[row] for row in rows], token_budget)
+        return [(chosen, forward(chosen)) for group in groups for chosen in [[rows[index] for index in group]]]
+
+    return [one for part in each_its_own(mine) for one in part]
 
 
 def prompt_texts(prompts: Sequence[PromptItem]) -> list[str]:

@@ -124,11 +124,22 @@ def adapter_parameters(model: nn.Module, name: str) -> list[nn.Parameter]:
     return list(_factors(body_of(model), name).values())
 
 
+def tensors_of(model: nn.Module) -> dict[str, Tensor]:
+    """What `state_dict` has, of a model as it is in memory: of one that is gathered `state_dict` gives the shards."""
+    tensors = {}
+    for prefix, module in model.named_modules(remove_duplicate=False):
+        kept = {name: one for name, one in module._buffers.items() if name not in module._non_persistent_buffers_set}
+        for name, tensor in {**module._parameters, **kept}.items():
+            if tensor is not None:
+                tensors[f"{prefix}.{name}" if prefix else name] = tensor.detach()
+    return tensors
+
+
 def merged_state(model: nn.Module, name: str) -> dict[str, Tensor]:
     """The model's weights with the adapter merged in, under the names they had before; the model stays as it is."""
     state: _Adapted = getattr(body_of(model), _STATE)
     tensors = {
-        key.replace(".base_layer.", "."): tensor for key, tensor in model.state_dict().items() if ".lora_" not in key
+        key.replace(".base_layer.", "."): tensor for key, tensor in tensors_of(model).items() if ".lora_" not in key
     }
     prefix = _prefix(model)
     for key, layer in state.layers.items():
@@ -174,7 +185,7 @@ def save_adapter(
     prefix = _OUTER + _prefix(model)
     tensors = {prefix + key: weight.detach() for key, weight in _factors(body_of(model), name).items()}
     for head, module in (heads or {}).items():
-        tensors |= {f"{_OUTER}{head}.{key}": weight for key, weight in module.state_dict().items()}
+        tensors |= {f"{_OUTER}{head}.{key}": weight for key, weight in tensors_of(module).items()}
     save_file({key: weight.contiguous().cpu() for key, weight in tensors.items()}, folder / WEIGHTS_FILE)
     (folder / CONFIG_FILE).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
 

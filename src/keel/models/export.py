@@ -8,11 +8,11 @@ from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import nn
+from torch.nn.functional import pad
 from transformers import GenerationConfig
 
-from keel.models.adapters import merged_state
+from keel.models.adapters import merged_state, tensors_of
 from keel.models.quiet import quiet_transformers
 from keel.models.reward import RewardModel
 
@@ -35,7 +35,7 @@ def save_policy(
         bos_token_id=old.bos_token_id, eos_token_id=sorted(eos_ids), pad_token_id=old.pad_token_id
     )
     with quiet_transformers():
-        model.save_pretrained(folder, state_dict=None if adapter is None else merged_state(model, adapter))
+        model.save_pretrained(folder, state_dict=tensors_of(model) if adapter is None else merged_state(model, adapter))
     tokenizer.save_pretrained(folder)
 
 
@@ -51,15 +51,20 @@ def save_reward_model(model: RewardModel, tokenizer: Any, folder: Path, *, scale
     classifier: Any = model.classifier
     tokenizer = copy.deepcopy(tokenizer)
     tokenizer.add_special_tokens({"pad_token": PAD_TOKEN})
-    known = classifier.get_input_embeddings().num_embeddings
-    if known < len(tokenizer):
-        classifier.resize_token_embeddings(len(tokenizer), mean_resizing=False)
-        with torch.no_grad():  # transformers draws them from the global generator
-            classifier.get_input_embeddings().weight[known:] = 0.0
-    classifier.config.pad_token_id = tokenizer.pad_token_id
     tokenizer.padding_side = "right"
-    with quiet_transformers():
-        classifier.save_pretrained(folder)
+    tensors, config = tensors_of(classifier), copy.deepcopy(classifier.config)
+    config.pad_token_id = tokenizer.pad_token_id
+    table = classifier.get_input_embeddings().weight
+    if len(table) < len(tokenizer):
+        name = next(name for name, one in classifier.named_parameters() if one is table)
+        tensors[name] = pad(tensors[name], (0, 0, 0, len(tokenizer) - len(table)))
+        config.get_text_config().vocab_size = len(tokenizer)
+    own, classifier.config = classifier.config, config
+    try:
+        with quiet_transformers():
+            classifier.save_pretrained(folder, state_dict=tensors)
+    finally:
+        classifier.config = own
     tokenizer.save_pretrained(folder)
     shifts = model.shifts
     kept = {"scale": scale, "shift": shifts[0] if len(shifts) == 1 else shifts}

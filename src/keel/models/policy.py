@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import pad
+from torch.utils._pytree import register_dataclass
 from torch.utils.checkpoint import checkpoint
 
 from keel.batching import round_up
@@ -31,6 +32,9 @@ class TokenOutputs:
     logprobs: Tensor | None
     entropy: Tensor | None
     values: Tensor | None
+
+
+register_dataclass(TokenOutputs)  # so that FSDP finds the tensors through which a gradient comes back
 
 
 class Policy(nn.Module):

@@ -10,7 +10,7 @@ from typing import Protocol, TypeVar
 import torch
 from torch import Tensor
 
-from keel.batching import cut_by_tokens, pad_rows
+from keel.batching import cut_to_train, pad_rows
 from keel.data.mix import Mixture
 from keel.records import EncodedRow, Pairs, Rankings, Ratings, Sequences
 
@@ -106,7 +106,7 @@ def microbatches(groups: Sequence[Sequence[J]], token_budget: int, collate: Coll
     rows = [list(dict.fromkeys(row for judgement in group for row in judgement.rows)) for group in groups]
     lengths = [max(len(row.tokens) for row in group) for group in rows]
     batches = []
-    for items in cut_by_tokens(lengths, token_budget, [len(group) for group in rows]):
+    for items in cut_to_train(lengths, token_budget, [len(group) for group in rows]):
         unique = list(dict.fromkeys(row for item in items for row in rows[item]))
         number = {row: index for index, row in enumerate(unique)}
         batches.append(collate(pad_rows(unique), number, [judgement for item in items for judgement in groups[item]]))

@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from keel.batching import cut_by_tokens, take, take_tokens
+from keel.batching import cut_to_train, take, take_tokens
 from keel.config.ppo import PPOConfig, UpdateConfig
 from keel.data.mix import Mixture
 from keel.engines.base import DrawKey, Learner
@@ -159,7 +159,7 @@ def policy_batches(
     lengths = sequences.lengths.tolist()
     longest = [max(lengths[row] for row in unit) for unit in units]
     batches = []
-    for group in cut_by_tokens(longest, config.token_budget, [len(unit) for unit in units]):
+    for group in cut_to_train(longest, config.token_budget, [len(unit) for unit in units]):
         part = [row for index in group for row in units[index]]
         logprobs, values, advantages, returns = (
             take_tokens(field, sequences, part)

@@ -1,0 +1,93 @@
+"""Runs of several processes that end early, and go on with as many or others."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from keel.dist import crew
+from keel.dist.world import joined
+from tests.dist.crowd import in_processes
+from tests.dist.test_same_answer import differences, run
+from tests.end_to_end.killing import differences as bitwise_differences
+from tests.end_to_end.tiny import tiny_recipe
+
+SFT_AND_PPO = ["collect=null", "reward=null", "direct=null", "evaluate=null", "ppo.reward=[{function: 'keel.demo:polite'}]"]
+
+
+@pytest.mark.parametrize("count", [1, 2, 3])
+def test_a_run_of_two_goes_on_with_any_number(tmp_path: Path, count: int) -> None:
+    """With two it ends bitwise as one that was not interrupted, else to rounding."""
+    half = tiny_recipe([*SFT_AND_PPO, "ppo.iterations=4", "ppo.update.schedule=constant", "ppo.update.warmup=0"])
+    recipe = tiny_recipe([*SFT_AND_PPO, "ppo.update.schedule=constant", "ppo.update.warmup=0"])
+    in_processes(2, lambda: run(half, tmp_path / "parts"))
+    in_processes(count, lambda: run(recipe, tmp_path / "parts", extend=True))
+    in_processes(2, lambda: run(recipe, tmp_path / "whole"))
+    if count == 2:
+        assert bitwise_differences(tmp_path / "whole" / "ppo" / "checkpoints", tmp_path / "parts" / "ppo" / "checkpoints") == []
+        assert bitwise_differences(tmp_path / "whole" / "ppo" / "model", tmp_path / "parts" / "ppo" / "model") == []
+    assert differences(tmp_path / "whole", tmp_path / "parts", ["sft"]) == []
+    assert differences(tmp_path / "whole" , tmp_path / "parts", ["ppo"]) == []
+
+
+def test_twenty_jobs_in_a_row_end_well() -> None:
+    def work() -> int:
+        with joined(), crew.scope():
+            together = crew.shared(lambda: crew.each_its_own(lambda: [object.__name__] * 1000))
+            return len(crew.lead(together))
+
+    for _ in range(20):
+        assert in_processes(2, work) == [2, 2]
+
+
+def processes_of(launcher: int) -> dict[int, int]:
+    """The id of each process that a launcher has started, by its rank."""
+    found = {}
+    for folder in Path("/proc").iterdir():
+        try:
+            parent = int((folder / "stat").read_text().rpartition(")")[2].split()[1])
+            variables = (folder / "environ").read_bytes().split(b"\0")
+        except (OSError, ValueError, IndexError):
+            continue
+        ranks = [int(one.removeprefix(b"RANK=")) for one in variables if one.startswith(b"RANK=")]
+        if parent == launcher and ranks:
+            found[ranks[0]] = int(folder.name)
+    return found
+
+
+def wait_for_line(run: subprocess.Popen[bytes], metrics: Path, number: int, seconds: float = 120) -> None:
+    end = time.monotonic() + seconds
+    while not metrics.exists() or len(metrics.read_bytes().splitlines()) < number:
+        assert run.poll() is None and time.monotonic() < end, f"{metrics} never had {number} lines"
+        time.sleep(0.02)
+
+
+def test_a_process_that_is_killed_is_named_and_the_run_starts_again(tmp_path: Path) -> None:
+    """One restart is allowed: the first kill is mended, the second one told; then the run ends as one left alone."""
+    recipe = tiny_recipe([*SFT_AND_PPO, "ppo.iterations=24"])
+    file, out = tmp_path / "tiny.json", tmp_path / "killed"
+    file.write_text(json.dumps(recipe.model_dump(mode="json", exclude_unset=True)), encoding="utf-8")
+    metrics = out / "ppo" / "metrics.jsonl"
+    command = [sys.executable, "-m", "keel", "run", str(file), "--out", str(out), "--processes", "2", "--restarts", "1"]
+    errors = tmp_path / "errors.txt"
+    with (
+        errors.open("w", encoding="utf-8") as file_of_errors,
+        subprocess.Popen(command, stderr=file_of_errors, stdout=subprocess.DEVNULL) as started,
+    ):
+        for rank, line in ((1, 3), (0, 12)):
+            wait_for_line(started, metrics, line)
+            os.kill(processes_of(started.pid)[rank], signal.SIGKILL)
+        started.wait(timeout=120)
+    assert started.returncode == 2
+    said = errors.read_text(encoding="utf-8")
+    assert said.splitlines()[-1].startswith("keel: process 0 of 2 ended with SIGKILL, after 1 restarts")
+    in_processes(2, lambda: run(recipe, out))
+    in_processes(2, lambda: run(recipe, tmp_path / "alone"))
+    assert bitwise_differences(tmp_path / "alone" / "ppo", out / "ppo") == []
