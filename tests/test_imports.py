@@ -21,6 +21,7 @@ WITHOUT_TORCH = (
     "keel.rewards",
     "keel.runs.read",
     "keel.schema",
+    "keel.serve.app",
     "keel.starters.plan",
     "keel.starters.write",
     "keel.user_functions",

@@ -20,7 +20,7 @@ from keel.runs.layout import STAGES
 from keel.schema import Prompt
 from tests.end_to_end.tiny import tiny_recipe
 
-COMMANDS = ("demo", "init", "doctor", "run", *STAGES, "report", "generate", "chat", "schema", "data check")
+COMMANDS = ("demo", "init", "doctor", "run", *STAGES, "report", "generate", "chat", "serve", "schema", "data check")
 
 
 def keel(*arguments: str) -> Result:

@@ -14,6 +14,7 @@ from keel.config.sampling import SamplingConfig
 from keel.engines.base import DrawKey, Sampler, Scorer, Watch
 from keel.engines.best_of import BestOfSampler
 from keel.engines.sampler import make_sampler
+from keel.engines.scorers import RewardModelScorer
 from keel.errors import UserError
 from keel.models.load import context_length, load_causal_lm, load_classifier, resolve_device, resolve_precision
 from keel.models.policy import Policy
@@ -22,8 +23,27 @@ from keel.models.reward import RewardModel
 from keel.records import PromptItem, Samples
 from keel.schema import Message, Prompt
 from keel.seeds import Draws
+from keel.text.render import Renderer
 
 Hear = Callable[[str], object]
+
+
+def load_policy(source: str, device: str) -> Policy:
+    """A language model that does not train, in the precision that suits the device."""
+    place = resolve_device(device)
+    return Policy(load_causal_lm(source, dtype=resolve_precision("auto", place))).to(place).eval()
+
+
+def load_judge(
+    source: str, device: str, policy: Renderer | None = None, *, say: Callable[[str], None] = lambda text: None
+) -> RewardModelScorer:
+    """A reward model, or an ensemble, that does not train; `policy` writes what it is to judge, if it is known who."""
+    place = resolve_device(device)
+    dtype = resolve_precision("auto", place)
+    models = [RewardModel(load_classifier(one, dtype=dtype)).to(place) for one in members_of(source)]
+    return model_scorer(
+        RewardSource(model=source), models, policy, token_budget=SCORING_TOKENS, trust_remote_code=False, say=say
+    )
 
 
 class Responder:
@@ -41,8 +61,7 @@ class Responder:
 
     @cached_property
     def _policy(self) -> Policy:
-        device = resolve_device(self._device)
-        return Policy(load_causal_lm(self.source, dtype=resolve_precision("auto", device))).to(device).eval()
+        return load_policy(self.source, self._device)
 
     @cached_property
     def _sampler(self) -> Sampler:
@@ -51,19 +70,7 @@ class Responder:
 
     @cached_property
     def _judge(self) -> Scorer | None:
-        if self._reward is None:
-            return None
-        device = resolve_device(self._device)
-        dtype = resolve_precision("auto", device)
-        models = [RewardModel(load_classifier(one, dtype=dtype)).to(device) for one in members_of(self._reward)]
-        return model_scorer(
-            RewardSource(model=self._reward),
-            models,
-            self.renderer,
-            token_budget=SCORING_TOKENS,
-            trust_remote_code=False,
-            say=lambda text: None,
-        )
+        return None if self._reward is None else load_judge(self._reward, self._device, self.renderer)
 
     def respond(
         self, items: Sequence[PromptItem], sampling: SamplingConfig, key: DrawKey, hear: Hear | None = None

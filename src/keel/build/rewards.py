@@ -40,19 +40,23 @@ def function_scorer(source: RewardSource, say: Callable[[str], None], closing: E
 def model_scorer(
     source: RewardSource,
     parts: Sequence[RewardModel],
-    policy: Renderer,
+    policy: Renderer | None,
     *,
     token_budget: int,
     trust_remote_code: bool,
     say: Callable[[str], None],
 ) -> RewardModelScorer:
-    """A reward model as it is, or an ensemble: with its own tokenizer, way of writing a text, and length."""
+    """A reward model as it is, or an ensemble: with its own tokenizer, way of writing a text, and length.
+
+    Without a `policy`, whose responses it judges, it is for texts alone.
+    """
     name, model = source.logged_as, parts[0]  # an ensemble's members read alike
     scored = _members(source, parts)
     tokenizer = load_tokenizer(_first(source), trust_remote_code=trust_remote_code)
     encoder: Encoder | None = _encoder(source, model, tokenizer, trust_remote_code=trust_remote_code)
     model.token_types = isinstance(encoder, PairText) and encoder.token_types
-    if isinstance(encoder, Renderer) and policy.codec.hf.get_vocab().items() <= tokenizer.get_vocab().items():
+    known = policy is not None and policy.codec.hf.get_vocab().items() <= tokenizer.get_vocab().items()
+    if isinstance(encoder, Renderer) and known:
         encoder = None  # Keel's own way of writing with the policy's own ids: it sees the very ones that were sampled
     limit = _limit(source, model, tokenizer)
     return RewardModelScorer(

@@ -17,6 +17,7 @@ from keel.cli.init import init
 from keel.cli.report import report
 from keel.cli.run import add_stage_commands, run
 from keel.cli.schema import schema
+from keel.cli.serve import serve
 from keel.cli.verify import verify
 from keel.dist.launcher import LOST, USER_ERROR, Dismissed, Lost, leads
 from keel.errors import UserError
@@ -37,6 +38,7 @@ add_stage_commands(app)
 app.command()(report)
 app.command()(generate)
 app.command()(chat)
+app.command()(serve)
 app.command()(export)
 app.command()(schema)
 app.command()(compare)

@@ -118,9 +118,18 @@ class RewardModelScorer:
         enrol(self)
 
     def score(self, samples: Samples) -> Scores:
-        sequences = samples.judged or samples.sequences
-        if self._encoder is not None:
-            sequences = self._written(samples, self._encoder)
+        if self._encoder is None:
+            return self._scores(samples.judged or samples.sequences)
+        return self.score_texts(samples.prompts, samples.texts, samples.ended.tolist())
+
+    def score_texts(self, prompts: Sequence[PromptItem], texts: Sequence[str], ended: Sequence[bool]) -> Scores:
+        """Of responses as the model's encoder writes them, each ended or cut off."""
+        assert self._encoder is not None, "this reward model reads sampled ids"
+        encode = self._encoder.encode
+        said = zip(prompts, texts, ended, strict=True)
+        return self._scores(pad_rows([encode(prompt.source, text, ended=whole) for prompt, text, whole in said]))
+
+    def _scores(self, sequences: Sequences) -> Scores:
         sequences, cut = self._within_limit(sequences)
         members = self._map(sequences)
         total = combine_scores(members, self._combine, coef=self._coef)
@@ -163,11 +172,6 @@ class RewardModelScorer:
             )
         ]
         return pad_rows([self._limit.cut(row, self.name) for row in rows]), (lengths > self._limit.tokens).cpu()
-
-    @staticmethod
-    def _written(samples: Samples, encoder: Encoder) -> Sequences:
-        responses = zip(samples.prompts, samples.texts, samples.ended.tolist(), strict=True)
-        return pad_rows([encoder.encode(prompt.source, text, ended=ended) for prompt, text, ended in responses])
 
 
 class FunctionScorer:

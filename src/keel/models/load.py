@@ -50,17 +50,24 @@ def load_causal_lm(
 ) -> nn.Module:
     """A causal language model, dropout off; a directory with a LoRA adapter gives its base with the adapter merged.
 
-    Raises UserError where there is none, where it has no safetensors weights (pickles are never read), or where they
-    are quantised.
+    Raises UserError where there is none, where it has no safetensors weights (pickles are never read), where they
+    are quantised, or are not all that the model has.
     """
     if (base := adapter_base(source)) is not None:
         model = load_causal_lm(base, dtype=dtype, attention=attention, trust_remote_code=trust_remote_code)
         return _merged(model, source)
-    options = {} if attention == "auto" else {"attn_implementation": attention}
-    loaded: nn.Module = _load(AutoModelForCausalLM, source, trust_remote_code, dtype=dtype, **options)
+    options: dict[str, Any] = {"dtype": dtype, "output_loading_info": True}
+    options |= {} if attention == "auto" else {"attn_implementation": attention}
+    try:
+        model, found = _load(AutoModelForCausalLM, source, trust_remote_code, **options)
+    except RuntimeError:  # transformers' for weights of another shape
+        raise UserError(f"{source} is no whole model: its weights have other shapes than its config says") from None
+    if found["missing_keys"]:
+        raise UserError(f"{source} is no whole model: its weights lack {', '.join(sorted(found['missing_keys'])[:3])}")
     if attention == "auto":
-        use_attention(loaded)
-    return loaded.eval()
+        use_attention(model)
+    loaded: nn.Module = model.eval()
+    return loaded
 
 
 def _merged(model: nn.Module, source: str) -> nn.Module:
