@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections import Counter
 from collections.abc import Sequence
@@ -159,6 +160,14 @@ def test_a_response_is_a_function_of_seed_prompt_and_number_whatever_the_crowd(p
     assert len(texts) == 2 * len(alone)
 
 
+def test_two_prompts_of_one_seed_share_no_random_numbers(policy: ServedPolicy) -> None:
+    """The model is so near to uniform that the same numbers draw nearly the same tokens."""
+    one, other = (drawn(policy, settings(), rows(prompt, n=20)) for prompt in PROMPTS[:2])
+    pairs = [pair for a, b in zip(one, other, strict=True) for pair in zip(a.token_ids, b.token_ids, strict=False)]
+    assert len(pairs) > 150
+    assert sum(a == b for a, b in pairs) < 0.1 * len(pairs)
+
+
 def test_each_request_hears_its_own_tokens(policy: ServedPolicy) -> None:
     told: dict[str, list[list[int]]] = {"a": [[], []], "c": [[]]}
 
@@ -261,7 +270,12 @@ def of_another_family(folder: Path) -> None:
     model.save_pretrained(folder)
 
 
-def with_more_layers(folder: Path) -> None:
+def with_another_context(folder: Path) -> None:
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"max_position_embeddings": 32}))
+
+
+def with_more_ids(folder: Path) -> None:
     model: Any = tiny_lm("llama", vocab=310)
     model.save_pretrained(folder)
 
@@ -275,7 +289,8 @@ def with_more_layers(folder: Path) -> None:
         (with_another_template, "has another chat template than the model that is served"),
         (with_another_tokenizer, "has another tokenizer than the model that is served"),
         (of_another_family, "is a Qwen3ForCausalLM, and the model that is served a LlamaForCausalLM"),
-        (with_more_layers, "has weights of other shapes than the model that is served"),
+        (with_another_context, "has another context than the model that is served (64)"),
+        (with_more_ids, "has weights of other shapes than the model that is served"),
         (lambda folder: folder.rename(folder.with_name("gone")), "path: there is no directory"),
     ],
 )

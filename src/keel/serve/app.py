@@ -14,7 +14,7 @@ from fastapi.responses import JSONResponse, Response, StreamingResponse
 from starlette.exceptions import HTTPException
 
 from keel.errors import UserError
-from keel.serve.desk import Desk, listing, new_id
+from keel.serve.desk import Desk, new_id
 from keel.serve.kept import Kept, Ticket
 from keel.serve.launch import is_loopback
 from keel.serve.refusal import Refusal, refusal_of
@@ -69,7 +69,7 @@ def make_app(desk: Desk, *, token: str | None, updates: bool) -> FastAPI:
 
     @app.get("/v1/models", dependencies=guarded)
     async def models() -> Response:
-        return JSONResponse(listing([*desk.policies, *desk.rewards]))
+        return JSONResponse(desk.listing())
 
     @app.post("/v1/completions", dependencies=guarded)
     async def completions(request: Request) -> Response:

@@ -94,6 +94,8 @@ class Desk:
     def generate(self, asked: Generation, request_id: str) -> Ticket:
         """Responses to prompts. Raises Refusal, or UserError, for what cannot be answered."""
         policy = _named(asked.model, self.policies, "policy")
+        size = asked.n * len(asked.prompts)
+        self._require_ever(size)
         read = [policy.reader.read(prompt) for prompt in asked.prompts]
         max_tokens = min(_max_tokens(asked, len(tokens), policy.reader.context) for tokens, _ in read)
         prefix = "chatcmpl" if asked.chat else "cmpl"
@@ -103,7 +105,6 @@ class Desk:
         )
         ears = Ears(asyncio.get_running_loop()) if grows(asked) else None
         drawing = Drawing(order.rows, None if ears is None else ears.hear)
-        size = len(order.rows)
         future = self.worker.submit(partial(policy.draw, settings), drawing, size=size, together=settings)
         return Ticket(
             future,
@@ -116,14 +117,29 @@ class Desk:
         """Scores of responses."""
         model = _named(asked.model, self.rewards, "reward model")
         size = len(asked.items)
+        self._require_ever(size)
         future = self.worker.submit(model.score, asked.items, size=size, together=model.name)
         return Ticket(future, partial(scoring_answer, _heading("score", request_id, model)), size)
+
+    def listing(self) -> dict[str, Any]:
+        """What is served, and the context of what is sampled."""
+        lengths = {policy.name: policy.reader.context for policy in self.policies}
+        names = [*lengths, *(model.name for model in self.rewards)]
+        data = [
+            {"id": name, "object": "model", "owned_by": "keel", "max_model_len": lengths.get(name)} for name in names
+        ]
+        return {"object": "list", "data": data}
 
     def update(self, asked: Update, request_id: str) -> Ticket:
         """Other weights, after the round that is being drawn and before every later one."""
         policy = _named(None, self.policies, "policy")
         future = self.worker.submit(policy.update, asked, size=0, together=None)
         return Ticket(future, lambda version: {"weight_version": version}, size=1)
+
+    def _require_ever(self, size: int) -> None:
+        """Refuse what there will never be room for."""
+        if size > self.worker.max_queue:
+            raise Refusal(f"{size} responses in one request; this server takes {self.worker.max_queue} at most")
 
     def _rows(self, asked: Generation, read: Sequence[tuple[tuple[int, ...], str]]) -> list[Row]:
         """n of each prompt; a prompt that stands there twice goes on counting its answers."""
@@ -174,19 +190,3 @@ def _heading(prefix: str, request_id: str, model: Named) -> Heading:
 def new_id() -> str:
     """For a request that came without one."""
     return uuid.uuid4().hex
-
-
-def listing(models: Sequence[Any]) -> dict[str, Any]:
-    """`GET /v1/models`."""
-    return {
-        "object": "list",
-        "data": [
-            {
-                "id": model.name,
-                "object": "model",
-                "owned_by": "keel",
-                "max_model_len": model.reader.context if hasattr(model, "reader") else None,
-            }
-            for model in models
-        ],
-    }

@@ -86,6 +86,7 @@ class ServedPolicy:
         self._renderer = load_renderer(source)
         self._policy = load_policy(source, device)
         self._sampler = make_sampler(self._policy, self._renderer, say=say)
+        self._words: dict[int, str] = {}  # of the tokens that were drawn so far
         self.reader = Reader(source, vocabulary_size(self._policy.backbone))
 
     def describe(self) -> str:
@@ -111,6 +112,8 @@ class ServedPolicy:
         if not Path(update.path).is_dir():
             raise UserError(f"path: there is no directory {update.path}")
         _require_same_texts(self._renderer, load_renderer(update.path), update.path)
+        if context_length(update.path) != self.reader.context:
+            raise UserError(f"{update.path} has another context than the model that is served ({self.reader.context})")
         policy = load_policy(update.path, self._device)
         _require_same_shapes(self._policy, policy, update.path)
         self._policy, self._sampler = policy, make_sampler(policy, self._renderer)
@@ -121,9 +124,15 @@ class ServedPolicy:
     def _sampler_for(self, settings: Settings, drawings: Sequence[Drawing]) -> Sampler:
         """The usual one unless somebody listens, or other tokens end a response too."""
         watch = _watch(drawings)
-        if watch is None and not settings.stop_ids:
+        if watch is None and settings.stop_ids <= self._renderer.eos_ids:
             return self._sampler
         return make_sampler(self._policy, _ending_with(self._renderer, settings.stop_ids), watch=watch)
+
+    def _word(self, token: int) -> str:
+        """What a token says by itself."""
+        if token not in self._words:
+            self._words[token] = str(self._renderer.codec.hf.decode([token]))
+        return self._words[token]
 
     def _responses(self, settings: Settings, samples: Samples) -> list[Response]:
         sequences = samples.sequences
@@ -136,7 +145,7 @@ class ServedPolicy:
         for row, (ids, length) in enumerate(rows):
             response = Response(tuple(ids[:length]), samples.texts[row], "stop" if samples.ended[row] else "length")
             if said is not None:
-                words = map(self._renderer.codec.hf.decode, response.token_ids)
+                words = map(self._word, response.token_ids)
                 response = replace(response, drawn_tokens=tuple(zip(words, said[row][:length], strict=True)))
             found.append(response)
         return found

@@ -55,11 +55,9 @@ class Worker:
         """The future of what `run` makes of this content, alone or with that of other jobs of the same `together`.
 
         A job without one runs alone, and no later job before it. Cancelled before it begins it never runs. Raises
-        Refusal where there is no room, now or ever.
+        Refusal where there is no room now.
         """
         job = _Job(run, content, size, together)
-        if size > self.max_queue:
-            raise Refusal(f"{size} responses in one request; this server takes {self.max_queue} at most")
         with self._changed:
             if self._closed:
                 raise Refusal("the server is ending", status=503)
