@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import shutil
 from collections import Counter
 from collections.abc import Sequence
 from itertools import product
@@ -13,7 +14,7 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
+from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, GenerationConfig
 
 from keel.config.sampling import SamplingConfig
 from keel.errors import UserError
@@ -236,6 +237,21 @@ def test_other_weights_draw_as_a_server_that_began_with_them(folder: str, tmp_pa
     assert answer.version == served.version == "7"
 
 
+def test_other_weights_come_with_their_template_and_end_tokens(folder: str, tmp_path: Path) -> None:
+    served = ServedPolicy(folder, device="cpu", batch=64, say=heard)
+    free = drawn(served, settings(), rows(*PROMPTS, n=4))
+    ends = sorted({response.token_ids[4] for response in free})
+    shutil.copytree(folder, tmp_path / "new")
+    codec = chatml_codec()
+    codec.hf.chat_template = codec.hf.chat_template.replace("<|turn|>", "<|turn|>the ")
+    codec.save(tmp_path / "new")
+    GenerationConfig(eos_token_id=ends).save_pretrained(tmp_path / "new")  # type: ignore[no-untyped-call]  # no types
+    served.update([Update(str(tmp_path / "new"), "7")])
+    assert {response.token_ids[-1] for response in drawn(served, settings(), rows(*PROMPTS, n=4))} <= set(ends)
+    said = codec.hf.decode(served.reader.read((Message("user", "Hi"),))[0])
+    assert said == "<|turn|>the user\nHi<|end|>\n<|turn|>the assistant\n"
+
+
 def without_a_weight(folder: Path) -> None:
     weights = load_file(folder / "model.safetensors")
     weights.pop("model.norm.weight")
@@ -251,12 +267,6 @@ def with_a_smaller_weight(folder: Path) -> None:
 def cut_short(folder: Path) -> None:
     content = (folder / "model.safetensors").read_bytes()
     (folder / "model.safetensors").write_bytes(content[:-100])
-
-
-def with_another_template(folder: Path) -> None:
-    codec = chatml_codec()
-    codec.hf.chat_template = codec.hf.chat_template.replace("user", "human").replace("\n", " ")
-    codec.save(folder)
 
 
 def with_another_tokenizer(folder: Path) -> None:
@@ -286,10 +296,9 @@ def with_more_ids(folder: Path) -> None:
         (without_a_weight, "is no whole model: its weights lack model.norm.weight"),
         (with_a_smaller_weight, "is no whole model: its weights have other shapes than its config says"),
         (cut_short, "no model could be loaded from"),
-        (with_another_template, "has another chat template than the model that is served"),
         (with_another_tokenizer, "has another tokenizer than the model that is served"),
         (of_another_family, "is a Qwen3ForCausalLM, and the model that is served a LlamaForCausalLM"),
-        (with_another_context, "has another context than the model that is served (64)"),
+        (with_another_context, "has another context than the model that is served"),
         (with_more_ids, "has weights of other shapes than the model that is served"),
         (lambda folder: folder.rename(folder.with_name("gone")), "path: there is no directory"),
     ],

@@ -30,6 +30,7 @@ from keel.text.render import Renderer
 
 Say = Callable[[str], None]
 FIRST_VERSION = "0"  # of the weights that a server starts with
+_MEND = "give weights of the same model"
 
 
 @dataclass(frozen=True)
@@ -87,7 +88,8 @@ class ServedPolicy:
         self._policy = load_policy(source, device)
         self._sampler = make_sampler(self._policy, self._renderer, say=say)
         self._words: dict[int, str] = {}  # of the tokens that were drawn so far
-        self.reader = Reader(source, vocabulary_size(self._policy.backbone))
+        self._vocabulary = vocabulary_size(self._policy.backbone)
+        self.reader = Reader(source, self._vocabulary)
 
     def describe(self) -> str:
         """What is held, in a few words."""
@@ -104,20 +106,25 @@ class ServedPolicy:
         return [Drawn(tuple(next(responses) for _ in drawing.rows), self.version) for drawing in drawings]
 
     def update(self, updates: Sequence[Update]) -> list[str]:
-        """Take the weights of a directory, as whole and of the same kind as the present ones.
+        """Take the weights of a directory, with its chat template and end tokens.
 
-        Raises UserError where they are not; the present ones then stay.
+        Raises UserError where they are not whole, or of another kind than the present ones, which then stay.
         """
         (update,) = updates
         if not Path(update.path).is_dir():
             raise UserError(f"path: there is no directory {update.path}")
-        _require_same_texts(self._renderer, load_renderer(update.path), update.path)
-        if context_length(update.path) != self.reader.context:
-            raise UserError(f"{update.path} has another context than the model that is served ({self.reader.context})")
+        renderer, reader = load_renderer(update.path), Reader(update.path, self._vocabulary)
+        same = {
+            "tokenizer": renderer.codec.hf.get_vocab() == self._renderer.codec.hf.get_vocab(),
+            "context": reader.context == self.reader.context,
+        }
+        for what, kept in same.items():
+            if not kept:
+                raise UserError(f"{update.path} has another {what} than the model that is served; {_MEND}")
         policy = load_policy(update.path, self._device)
         _require_same_shapes(self._policy, policy, update.path)
-        self._policy, self._sampler = policy, make_sampler(policy, self._renderer)
-        self.version = update.version
+        self._policy, self._sampler = policy, make_sampler(policy, renderer)
+        self._renderer, self.reader, self.version = renderer, reader, update.version
         gc.collect()  # the modules of the old one refer to each other
         return [self.version]
 
@@ -211,30 +218,16 @@ def _ending_with(renderer: Renderer, stop_ids: Collection[int]) -> Renderer:
     return other
 
 
-def _require_same_texts(present: Renderer, new: Renderer, path: str) -> None:
-    """Refuse a model that would read or write other texts."""
-    old, other = present.codec.hf, new.codec.hf
-    same = {
-        "another tokenizer": old.get_vocab() == other.get_vocab(),
-        "another chat template": old.chat_template == other.chat_template,
-        "other end tokens": present.eos_ids == new.eos_ids,
-    }
-    for what, kept in same.items():
-        if not kept:
-            raise UserError(f"{path} has {what} than the model that is served; give weights of the same model")
-
-
 def _require_same_shapes(present: Policy, new: Policy, path: str) -> None:
     """Refuse a model of another architecture."""
     old, other = (type(policy.backbone).__name__ for policy in (present, new))
     if old != other:
-        raise UserError(f"{path} is a {other}, and the model that is served a {old}; give weights of the same model")
+        raise UserError(f"{path} is a {other}, and the model that is served a {old}; {_MEND}")
     shapes, others = (
         {name: tuple(weight.shape) for name, weight in policy.named_parameters()} for policy in (present, new)
     )
     differing = sorted(shapes.items() ^ others.items())
     if differing:
         raise UserError(
-            f"{path} has weights of other shapes than the model that is served ({differing[0][0]}, for one); give "
-            "weights of the same model"
+            f"{path} has weights of other shapes than the model that is served ({differing[0][0]}, for one); {_MEND}"
         )
