@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from keel.batching import pad_rows
 from keel.errors import UserError
@@ -120,6 +121,17 @@ def test_a_directory_that_holds_no_whole_model(folder: Path, spoil: Any, sentenc
         load_causal_lm(str(folder))
     assert sentence in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("width", [None, 8])
+def test_a_weight_that_is_missing_or_of_another_shape_is_not_made_up(folder: Path, width: int | None) -> None:
+    weights = load_file(folder / "model.safetensors")
+    norm = weights.pop("model.norm.weight")
+    if width is not None:
+        weights["model.norm.weight"] = norm[:width].clone()
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(UserError, match=r"is no whole model: its weights lack model\.norm\.weight, or have another"):
+        load_causal_lm(str(folder))
 
 
 def test_a_missing_directory_is_said_to_be_missing(tmp_path: Path) -> None:

@@ -161,7 +161,7 @@ def test_what_is_no_json_by_its_own_word_is_refused(url: str) -> None:
 
 def test_without_a_token_only_this_machine_is_answered(url: str) -> None:
     answer = ask(url, COMPLETIONS, {"prompt": "a"}, Host="evil.example:8000")
-    assert answer.status == 400
+    assert answer.status == 403
     assert "answers to localhost, not to evil.example" in error_of(answer)["message"]
     assert ask(url, COMPLETIONS, {"prompt": "a"}, Host="localhost:9").status == 200
 

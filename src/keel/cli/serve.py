@@ -56,7 +56,7 @@ def serve(
         policy = None if model is None else ServedPolicy(model, device=device, batch=batch, say=print)
         rewards = [ServedReward(source, device=device, say=print) for source in reward or ()]
         worker = Worker(max_queue=max_queue, round_size=_ROUNDS * batch)
-        app = make_app(Desk(worker, policy, rewards, seed=seed), token=token, updates=allow_updates)
+        app = make_app(Desk(worker, policy, rewards, seed=seed), token=token or None, updates=allow_updates)
         for served in (policy, *rewards):
             if served is not None:
                 print(f"{served.name}: {served.describe()}")

@@ -56,14 +56,12 @@ def load_causal_lm(
     if (base := adapter_base(source)) is not None:
         model = load_causal_lm(base, dtype=dtype, attention=attention, trust_remote_code=trust_remote_code)
         return _merged(model, source)
-    options: dict[str, Any] = {"dtype": dtype, "output_loading_info": True}
+    options: dict[str, Any] = {"dtype": dtype, "output_loading_info": True, "ignore_mismatched_sizes": True}
     options |= {} if attention == "auto" else {"attn_implementation": attention}
-    try:
-        model, found = _load(AutoModelForCausalLM, source, trust_remote_code, **options)
-    except RuntimeError:  # transformers' for weights of another shape
-        raise UserError(f"{source} is no whole model: its weights have other shapes than its config says") from None
-    if found["missing_keys"]:
-        raise UserError(f"{source} is no whole model: its weights lack {', '.join(sorted(found['missing_keys'])[:3])}")
+    model, found = _load(AutoModelForCausalLM, source, trust_remote_code, **options)
+    new = sorted({*found["missing_keys"], *(name for name, *_ in found["mismatched_keys"])})  # random ones
+    if new:
+        raise UserError(f"{source} is no whole model: its weights lack {', '.join(new[:3])}, or have another shape")
     if attention == "auto":
         use_attention(model)
     loaded: nn.Module = model.eval()

@@ -34,10 +34,11 @@ def make_app(desk: Desk, *, token: str | None, updates: bool) -> FastAPI:
     for kind in (Refusal, UserError, HTTPException, Exception):
         app.add_exception_handler(kind, _refuse)
 
-    def authorised(request: Request) -> None:
+    async def authorised(request: Request) -> None:
         if token is None:
-            if not is_loopback(request.url.hostname or ""):
-                raise Refusal(f"without a token this server answers to localhost, not to {request.url.hostname}")
+            host = request.url.hostname or ""
+            if not is_loopback(host):
+                raise Refusal(f"without a token this server answers to localhost, not to {host}", status=403)
         elif not hmac.compare_digest(request.headers.get("authorization", "").encode(), f"Bearer {token}".encode()):
             raise Refusal("the token is missing or wrong", status=401, code="invalid_api_key")
 
@@ -48,13 +49,11 @@ def make_app(desk: Desk, *, token: str | None, updates: bool) -> FastAPI:
         digest = hashlib.sha256(request.url.path.encode() + b"\n" + content).hexdigest()
         ticket = kept.find(request_id, digest) if request_id else None
         first = ticket is None
-        asked = read(_parsed(content))
         if ticket is None:
-            ticket = begin(asked, request_id or new_id())
+            ticket = begin(read(_parsed(content)), request_id or new_id())
             if request_id:
                 kept.keep(request_id, digest, ticket)
-        if getattr(asked, "stream", False):
-            assert ticket.stream is not None
+        if ticket.stream is not None:
             return StreamingResponse(_listening(ticket, ticket.stream(first)), media_type="text/event-stream")
         return await _whole(request, ticket)
 

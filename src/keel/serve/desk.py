@@ -7,7 +7,7 @@ import random
 import time
 import uuid
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
 from functools import partial
 from typing import Any, Protocol, TypeVar
 
@@ -106,12 +106,11 @@ class Desk:
         ears = Ears(asyncio.get_running_loop()) if grows(asked) else None
         drawing = Drawing(order.rows, None if ears is None else ears.hear)
         future = self.worker.submit(partial(policy.draw, settings), drawing, size=size, together=settings)
-        return Ticket(
-            future,
-            partial(generation_answer, order),
-            size,
-            stream=lambda first: stream_of(order, future, ears if first else None, policy.reader.said),
-        )
+
+        def stream(first: bool) -> AsyncIterator[str]:
+            return stream_of(order, future, ears if first else None, policy.reader.said)
+
+        return Ticket(future, partial(generation_answer, order), size, stream if asked.stream else None)
 
     def score(self, asked: Scoring, request_id: str) -> Ticket:
         """Scores of responses."""

@@ -18,7 +18,7 @@ class Ticket:
     future: Future[Any]
     answer: Callable[[Any], dict[str, Any]]  # what the future's result says, the same each time
     size: int  # responses
-    stream: Callable[[bool], AsyncIterator[str]] | None = None  # the answer as events; True: the first time
+    stream: Callable[[bool], AsyncIterator[str]] | None = None  # the answer as events, if so asked; True: a first time
     body: str = ""  # a digest of what was asked
     born: float = 0.0
     listeners: int = 0  # clients that wait for it
