@@ -62,6 +62,7 @@ class Parrot:
             for token in ids:
                 if drawing.hear is not None:
                     drawing.hear([(number, token)])
+                    time.sleep(0.002)  # as if it took some thought
             tokens = tuple((chr(token), -1.0) for token in ids) if settings.logprobs else None
             responses.append(Response(ids, text, "stop", tokens))
         return Drawn(tuple(responses), self.version)

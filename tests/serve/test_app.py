@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import http.client
 import json
+import time
 from collections.abc import Iterator
 from typing import Any
 from urllib.parse import urlsplit
@@ -339,13 +340,20 @@ def test_a_stop_string_is_never_streamed(url: str) -> None:
 
 def test_a_stream_that_comes_again_is_the_same_answer() -> None:
     parrot = Parrot()
+    parrot.gate.clear()
     with serving(parrot) as (url, _):
-        body = {"prompt": "a", "stream": True}
-        texts = []
-        for _ in range(2):
-            events = ask(url, COMPLETIONS, body, X_Request_Id="one").events
-            texts.append("".join(event["choices"][0]["text"] for event in events))
-    assert texts[0] == texts[1] != ""
+
+        def text(_: int) -> str:
+            events = ask(url, COMPLETIONS, {"prompt": "a", "stream": True}, X_Request_Id="one").events
+            return "".join(event["choices"][0]["text"] for event in events)
+
+        wait = in_threads(3, text)
+        until(lambda: parrot.rounds)
+        time.sleep(0.2)  # so that all of them listen
+        parrot.gate.set()
+        texts = {*wait(), text(0)}
+    assert len(texts) == 1
+    assert len(texts.pop()) > 10
     assert parrot.rounds == [1]
 
 
