@@ -14,6 +14,7 @@ WITHOUT_TORCH = (
     "keel.config",
     "keel.data",
     "keel.demo",
+    "keel.doctor.estimate",
     "keel.doctor.hub",
     "keel.doctor.machine",
     "keel.engines.reward_functions",

@@ -31,7 +31,11 @@ def test_a_line_for_each_finding() -> None:
 
 
 def test_what_would_stop_a_run_ends_with_1_and_its_mend() -> None:
-    assert doctor("tiny.yaml").exit_code == 0
+    well = doctor("tiny.yaml", "--processes", "2")
+    assert well.exit_code == 0
+    told = [line for line in well.output.splitlines() if line.startswith("✓ memory of ")]
+    assert [line.split()[3] for line in told] == ["sft:", "reward:", "direct:", "ppo:"]
+    assert all(line.endswith(" for 2 processes") for line in told)
     result = doctor("tiny.yaml", "--set", "ppo.reward=[{function: 'keel.demo:plite'}]")
     assert result.exit_code == 1
     lines = result.output.splitlines()

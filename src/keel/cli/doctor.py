@@ -18,6 +18,9 @@ def doctor(
     out: Annotated[
         Path | None, typer.Option(help="Where the run would go; runs, or runs/NAME of the recipe, unless given.")
     ] = None,
+    processes: Annotated[
+        int, typer.Option(min=1, help="Processes that the run will have, for the memory each will take.")
+    ] = 1,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Check this machine, and a recipe, before a run: nothing is trained.
@@ -42,9 +45,10 @@ def doctor(
 
     findings += check_computing()
     if loaded is not None:
+        from keel.doctor.memory import check_memory
         from keel.doctor.recipe import check_recipe
 
-        findings += check_recipe(loaded, runs)
+        findings += [*check_recipe(loaded, runs), *check_memory(loaded, runs, processes=processes)]
     if as_json:
         typer.echo(json.dumps([dataclasses.asdict(finding) for finding in findings], indent=2, ensure_ascii=False))
     else:

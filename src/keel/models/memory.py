@@ -30,16 +30,17 @@ def describe_weights(roles: Mapping[str, nn.Module]) -> str:
     """`weights_held` and how many numbers train, in words."""
     held = weights_held(roles)
     parts = [
-        f"{_size(size)} {'one base for ' if len(names) > 1 else ''}{', '.join(names)}"
+        f"{in_words(size)} {'one base for ' if len(names) > 1 else ''}{', '.join(names)}"
         for names, size in sorted(held.items(), key=lambda item: -item[1])
     ]
     weights = {id(weight): weight for module in roles.values() for weight in module.parameters()}.values()
     trained = sum(weight.numel() for weight in weights if weight.requires_grad)
-    return f"{_size(sum(held.values()))} of weights ({'; '.join(parts)}); {trained:,} numbers train"
+    return f"{in_words(sum(held.values()))} of weights ({'; '.join(parts)}); {trained:,} numbers train"
 
 
-def _size(num_bytes: int) -> str:
+def in_words(num_bytes: int) -> str:
+    """With the largest unit of which there is one."""
     for unit, power in (("GiB", 30), ("MiB", 20), ("KiB", 10)):
         if num_bytes >= 1 << power:
-            return f"{num_bytes / (1 << power):.1f} {unit}"
+            return f"{num_bytes / (1 << power):,.1f} {unit}"
     return f"{num_bytes} B"

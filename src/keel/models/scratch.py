@@ -12,6 +12,32 @@ from keel.errors import UserError, first_line
 from keel.models.attention import use_attention
 
 
+def scratch_config(
+    *,
+    hidden: int,
+    layers: int,
+    heads: int,
+    intermediate: int | None,
+    vocab: int,
+    context: int,
+    eos_id: int | None = None,
+) -> LlamaConfig:
+    """Its sizes: embeddings tied, an MLP of 8/3 of `hidden` unless it is given."""
+    return LlamaConfig(
+        hidden_size=hidden,
+        num_hidden_layers=layers,
+        num_attention_heads=heads,
+        num_key_value_heads=heads,
+        intermediate_size=intermediate or 8 * hidden // 3,
+        vocab_size=vocab,
+        max_position_embeddings=context,
+        tie_word_embeddings=True,
+        bos_token_id=None,
+        eos_token_id=eos_id,
+        pad_token_id=None,
+    )
+
+
 def scratch_causal_lm(
     *,
     hidden: int,
@@ -28,18 +54,14 @@ def scratch_causal_lm(
 
     Raises UserError where the attention kernel is not to be had.
     """
-    config = LlamaConfig(
-        hidden_size=hidden,
-        num_hidden_layers=layers,
-        num_attention_heads=heads,
-        num_key_value_heads=heads,
-        intermediate_size=intermediate or 8 * hidden // 3,
-        vocab_size=vocab,
-        max_position_embeddings=context,
-        tie_word_embeddings=True,
-        bos_token_id=None,
-        eos_token_id=eos_id,
-        pad_token_id=None,
+    config = scratch_config(
+        hidden=hidden,
+        layers=layers,
+        heads=heads,
+        intermediate=intermediate,
+        vocab=vocab,
+        context=context,
+        eos_id=eos_id,
     )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
