@@ -2,7 +2,7 @@
 
 A Llama from nothing (some 20 million weights) answers the demo's prompts; its reward model is trained briefly. Then
 each layout runs the same iterations in a process of its own. Memory is the process's high-water mark over what it
-held after its imports (CUDA: over what torch allocated).
+held after its imports (CUDA: over what torch allocated); beside it stands what `keel doctor` foretells.
 """
 
 from __future__ import annotations
@@ -10,13 +10,14 @@ from __future__ import annotations
 import argparse
 import json
 import platform
-import resource
 import statistics
 import subprocess
 import sys
 import tempfile
 from pathlib import Path
 from typing import Any
+
+from benchmarks.measure import ROOT, memory_of
 
 SHAPE: dict[str, Any] = {"hidden": 512, "layers": 6, "heads": 8, "vocab": 1024, "context": 256}
 ITERATIONS = 3
@@ -49,6 +50,7 @@ def recipe(base: str, settings: list[str]) -> Any:
             "prompts": prompts,
             "iterations": ITERATIONS,
             "rollout_batch": 32,
+            "max_prompt_tokens": 16,
             "sampling": {"max_new_tokens": 48},
             "update": {"epochs": 1, "minibatches": 2, "token_budget": 1024},
             "evaluate": {"count": 2, "every": 100},
@@ -81,25 +83,30 @@ def save_base(folder: Path) -> None:
 
 def child(base: str, out: str, reuse: str | None, settings: list[str]) -> None:
     """One process: run what is asked for, and print its figures."""
+    import peft  # noqa: F401  # what the run will import counts for nothing
     import torch
+    import transformers.models.llama.modeling_llama  # noqa: F401
 
     from keel.build import run_recipe
+    from keel.doctor.estimate import estimate
+    from keel.doctor.loads import Loads
+    from keel.models.load import resolve_device
     from keel.runs.console import SilentConsole
 
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-    run_recipe(recipe(base, settings), Path(out), console=SilentConsole(), reuse=Path(reuse) if reuse else None)
-    after = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-    peak = torch.cuda.max_memory_allocated() if torch.cuda.is_available() else after - before
+    wanted, started = recipe(base, settings), Path(reuse) if reuse else None
+    _, taken = memory_of(lambda: run_recipe(wanted, Path(out), console=SilentConsole(), reuse=started))
+    peak = torch.cuda.max_memory_allocated() if torch.cuda.is_available() else taken
     if not (Path(out) / "ppo").exists():
         return print("{}")
+    foretold = estimate(Loads(wanted, Path(out), resolve_device("auto")).of("ppo"))
     lines = [json.loads(line) for line in (Path(out) / "ppo" / "metrics.jsonl").read_text().splitlines()]
     seconds = [line["time/rollout_seconds"] + line["time/update_seconds"] for line in lines[1:]]
-    print(json.dumps({"peak": peak, "seconds": statistics.median(seconds), "kl": lines[1]["objective/kl"]}))
+    print(json.dumps({"peak": peak, "foretold": foretold.peak, "seconds": statistics.median(seconds)}))
 
 
 def measure(base: Path, out: Path, reuse: Path | None, settings: list[str]) -> dict[str, float]:
-    command = [sys.executable, __file__, "--child", str(base), str(out), str(reuse or ""), *settings]
-    done = subprocess.run(command, check=True, capture_output=True, text=True)
+    command = [sys.executable, "-m", "benchmarks.layouts", "--child", str(base), str(out), str(reuse or ""), *settings]
+    done = subprocess.run(command, check=True, cwd=ROOT, stdout=subprocess.PIPE, text=True)
     figures: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
     return figures
 
@@ -107,6 +114,7 @@ def measure(base: Path, out: Path, reuse: Path | None, settings: list[str]) -> d
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--child", nargs="+", help=argparse.SUPPRESS)
+    parser.add_argument("--only", nargs="+", choices=LAYOUTS, default=list(LAYOUTS), help="some layouts alone")
     arguments = parser.parse_args()
     if arguments.child:
         base, out, reuse, *settings = arguments.child
@@ -121,15 +129,18 @@ def main() -> None:
         print(f"{platform.processor() or platform.machine()}, torch {torch.__version__}, transformers "
               f"{transformers.__version__}; the base is {weights / 2**20:.0f} MiB in float32")  # fmt: skip
         rows = {}
-        for number, (name, settings) in enumerate(LAYOUTS.items()):
+        for number, name in enumerate(arguments.only):
+            settings = LAYOUTS[name]
             first = Path(folder) / settings[0]  # the reward model is made once a kind
             if not first.exists():
                 measure(base, first, None, [*settings[:1], "ppo=null"])
             rows[name] = measure(base, Path(folder) / str(number), first, settings)
             one = next(iter(rows.values()))
+            row = rows[name]
             print(
-                f"{name:28} {rows[name]['peak'] / 2**20:7.0f} MiB  {rows[name]['peak'] / one['peak']:.2f} x   "
-                f"{rows[name]['seconds']:6.2f} s an iteration  {rows[name]['seconds'] / one['seconds']:.2f} x",
+                f"{name:28} {row['peak'] / 2**20:7.0f} MiB  {row['peak'] / one['peak']:.2f} x   foretold "
+                f"{row['foretold'] / 2**20:5.0f} MiB, {row['foretold'] / row['peak']:.2f} of it   "
+                f"{row['seconds']:6.2f} s an iteration  {row['seconds'] / one['seconds']:.2f} x",
                 flush=True,
             )
 
