@@ -82,6 +82,12 @@ def test_torch_seed_has_63_bits_and_differs_by_purpose() -> None:
     assert max(seeds) > 2**62
 
 
+def test_an_integer_names_one_sample_of_one_iteration() -> None:
+    names = [("a", 0, 0), ("a", 0, 1), ("a", 1, 0), ("b", 0, 0)]
+    assert len({DRAWS.integer(purpose, iteration=i, sample=s) for purpose, i, s in names}) == 4
+    assert DRAWS.integer("a") == DRAWS.torch_seed("a")
+
+
 @pytest.mark.parametrize("start", [0, 3, 7, 23])
 def test_batches_walk_through_the_epochs_in_order(start: int) -> None:
     endless = [index for epoch in range(6) for index in DRAWS.permutation("order", 7, iteration=epoch).tolist()]

@@ -21,7 +21,11 @@ from keel.references import resolve
 from keel.runs.identity import Identity, flatten, hash_directory, hash_file
 
 # settings that leave the result as it is
-_NO_EFFECT = {"checkpoint_every", "gradient_checkpointing", "workers", "timeout", "on_error"}
+_NO_EFFECT = {
+    *("checkpoint_every", "gradient_checkpointing", "workers", "timeout", "on_error"),
+    *("token_env", "max_in_flight", "retries", "max_logprob_gap"),
+}
+_ELSEWHERE: Any = {"reward": True, "servers": {"urls"}}  # rewards have a part of their own, servers may move
 COMPARISONS = "comparisons"  # the collect stage's artefact
 COMPARISONS_FILE = "comparisons.jsonl"
 
@@ -48,7 +52,7 @@ def stage_inputs(recipe: Recipe, run: Path, stage: str) -> Inputs:
 def stage_identity(recipe: Recipe, stage: str, inputs: Inputs) -> Identity:
     """Settings and hashes of inputs. Raises UserError for a path that is not there."""
     config = getattr(recipe, stage)
-    settings: dict[str, Any] = {stage: config.model_dump(mode="json", exclude={"reward"}), "seed": recipe.seed}
+    settings: dict[str, Any] = {stage: config.model_dump(mode="json", exclude=_ELSEWHERE), "seed": recipe.seed}
     settings["rewards"] = {source.logged_as: _effects(source) for source in inputs.rewards}  # evaluate may use ppo's
     template = recipe.model.chat_template
     settings["model"] = _model_settings(recipe, stage)

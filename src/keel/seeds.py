@@ -42,7 +42,11 @@ class Draws:
 
     def torch_seed(self, purpose: str) -> int:
         """A 63-bit integer for `torch.manual_seed`, for the initial weights."""
-        return self._key(purpose, 0, 0) >> 65
+        return self.integer(purpose)
+
+    def integer(self, purpose: str, *, iteration: int = 0, sample: int = 0) -> int:
+        """A 63-bit integer that seeds somebody else's generator, with the name of a stream."""
+        return self._key(purpose, iteration, sample) >> 65
 
     def batch_indices(self, purpose: str, n: int, *, batch: int, start: int) -> list[int]:
         """`batch` indices into n items, from position `start` of an endless sequence of fresh permutations.

@@ -157,7 +157,10 @@ SFT = {"data": "d.jsonl"}
             {"ppo": PPO | {"rollout_batch": 10}},
             "`ppo`: rollout_batch (10) must be a multiple of update.minibatches (4)",
         ),
-        ({"ppo": PPO | {"reward": []}}, "`ppo.reward`: it is empty: give at least one reward model or function"),
+        (
+            {"ppo": PPO | {"reward": []}},
+            "`ppo.reward`: it is empty: give at least one reward model, function or service",
+        ),
         ({"ppo": PPO | {"reward": [{"weight": 2}]}}, "`ppo.reward.0`: a reward is either `model:` or `function:`"),
         (
             {"ppo": PPO | {"reward": [{"model": "a/same"}, {"model": "b/same/"}]}},

@@ -7,11 +7,13 @@ from dataclasses import replace
 import pytest
 import torch
 
+from keel.config.servers import ServersConfig
 from keel.errors import UserError
 from keel.pipeline.guards import (
     RATIO_TOLERANCE,
     ROUGH_RATIO_TOLERANCE,
     require_ends,
+    require_near_servers,
     require_unit_ratio,
     watch_kl_sign,
     watch_variation,
@@ -76,6 +78,19 @@ def test_another_precision_is_judged_by_all_tokens_together() -> None:
     ):
         with pytest.raises(UserError, match=r"is off by (0\.11|nan) \(at most 0\.1 is rounding\): .* disagree: look$"):
             require_unit_ratio(tally, given, lambda _: "They disagree: look", ROUGH_RATIO_TOLERANCE)
+
+
+def test_servers_may_be_off_by_their_limit() -> None:
+    servers = ServersConfig(urls=("http://a",), max_logprob_gap=0.02)
+    require_near_servers(rough_rollout(0.038, 0.0, 0.0, 0.0), servers, lambda _: "unasked")  # root mean square 0.019
+    require_near_servers(rough_rollout(9.0, 9.0, 9.0, 9.0), None, lambda _: "unasked")
+    for gap, said in ((0.042, "0.021"), (float("nan"), "nan")):
+        with pytest.raises(UserError) as raised:
+            require_near_servers(rough_rollout(gap, 0.0, 0.0, 0.0), servers, lambda _: "Cause: planted.")
+        assert str(raised.value) == (
+            f"ppo: the servers' log-probabilities differ from the trainer's by {said} (root mean square a token; "
+            "ppo.servers.max_logprob_gap is 0.02). Cause: planted."
+        )
 
 
 def test_three_impossible_kls_in_a_row_stop() -> None:

@@ -57,13 +57,14 @@ def test_an_unreliable_share_is_not_claimed(tmp_path: Path) -> None:
     ("rewards", "judges", "words"),
     [
         ([{"model": "reward"}], None, "by the reward model that it was trained on (the true utility is not known)"),
+        ([{"service": ["http://judge"], "name": "judge"}], None, "by the reward service that it was trained on"),
         ([{"function": "rules:f"}], None, "by the reward function that it was trained on"),
         ([{"model": "reward"}, {"function": "rules:f"}], None, "by the rewards that it was trained on"),
         ([{"model": "reward"}], [{"model": "another"}], "by a reward that it was not trained on"),
     ],
 )
 def test_without_a_true_utility_the_judge_is_named(
-    tmp_path: Path, rewards: list[dict[str, str]], judges: list[dict[str, str]] | None, words: str
+    tmp_path: Path, rewards: list[dict[str, Any]], judges: list[dict[str, Any]] | None, words: str
 ) -> None:
     changed = evaluation()
     del changed["utility"]

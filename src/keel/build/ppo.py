@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 
+from keel.build.servers import remote_sampler
 from keel.build.workbench import SCORING_TOKENS, Workbench
 from keel.config.ppo import PPOConfig
 from keel.dist.crew import shared
@@ -44,9 +45,12 @@ def run_ppo(bench: Workbench) -> dict[str, Any]:
     policy = bench.models.trained_policy(source, critic=config.critic, critic_source=_critic_source(bench, renderer))
     temperature = config.sampling.temperature
     reference = bench.models.frozen_policy(reference_source, "reference")
-    exact = bench.models.precision == torch.float32
+    prompts = bench.items(renderer, loaded.train, room)
+    exact = bench.models.precision == torch.float32 and config.servers is None
     actors = Actors(
-        sampler=bench.sampler(policy, renderer),
+        sampler=bench.sampler(policy, renderer)
+        if config.servers is None
+        else remote_sampler(bench, config.servers, policy, renderer, lambda: f"step-{learner.steps}", prompts),
         # in the same batches as the reference: what bfloat16 rounds off is then the same, and no part of the KL
         policy=PolicyScorer(policy, temperature=temperature, token_budget=SCORING_TOKENS),
         reference=PolicyScorer(reference, temperature=temperature, token_budget=SCORING_TOKENS),
@@ -64,6 +68,8 @@ def run_ppo(bench: Workbench) -> dict[str, Any]:
         head_lr_scale=config.update.critic_lr_scale,
     )
     tolerance = RATIO_TOLERANCE if exact else ROUGH_RATIO_TOLERANCE
+    if config.servers is not None:  # whose gap has a limit of its own
+        tolerance = max(tolerance, config.servers.max_logprob_gap)
 
     def explain(rollout: Rollout) -> str:
         with gathered(policy):
@@ -83,7 +89,7 @@ def run_ppo(bench: Workbench) -> dict[str, Any]:
         lambda: train_ppo(
             config,
             engines,
-            bench.items(renderer, loaded.train, room),
+            prompts,
             HeldOut(actors, bench.function("utility"), items, config.sampling, config.kl.coef, bench.draws),
             stage=bench.stage,
             mixture=loaded.mixture,

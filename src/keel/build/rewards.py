@@ -7,20 +7,24 @@ from contextlib import ExitStack
 from typing import Any
 
 from keel.adapter_config import members_of
-from keel.config.rewards import RewardSource
+from keel.config.rewards import SERVICE_TIMEOUT, RewardSource
 from keel.engines.reward_functions import WorkerFunction
 from keel.engines.scorers import FunctionScorer, Limit, RewardModelScorer
+from keel.engines.services import ServiceScorer
 from keel.errors import UserError
 from keel.models.ensemble import RewardEnsemble
 from keel.models.load import choose_label
 from keel.models.reward import SHIFT_KEY, RewardModel, position_limit
 from keel.references import resolve
+from keel.remote.pool import ServerPool
+from keel.remote.server import Server, token_from
 from keel.text.judging import ChatText, Encoder, PairText
 from keel.text.render import Renderer
 from keel.text.templates import PLAIN, install_template
 from keel.text.tokenizers import load_codec, load_tokenizer
 from keel.user_functions import checked
 
+_IN_FLIGHT, _RETRIES = 4, 5  # requests at a time to each server of a service; failures in a row
 _NO_LIMIT = 10**9  # what a tokenizer says that states no length
 
 
@@ -35,6 +39,17 @@ def function_scorer(source: RewardSource, say: Callable[[str], None], closing: E
     )
     closing.callback(in_workers.close)
     return FunctionScorer(source.logged_as, in_workers, say)
+
+
+def service_scorer(source: RewardSource, closing: ExitStack) -> ServiceScorer:
+    """A reward on servers; the connections end with `closing`."""
+    assert source.service is not None
+    token = token_from(source.token_env, f"token_env of the reward {source.logged_as}")
+    timeout = source.timeout or SERVICE_TIMEOUT
+    servers = [Server(url, token=token, timeout=timeout, connections=_IN_FLIGHT) for url in source.service]
+    pool = ServerPool(servers, max_in_flight=_IN_FLIGHT, retries=_RETRIES)
+    closing.callback(pool.close)
+    return ServiceScorer(source.logged_as, pool)
 
 
 def model_scorer(

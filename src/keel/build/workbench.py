@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from typing import TypeVar
 
-from keel.build.rewards import function_scorer, model_scorer
+from keel.build.rewards import function_scorer, model_scorer, service_scorer
 from keel.build.shelf import Shelf
 from keel.config.data import DataConfig, LongPrompts
 from keel.config.recipe import Recipe
@@ -177,6 +177,8 @@ class Workbench:
     def _reward(self, source: RewardSource, renderer: Renderer) -> Scorer:
         if source.function is not None:
             return function_scorer(source, self._warn, self.closing)
+        if source.service is not None:
+            return service_scorer(source, self.closing)
         assert source.model is not None
         return model_scorer(
             source,

@@ -12,6 +12,7 @@ from keel.config.estimators import ESTIMATORS, Estimator
 from keel.config.kl import KLConfig
 from keel.config.rewards import Rewards, RewardSource
 from keel.config.sampling import RLSamplingConfig
+from keel.config.servers import ServersConfig
 from keel.config.shaping import ShapingConfig
 from keel.config.training import OptimConfig
 
@@ -86,7 +87,10 @@ class UpdateConfig(OptimConfig):
     value_coef: float = Field(0.5, ge=0)
     entropy_coef: float = Field(0.0, ge=0)
     importance_cap: float = Field(
-        2.0, ge=1, description="largest weight of a token that the sampler drew in another precision than the learner's"
+        2.0,
+        ge=1,
+        description="largest weight of a token that the sampler drew in another precision than the learner's, or that "
+        "a server drew",
     )
     stop_at_kl: float | None = Field(
         None, gt=0, description="no further epoch once the approximate KL to the old policy passes it"
@@ -157,6 +161,9 @@ class PPOConfig(Config):
     policy: str | None = Field(None, description="where the policy starts; the supervised stage's model unless given")
     reference: str | None = Field(None, description="the leash's anchor; the policy's start unless given")
     sampling: RLSamplingConfig = RLSamplingConfig()
+    servers: ServersConfig | None = Field(
+        None, description="inference servers that sample; the trainer does unless given"
+    )
     reward: Rewards = (RewardSource(model="reward"),)
     shaping: ShapingConfig = ShapingConfig()
     critic: Literal["head", "network", "none"] = Field(
@@ -210,6 +217,8 @@ class PPOConfig(Config):
                 "the coefficient could fall below 0"
             )
         self._lengths_and_limits_fit()
+        if self.servers is not None:
+            refuse_without_effect(self.sampling, "batch", because="with ppo.servers, which batch by themselves")
         if self.update.loss == "dpo":
             self._pairs_fit()
         else:

@@ -1,25 +1,36 @@
-"""What scores responses: reward models and Python functions, in ppo and in evaluate."""
+"""What scores responses: reward models, Python functions and services, in ppo and in evaluate."""
 
 from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, Field, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
 from keel.config.base import Config, Function, refuse_without_effect
+from keel.config.servers import Urls
 
+SERVICE_TIMEOUT = 60.0
 OWN_WAYS = ("auto", "pair", "text")  # templates that are no files
 
 
 class RewardSource(Config):
-    """One term of the score: a reward model (`reward`, a path or a hub name) or a Python function."""
+    """One term of the score: a reward model (`reward`, a path or a hub name), a Python function, or a service."""
 
     model: str | None = None
     function: Function | None = Field(
         None, description="module:function(prompts, responses, rows) -> list of float or None"
     )
+    service: Annotated[Urls, BeforeValidator(lambda value: (value,) if isinstance(value, str) else value)] | None = (
+        Field(
+            None,
+            description="the root of a server that answers POST /v1/score, or of several that stand in for each other",
+        )
+    )
+    token_env: str | None = Field(None, description="service: the environment variable that holds its token")
     name: str | None = Field(
-        None, pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", description="in the logs; the model's or function's unless given"
+        None,
+        pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$",
+        description="in the logs; the model's or function's unless given; a service needs one",
     )
     weight: float = 1.0
     combine: Literal["mean", "min", "uncertainty"] | None = Field(
@@ -30,24 +41,37 @@ class RewardSource(Config):
     max_tokens: int | None = Field(None, gt=0, description="model: what it reads at most; its own limit unless given")
     template: str = Field("auto", description="model: what it reads is written by auto, pair, text, or a template file")
     workers: int | None = Field(None, gt=0, description="function: processes; in Keel's own process unless given")
-    timeout: float | None = Field(None, gt=0, description="function in workers: seconds a response may take")
+    timeout: float | None = Field(
+        None,
+        gt=0,
+        description="function in workers: seconds a response may take; service: seconds without a word, "
+        f"{SERVICE_TIMEOUT:g} unless given",
+    )
     on_error: Literal["stop", "none"] = Field(
         "stop", description="function in workers: end the run, or count a failed response as no opinion"
     )
 
     @model_validator(mode="after")
     def _one_source(self) -> RewardSource:
-        if (self.model is None) == (self.function is None):
-            raise ValueError("a reward is either `model:` or `function:`")
-        if self.model is None:
-            refuse_without_effect(self, "label", "max_tokens", "template", "combine", because="on a function")
-        else:
-            refuse_without_effect(self, "workers", "timeout", "on_error", because="on a model")
+        kinds = [kind for kind in ("model", "function", "service") if getattr(self, kind) is not None]
+        if len(kinds) != 1:
+            raise ValueError("a reward is either `model:` or `function:` or `service:`")
+        (kind,) = kinds
+        if kind != "model":
+            refuse_without_effect(self, "label", "max_tokens", "template", "combine", because=f"on a {kind}")
+        if kind != "function":
+            refuse_without_effect(self, "workers", "on_error", because=f"on a {kind}")
+        if kind != "service":
+            refuse_without_effect(self, "token_env", because=f"on a {kind}")
+        elif self.name is None:
+            raise ValueError("a service needs a `name:`, under which it is logged")
+        if kind == "model":
+            refuse_without_effect(self, "timeout", because="on a model")
         if (self.combine == "uncertainty") != (self.uncertainty_coef is not None):
             raise ValueError("uncertainty_coef belongs to `combine: uncertainty`, which needs it; others have none")
         if self.combine is not None and self.label is not None:
             raise ValueError("combine takes all members of an ensemble and label one of them: give one of the two")
-        if self.workers is None:
+        if kind == "function" and self.workers is None:
             because = "without workers, since what runs in Keel's own process cannot be ended (`workers: 1` can)"
             refuse_without_effect(self, "timeout", "on_error", because=because)
         return self
@@ -62,7 +86,7 @@ class RewardSource(Config):
 
 def _told_apart(sources: tuple[RewardSource, ...]) -> tuple[RewardSource, ...]:
     if not sources:
-        raise ValueError("it is empty: give at least one reward model or function")
+        raise ValueError("it is empty: give at least one reward model, function or service")
     names = [source.logged_as for source in sources]
     if len(set(names)) != len(names):
         raise ValueError(

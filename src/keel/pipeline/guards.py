@@ -7,7 +7,9 @@ from collections.abc import Callable
 
 from torch import Tensor
 
+from keel.config.servers import ServersConfig
 from keel.errors import UserError
+from keel.pipeline.measures import sampler_gap
 from keel.records import Rollout
 from keel.tally import Tally
 
@@ -29,8 +31,7 @@ def require_unit_ratio(
         gaps = [seen.extremes["ppo/policy/ratio_gap"]]
     else:
         learner = seen.means()["ppo/policy/approxkl"]  # r - 1 - log r, about log(r)^2 / 2
-        sampler = (rollout.logprobs - rollout.sampler_logprobs)[rollout.response_mask].square().mean()
-        gaps = [math.sqrt(abs(2 * learner)), math.sqrt(sampler)]
+        gaps = [math.sqrt(abs(2 * learner)), sampler_gap(rollout)]
     beyond = [gap for gap in gaps if not gap <= tolerance]  # NaN too
     if not beyond:
         return
@@ -38,6 +39,21 @@ def require_unit_ratio(
         f"ppo: before any update the ratio pi/pi_old is off by {beyond[0]:.3g} (at most {tolerance:g} is rounding): "
         f"the sampler and the learner do not compute the same probabilities. {explain(rollout)}"
     )
+
+
+def require_near_servers(rollout: Rollout, servers: ServersConfig | None, explain: Callable[[Rollout], str]) -> None:
+    """What inference servers drew must be nearly the trainer's own: the importance weights mend no more than that.
+
+    Raises UserError with the cause that fits.
+    """
+    if servers is None:
+        return
+    gap = sampler_gap(rollout)
+    if not gap <= servers.max_logprob_gap:  # NaN too
+        raise UserError(
+            f"ppo: the servers' log-probabilities differ from the trainer's by {gap:.3g} (root mean square a token; "
+            f"ppo.servers.max_logprob_gap is {servers.max_logprob_gap:g}). {explain(rollout)}"
+        )
 
 
 def watch_kl_sign(metrics: dict[str, float], streak: int, warn: Callable[[str], None]) -> int:

@@ -88,6 +88,7 @@ def rollout_metrics(rollout: Rollout, rewards: Tensor, returns: Tensor | None) -
     if rollout.sampler_logprobs is not None:
         gap = (torch.where(mask, rollout.logprobs - rollout.sampler_logprobs, 0.0).exp() - 1).abs()
         metrics["ppo/policy/sampler_gap"] = float(masked_mean(gap, mask))
+        metrics["ppo/policy/sampler_gap_rms"] = sampler_gap(rollout)
     if int(rollout.group.bincount().max()) > 1:
         metrics["objective/groups_alike"] = share_alike(rollout.scores.total, rollout.group)
     for kind, rows in kind_rows(rollout.samples.prompts).items():
@@ -101,6 +102,14 @@ def rollout_metrics(rollout: Rollout, rewards: Tensor, returns: Tensor | None) -
     for name, members in rollout.scores.members.items():
         metrics[f"reward/{name}/disagreement"] = float(disagreement(members).mean())
     return metrics
+
+
+def sampler_gap(rollout: Rollout) -> float:
+    """Root mean square difference of a token's log-probability, learner against sampler; 0 where they are one."""
+    if rollout.sampler_logprobs is None:
+        return 0.0
+    gaps = (rollout.logprobs - rollout.sampler_logprobs)[rollout.response_mask]
+    return float(gaps.square().mean().sqrt())
 
 
 def share_alike(scores: Tensor, group: Tensor) -> float:

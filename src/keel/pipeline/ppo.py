@@ -18,7 +18,14 @@ from keel.errors import UserError
 from keel.functional.masked import whiten
 from keel.functional.policy import importance_weights
 from keel.pipeline.credit import baseline, estimate_advantages, label_pairs, leash_in_loss, shape
-from keel.pipeline.guards import RATIO_TOLERANCE, require_ends, require_unit_ratio, watch_kl_sign, watch_variation
+from keel.pipeline.guards import (
+    RATIO_TOLERANCE,
+    require_ends,
+    require_near_servers,
+    require_unit_ratio,
+    watch_kl_sign,
+    watch_variation,
+)
 from keel.pipeline.heldout import HeldOut
 from keel.pipeline.measures import rollout_metrics
 from keel.pipeline.ppo_state import PPOState, planned_coef
@@ -62,6 +69,7 @@ def train_ppo(
         batch, key = _next_prompts(prompts, mixture, config, state.iteration, draws)
         rollout = collect_rollout(engines.actors, batch, config.sampling, key, per_prompt=config.per_prompt)
         sampled = time.perf_counter()
+        require_near_servers(rollout, config.servers, engines.explain_ratio)
         require_ends(rollout.samples.ended, config.max_truncated, config.sampling.max_new_tokens)
         state = state.seeing(rollout.scores.total, config)
         rewards = shape(rollout, state.kl_coef, state.score_scale, config)

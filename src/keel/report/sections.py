@@ -183,7 +183,7 @@ def _share(run: RunView) -> str:
 def _rewards(run: RunView) -> str:
     parts = []
     for reward in dig(run.recipe, "ppo", "reward") or []:
-        name = source(reward.get("function") or reward.get("model") or "") or "a reward"
+        name = source(reward.get("function") or reward.get("model") or reward.get("name") or "") or "a reward"
         weight = known(reward.get("weight"))
         parts.append(name if weight in (None, 1.0) else f"{weight:g} × {name}")
     return " + ".join(parts) or ABSENT

@@ -54,10 +54,8 @@ def judge_name(run: RunView) -> str:
     trained_on, judges = (dig(run.recipe, stage, "reward") for stage in ("ppo", "evaluate"))
     if judged_stage(run) == "direct" or (judges is not None and judges != trained_on):
         return "a reward that it was not trained on (the true utility is not known)"
-    kinds = {kind for reward in trained_on or [] for kind in ("model", "function") if reward.get(kind)}
-    name = {frozenset({"model"}): "reward model", frozenset({"function"}): "reward function"}.get(
-        frozenset(kinds), "rewards"
-    )
+    kinds = {kind for reward in trained_on or [] for kind in ("model", "function", "service") if reward.get(kind)}
+    name = f"reward {kinds.pop()}" if len(kinds) == 1 else "rewards"
     return f"the {name} that it was trained on (the true utility is not known)"
 
 
