@@ -7,16 +7,19 @@ STAMP := $(VENV)/.stamp
 PIP := $(VENV)/bin/python -m pip --disable-pip-version-check -qq
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check bench clean
+.PHONY: help demo test test-servers check bench clean
 
 help: ## list these targets
-	@sed -n 's/^\([a-z-]*\):.*## /\1|/p' $(MAKEFILE_LIST) | awk -F'|' '{ printf "make %-7s %s\n", $$1, $$2 }'
+	@sed -n 's/^\([a-z-]*\):.*## /\1|/p' $(MAKEFILE_LIST) | awk -F'|' '{ printf "make %-12s %s\n", $$1, $$2 }'
 
 demo: $(STAMP) ## align a small model with two opposite tastes and write a report
 	@$(VENV)/bin/keel demo $(ARGS)
 
 test: $(STAMP) ## run the tests (ARGS="-k ppo" chooses some)
 	@OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest -n 2 -q $(ARGS)
+
+test-servers: $(STAMP) ## sampling on a real vLLM, in an environment of its own: some minutes, and some more once
+	@OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest -q -s -m servers tests/servers $(ARGS)
 
 check: $(STAMP) ## lint, format, types and import contracts
 	@$(VENV)/bin/ruff check .
