@@ -41,7 +41,7 @@ def pool_of(
 ) -> Iterator[tuple[ServerPool, list[FakeServer]]]:
     with ExitStack() as stack:
         fakes = [stack.enter_context(FakeServer(answer)) for answer in answers]
-        servers = [Server(fake.url, timeout=timeout, connections=max_in_flight) for fake in fakes]
+        servers = [Server(fake.url, timeout=timeout, connections=32) for fake in fakes]
         pool = ServerPool(servers, max_in_flight=max_in_flight, retries=retries, bring=bring, first_rest=0.02)
         stack.callback(pool.close)
         yield pool, fakes
@@ -79,6 +79,31 @@ def test_the_server_with_the_fewest_in_flight_is_asked() -> None:
         assert pool.map(calls(11), said) == list(range(11))
         assert slow.most_at_once <= 2
         assert len(fast.asked) >= 9  # the slow one took its two and no more until it answered
+
+
+def test_what_is_in_flight_is_spread_evenly() -> None:
+    def slowly(asked: Asked) -> Reply:
+        return Reply(echo(asked).body, after=0.2)
+
+    with pool_of(slowly, slowly) as (pool, (one, other)):
+        pool.map(calls(4), said)
+        assert (len(one.asked), len(other.asked)) == (2, 2)
+
+
+def test_after_a_failure_one_request_goes_ahead_of_the_others() -> None:
+    arrived: list[int] = []
+
+    def recovering(asked: Asked) -> Reply:
+        if asked.number < 4:
+            return Reply(status=500, after=0.05)  # the four that are in flight together
+        if asked.number == 4:
+            time.sleep(0.1)
+            arrived.append(len(fake.asked))
+        return echo(asked)
+
+    with pool_of(recovering) as (pool, (fake,)):
+        assert pool.map(calls(8), said) == list(range(8))
+        assert arrived == [5]
 
 
 @pytest.mark.parametrize(
@@ -119,10 +144,14 @@ def test_a_server_that_dies_leaves_its_requests_to_the_others() -> None:
     def dying(asked: Asked) -> Reply:
         return Reply(echo(asked).body, after=0.02, die=asked.number == 5)
 
-    with pool_of(dying, echo, retries=1) as (pool, (dead, alive)):
+    def slowly(asked: Asked) -> Reply:
+        return Reply(echo(asked).body, after=0.02)
+
+    with pool_of(dying, slowly, retries=1) as (pool, (dead, alive)):
         assert pool.map(calls(40), said) == list(range(40))
         again = {asked.id for asked in dead.asked} & {asked.id for asked in alive.asked}
         assert again  # what it had in flight
+        assert alive.most_at_once <= 4  # which is no more than it had before
         assert pool.map(calls(3), said) == [0, 1, 2]  # and the next batch does without it
         assert len({asked.id for asked in alive.asked}) >= 34
 
