@@ -22,7 +22,7 @@ from tests.remote.fake import Asked, FakeServer, Reply
 from tests.remote.policy import ServedPolicy
 from tests.worlds import save_tiny_lm, tiny_codec, tiny_lm
 
-ITERATIONS, BATCH, TOKENS, HELD_OUT = 2, 8, 6, 4
+ITERATIONS, BATCH, TOKENS, HELD_OUT = 2, 8, 5, 3
 PPO: dict[str, Any] = {
     "iterations": ITERATIONS,
     "rollout_batch": BATCH,

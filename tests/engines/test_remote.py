@@ -39,14 +39,14 @@ def renderer() -> Renderer:
 
 
 def sampling(**changes: Any) -> SamplingConfig:
-    return SamplingConfig(**{"max_new_tokens": 8, "temperature": 0.7, **changes})
+    return SamplingConfig(**{"max_new_tokens": 6, "temperature": 0.7, **changes})
 
 
 def keels_uniforms(count: int, key: DrawKey = KEY) -> dict[int, list[float]]:
     """What Keel's own sampler draws with, by the seeds that the servers are sent."""
     draws = key.draws
     samples = range(key.first_sample, key.first_sample + count)
-    rows = draws.uniforms(key.purpose, iteration=key.iteration, samples=samples, length=8)
+    rows = draws.uniforms(key.purpose, iteration=key.iteration, samples=samples, length=6)
     seeds = [draws.integer(key.purpose, iteration=key.iteration, sample=sample) for sample in samples]
     return dict(zip(seeds, rows.tolist(), strict=True))
 
@@ -120,7 +120,14 @@ def test_stop_strings_end_responses_as_in_process(tmp_path: Path) -> None:
     expected = CachedSampler(policy, renderer()).sample(prompts, config, KEY)
     assert responses(found) == responses(expected)
     assert found.texts == expected.texts
-    assert any(not set(row) & set(ENDS) and len(row) < 8 for row in responses(found))
+    assert any(not set(row) & set(ENDS) and len(row) < 6 for row in responses(found))
+
+
+@pytest.fixture(scope="module")
+def calm(tmp_path_factory: pytest.TempPathFactory) -> list[list[int]]:
+    """What one server without a fault draws for twice the lengths."""
+    with remote(tmp_path_factory.mktemp("calm"), served()) as (sampler, _, _):
+        return responses(sampler.sample(items(LENGTHS * 2), sampling(), KEY))
 
 
 @pytest.mark.parametrize(
@@ -128,37 +135,34 @@ def test_stop_strings_end_responses_as_in_process(tmp_path: Path) -> None:
     [Reply(status=500), Reply(status=429, headers={"Retry-After": "0.05"}), Reply(cut=True), Reply(after=0.5)],
     ids=["500", "429", "cut", "timeout"],
 )
-def test_faults_change_no_response_and_nothing_is_drawn_twice(tmp_path: Path, fault: Reply) -> None:
-    prompts = items(LENGTHS)
-    with remote(tmp_path / "calm", served()) as (sampler, _, _):
-        expected = sampler.sample(prompts, sampling(), KEY)
-    policy = served()
+def test_faults_change_no_response_and_nothing_is_drawn_twice(
+    tmp_path: Path, calm: list[list[int]], fault: Reply
+) -> None:
+    prompts, policy = items(LENGTHS), served()
     answer = with_fault(policy, {2: fault, 5: fault})
     with remote(tmp_path, answer, timeout=0.3, max_in_flight=2) as (sampler, (fake,), _):
         found = sampler.sample(prompts, sampling(), KEY)
         sent = [asked.id for asked in fake.asked if asked.path == "/v1/completions"]
-    assert responses(found) == responses(expected)
-    assert found.logprobs is not None
-    assert expected.logprobs is not None
-    torch.testing.assert_close(found.logprobs, expected.logprobs, rtol=0, atol=1e-6)
+    assert responses(found) == calm[: len(prompts)]
+    require_exact(found, tiny_policy().backbone, 0.7)
     assert len(set(sent)) == len(prompts) == len(policy.computed)
     assert len(prompts) < len(sent) <= len(prompts) + 4
     assert set(policy.computed.values()) == {1}
     assert fake.most_at_once <= (4 if fault.after else 2)  # it goes on with what nobody waits for any more
 
 
-def test_a_server_that_dies_in_the_batch_leaves_its_requests_to_the_other(tmp_path: Path) -> None:
+def test_a_server_that_dies_in_the_batch_leaves_its_requests_to_the_other(
+    tmp_path: Path, calm: list[list[int]]
+) -> None:
     prompts = items(LENGTHS * 2)
-    with remote(tmp_path / "calm", served()) as (sampler, _, _):
-        expected = sampler.sample(prompts, sampling(), KEY)
     dying = with_fault(served(), {4: Reply(die=True)})
     with remote(tmp_path, dying, served(), max_in_flight=2) as (sampler, (dead, _), trained):
         found = sampler.sample(prompts, sampling(), KEY)
         assert dead.dead
-        assert responses(found) == responses(expected)
+        assert responses(found) == calm
         require_exact(found, trained.policy.backbone, 0.7)
         trained.steps += 1  # the dead one misses an update; the next rollout does without it
-        assert len(sampler.sample(prompts, sampling(), KEY).texts) == len(prompts)
+        assert len(sampler.sample(prompts[:3], sampling(), KEY).texts) == 3
 
 
 def test_without_a_server_one_sentence_names_them_and_the_last_error(tmp_path: Path) -> None:
@@ -208,7 +212,7 @@ def test_a_server_that_was_started_anew_gets_the_weights_again(tmp_path: Path) -
         ({"token_ids": None}, "no token_ids"),
         ({"logprobs": None}, "no log-probabilities"),
         ({"token_ids": [4, 299, 300], "logprobs": {"token_logprobs": [-1, -1, -1]}}, "beyond the policy's vocabulary"),
-        ({"token_ids": [299] * 9, "logprobs": {"token_logprobs": [-1.0] * 9}}, "9 tokens where at most 8"),
+        ({"token_ids": [299] * 7, "logprobs": {"token_logprobs": [-1.0] * 7}}, "7 tokens where at most 6"),
         ({"token_ids": [299], "logprobs": {"token_logprobs": [-1.0]}}, "neither ends nor is at the limit"),
         ({"token_ids": [0], "logprobs": {"token_logprobs": [math.nan]}}, "nan is no log-probability"),
         ({"token_ids": [0], "logprobs": {"token_logprobs": [1.0]}}, "1.0 is no log-probability"),

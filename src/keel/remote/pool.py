@@ -20,6 +20,7 @@ from keel.remote.server import Busy, Call, Failed, Server, Stale
 
 T = TypeVar("T")
 _LONGEST_REST = 30.0  # seconds
+_MOMENT = 1.0  # seconds
 
 
 @dataclass
@@ -75,6 +76,7 @@ class ServerPool:
         self._bring = bring
         self._first_rest = first_rest
         self._changed = threading.Condition()
+        self._threads: list[threading.Thread] = []
 
     def map(self, calls: Sequence[Call], read: Callable[[Server, int, Any], T]) -> list[T]:
         """What `read` makes of the answer to each call, given its server and number, in the calls' order.
@@ -83,9 +85,11 @@ class ServerPool:
         a request cannot be answered or no server is left.
         """
         batch = _Batch(list(calls), read, deque(range(len(calls))))
-        threads = min(len(calls), len(self.servers) * self._max_in_flight)
-        for _ in range(threads):  # daemons: a request that hangs keeps no process from its end
-            threading.Thread(target=self._work, args=(batch,), daemon=True).start()
+        count = min(len(calls), len(self.servers) * self._max_in_flight)
+        # daemons: a request that hangs keeps no process from its end
+        self._threads = [threading.Thread(target=self._work, args=(batch,), daemon=True) for _ in range(count)]
+        for thread in self._threads:
+            thread.start()
         try:
             with self._changed:
                 while not batch.over:
@@ -102,7 +106,10 @@ class ServerPool:
         self._standings[self.servers.index(server)].version = self.version
 
     def close(self) -> None:
-        """Close all connections."""
+        """Close all connections, after a moment for what a batch that was given up still has in flight."""
+        until = time.monotonic() + _MOMENT
+        for thread in self._threads:
+            thread.join(max(0.0, until - time.monotonic()))
         for server in self.servers:
             server.close()
 
