@@ -24,6 +24,7 @@ _HOMES = {
     "keel.config.reward": ("RewardConfig",),
     "keel.config.rewards": ("RewardSource",),
     "keel.config.sampling": ("RLSamplingConfig", "SamplingConfig"),
+    "keel.config.servers": ("ServersConfig",),
     "keel.config.sft": ("SFTConfig",),
     "keel.config.shaping": ("ShapingConfig",),
     "keel.errors": ("UserError",),

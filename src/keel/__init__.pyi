@@ -21,6 +21,7 @@ from keel.config.reward import RewardConfig as RewardConfig
 from keel.config.rewards import RewardSource as RewardSource
 from keel.config.sampling import RLSamplingConfig as RLSamplingConfig
 from keel.config.sampling import SamplingConfig as SamplingConfig
+from keel.config.servers import ServersConfig as ServersConfig
 from keel.config.sft import SFTConfig as SFTConfig
 from keel.config.shaping import ShapingConfig as ShapingConfig
 from keel.errors import UserError as UserError

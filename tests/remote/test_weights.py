@@ -78,3 +78,11 @@ def test_a_server_that_takes_no_weights_is_to_be_started_otherwise(kind: ServerK
         with pytest.raises(UserError, match=rf"{fake.url} refuses POST .*HTTP 404.*{hint}"):
             load_on(server, kind, Path("/w"), "1")
         server.close()
+
+
+def test_weights_that_a_server_refuses_are_told_in_its_own_words() -> None:
+    with FakeServer(lambda asked: Reply({"error": {"message": "another architecture"}}, status=400)) as fake:
+        server = Server(fake.url)
+        with pytest.raises(UserError, match=r"\(HTTP 400: another architecture\)$"):
+            load_on(server, "keel", Path("/w"), "1")
+        server.close()

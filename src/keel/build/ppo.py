@@ -46,11 +46,14 @@ def run_ppo(bench: Workbench) -> dict[str, Any]:
     temperature = config.sampling.temperature
     reference = bench.models.frozen_policy(reference_source, "reference")
     prompts = bench.items(renderer, loaded.train, room)
+    items = bench.items(renderer, bench.some(held_out, config.evaluate.count), room)
     exact = bench.models.precision == torch.float32 and config.servers is None
     actors = Actors(
         sampler=bench.sampler(policy, renderer)
         if config.servers is None
-        else remote_sampler(bench, config.servers, policy, renderer, lambda: f"step-{learner.steps}", prompts),
+        else remote_sampler(
+            bench, config.servers, policy, renderer, lambda: f"step-{learner.steps}", [*prompts, *items]
+        ),
         # in the same batches as the reference: what bfloat16 rounds off is then the same, and no part of the KL
         policy=PolicyScorer(policy, temperature=temperature, token_budget=SCORING_TOKENS),
         reference=PolicyScorer(reference, temperature=temperature, token_budget=SCORING_TOKENS),
@@ -84,7 +87,6 @@ def run_ppo(bench: Workbench) -> dict[str, Any]:
     )
     _note_where_grpo_goes(bench, config)
     bench.say_models()
-    items = bench.items(renderer, bench.some(held_out, config.evaluate.count), room)
     return bench.lead(
         lambda: train_ppo(
             config,

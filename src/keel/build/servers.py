@@ -28,7 +28,7 @@ def remote_sampler(
     version: Callable[[], str],
     prompts: Sequence[PromptItem],
 ) -> RemoteSampler:
-    """The servers as the sampler of the policy that trains, each of them checked on a few of `prompts`.
+    """The servers as the sampler of the policy that trains, each of them checked on a few of all `prompts`.
 
     `version` names the policy's weights as they are now.
     """

@@ -12,6 +12,7 @@ from keel.remote.server import Call, Failed, Refused, Server
 from keel.runs import files
 
 _KEPT = 2
+_NOT_THERE = (403, 404, 405)  # how a server says that it takes no weights
 
 
 class WeightsFolder:
@@ -55,6 +56,8 @@ def load_on(server: Server, kind: ServerKind, folder: Path, version: str) -> Non
     try:
         _LOADERS[kind](server, str(folder), version)
     except Refused as refusal:
+        if refusal.status not in _NOT_THERE:
+            raise
         raise UserError(f"{refusal}; {_STARTED[kind]}") from None
 
 
