@@ -55,6 +55,8 @@ def test_a_service_is_one_address_or_several() -> None:
     source = reward(service=[URL, "http://b"], name="judge", timeout=5, token_env="TOKEN")
     assert source.service == (URL, "http://b")
     assert source.logged_as == "judge"
+    schema = RewardSource.model_json_schema()["properties"]["service"]["anyOf"]
+    assert [one["type"] for one in schema] == ["string", "array", "null"]
 
 
 @pytest.mark.parametrize(

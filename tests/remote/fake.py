@@ -51,6 +51,7 @@ class FakeServer:
         self.asked: list[Asked] = []
         self.most_at_once = 0
         self.dead = False
+        self.greeted = 0  # times that it was asked for its health, which it says while it is not dead
         self._at_once = 0
         self._lock = threading.Lock()
         fake = self
@@ -84,6 +85,10 @@ class FakeServer:
         return [one.path for one in self.asked]
 
     def handle(self, handler: BaseHTTPRequestHandler, body: Any) -> None:
+        if handler.path == "/health":
+            self.greeted += 1
+            self._send(handler, Reply(die=self.dead))
+            return
         token = handler.headers.get("Authorization")
         with self._lock:
             asked = Asked(len(self.asked), handler.path, body, handler.headers.get("X-Request-Id"), token)
@@ -97,7 +102,11 @@ class FakeServer:
             with self._lock:
                 self._at_once -= 1
         self.dead = self.dead or reply.die
-        if self.dead:
+        self._send(handler, Reply(die=True) if self.dead else reply)
+
+    @staticmethod
+    def _send(handler: BaseHTTPRequestHandler, reply: Reply) -> None:
+        if reply.die:
             handler.close_connection = True
             handler.connection.shutdown(socket.SHUT_RDWR)
             return

@@ -152,7 +152,11 @@ def test_a_server_that_dies_leaves_its_requests_to_the_others() -> None:
         again = {asked.id for asked in dead.asked} & {asked.id for asked in alive.asked}
         assert again  # what it had in flight
         assert alive.most_at_once <= 4  # which is no more than it had before
+        asked = len(dead.asked)
+        time.sleep(0.2)  # its rest is over
         assert pool.map(calls(3), said) == [0, 1, 2]  # and the next batch does without it
+        assert len(dead.asked) == asked  # it is greeted first
+        assert dead.greeted > 0
         assert len({asked.id for asked in alive.asked}) >= 34
 
 

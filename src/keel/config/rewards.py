@@ -11,6 +11,18 @@ from keel.config.servers import Urls
 
 SERVICE_TIMEOUT = 60.0
 OWN_WAYS = ("auto", "pair", "text")  # templates that are no files
+_OF_MODELS = ("label", "max_tokens", "template", "combine")
+_UNREAD = {  # by what the reward is
+    "model": ("workers", "timeout", "on_error", "token_env"),
+    "function": (*_OF_MODELS, "token_env"),
+    "service": (*_OF_MODELS, "workers", "on_error"),
+}
+OneOrMore = Annotated[
+    Urls,
+    BeforeValidator(
+        lambda value: (value,) if isinstance(value, str) else value, json_schema_input_type=str | tuple[str, ...]
+    ),
+]
 
 
 class RewardSource(Config):
@@ -20,11 +32,8 @@ class RewardSource(Config):
     function: Function | None = Field(
         None, description="module:function(prompts, responses, rows) -> list of float or None"
     )
-    service: Annotated[Urls, BeforeValidator(lambda value: (value,) if isinstance(value, str) else value)] | None = (
-        Field(
-            None,
-            description="the root of a server that answers POST /v1/score, or of several that stand in for each other",
-        )
+    service: OneOrMore | None = Field(
+        None, description="the root of a server that answers POST /v1/score, or of several that stand in for each other"
     )
     token_env: str | None = Field(None, description="service: the environment variable that holds its token")
     name: str | None = Field(
@@ -57,16 +66,9 @@ class RewardSource(Config):
         if len(kinds) != 1:
             raise ValueError("a reward is either `model:` or `function:` or `service:`")
         (kind,) = kinds
-        if kind != "model":
-            refuse_without_effect(self, "label", "max_tokens", "template", "combine", because=f"on a {kind}")
-        if kind != "function":
-            refuse_without_effect(self, "workers", "on_error", because=f"on a {kind}")
-        if kind != "service":
-            refuse_without_effect(self, "token_env", because=f"on a {kind}")
-        elif self.name is None:
+        refuse_without_effect(self, *_UNREAD[kind], because=f"on a {kind}")
+        if kind == "service" and self.name is None:
             raise ValueError("a service needs a `name:`, under which it is logged")
-        if kind == "model":
-            refuse_without_effect(self, "timeout", because="on a model")
         if (self.combine == "uncertainty") != (self.uncertainty_coef is not None):
             raise ValueError("uncertainty_coef belongs to `combine: uncertainty`, which needs it; others have none")
         if self.combine is not None and self.label is not None:

@@ -155,6 +155,8 @@ class ServerPool:
         return self._bring is None or standing.version == self.version
 
     def _make_fit(self, standing: _Standing) -> None:
+        if standing.failures:
+            standing.server.require_alive()
         if self._bring is None or self._fits(standing):
             return
         assert self.version is not None, "a pool that brings something to its servers is told what"

@@ -74,16 +74,25 @@ class Server:
         """
         return self._send("POST", call.path, json=dict(call.body), headers={"X-Request-Id": call.id})
 
+    def require_alive(self) -> None:
+        """Raises Failed where it does not say within seconds that it is up: a request might hang much longer."""
+        response = self._request("GET", "/health", timeout=min(_CONNECT, self.timeout))
+        if response.status_code >= 500:  # another server than ours may have no such path
+            raise Failed(f"HTTP {response.status_code}: {_said(response)}")
+
     def close(self) -> None:
         self._client.close()
 
-    def _send(self, method: str, path: str, **content: Any) -> Any:
+    def _request(self, method: str, path: str, **content: Any) -> httpx2.Response:
         try:
-            response = self._client.request(method, path, **content)
+            return self._client.request(method, path, **content)
         except httpx2.TimeoutException as error:
-            raise Failed(f"no answer in time ({type(error).__name__}; timeout {self.timeout:g} s)") from None
+            raise Failed(f"no answer in time ({type(error).__name__})") from None
         except httpx2.RequestError as error:
             raise Failed(f"{type(error).__name__}: {first_line(error)}") from None
+
+    def _send(self, method: str, path: str, **content: Any) -> Any:
+        response = self._request(method, path, **content)
         rest = _retry_after(response.headers.get("Retry-After"), self.timeout)
         if response.status_code == 429 or (response.status_code == 503 and rest is not None):
             raise Busy(1.0 if rest is None else rest)
