@@ -103,9 +103,13 @@ def test_bfloat16(alone: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize("objective", ["ordinal", "accept"])
 def test_what_trains_beside_a_model(tmp_path: Path, objective: str) -> None:
     """Thresholds are read outside of the model's forward."""
-    kind = {"ordinal": ("rating", [1, 2, 3, 4, 5]), "accept": ("accepted", [True, False])}[objective]
+    kinds: dict[str, tuple[str, list[Any]]] = {
+        "ordinal": ("rating", [1, 2, 3, 4, 5]),
+        "accept": ("accepted", [True, False]),
+    }
+    key, values = kinds[objective]
     data = tmp_path / "judged.jsonl"
-    rows = [{"prompt": f"say {n}", "response": "yes " * (n % 7 + 1), kind[0]: kind[1][n % len(kind[1])]} for n in range(80)]
+    rows = [{"prompt": f"say {n}", "response": "yes " * (n % 7 + 1), key: values[n % len(values)]} for n in range(80)]
     data.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
     recipe = tiny_recipe(
         ["direct=null", "evaluate=null", "collect=null", "ppo=null", f"reward.objective={objective}", f"reward.data={data}"]

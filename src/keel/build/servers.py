@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from keel.build.shelf import by_the_leader
 from keel.build.workbench import SCORING_TOKENS, Workbench
 from keel.config.servers import ServersConfig
+from keel.dist.crew import lead
 from keel.engines.base import DrawKey
 from keel.engines.remote import RemoteSampler
 from keel.engines.scorers import PolicyScorer
@@ -42,15 +44,21 @@ def remote_sampler(
         config,
         renderer,
         vocabulary=vocabulary_size(policy.backbone),
-        weights=WeightsFolder(bench.stage.path / _FOLDER, write),
+        weights=WeightsFolder(bench.stage.path / _FOLDER, by_the_leader(policy, write)),
         version=version,
     )
     bench.closing.callback(sampler.close)
-    sampler.check(
-        prompts[:_LOOKED_AT],
-        recipe.sampling,
-        DrawKey(bench.draws, "servers", iteration=0),
-        context=max(len(prompt.tokens) for prompt in prompts) + recipe.sampling.max_new_tokens,
-        scorer=lambda temperature: PolicyScorer(policy, temperature=temperature, token_budget=SCORING_TOKENS),
+    scorers = {
+        temperature: PolicyScorer(policy, temperature=temperature, token_budget=SCORING_TOKENS)
+        for temperature in (recipe.sampling.temperature, 1.0)
+    }
+    lead(
+        lambda: sampler.check(
+            prompts[:_LOOKED_AT],
+            recipe.sampling,
+            DrawKey(bench.draws, "servers", iteration=0),
+            context=max(len(prompt.tokens) for prompt in prompts) + recipe.sampling.max_new_tokens,
+            scorer=scorers.__getitem__,
+        )
     )
     return sampler

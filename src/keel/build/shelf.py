@@ -121,7 +121,7 @@ class Shelf:
             tokenizer, ends = renderer.codec.hf, renderer.eos_ids
             save_policy(policy.backbone, tokenizer, folder, eos_ids=ends, adapter=policy.adapter)
 
-        return _by_the_leader(policy, export)
+        return by_the_leader(policy, export)
 
     def export_reward_model(
         self, model: RewardModel | RewardEnsemble, renderer: Renderer, source: str
@@ -145,7 +145,7 @@ class Shelf:
                 save_reward_model(self._whole(part, source), renderer.codec.hf, folder / name, scale=scale)
             _name_members(folder, names)
 
-        return _by_the_leader(model, export)
+        return by_the_leader(model, export)
 
     def _whole(self, model: RewardModel, source: str) -> RewardModel:
         """The model with its adapter merged into a copy of its base; itself where it has none."""
@@ -257,7 +257,7 @@ class Shelf:
         (folder / _ORIGIN).write_text(json.dumps(origin) + "\n", encoding="utf-8")
 
 
-def _by_the_leader(model: nn.Module, write: Callable[P, None]) -> Callable[P, None]:
+def by_the_leader(model: nn.Module, write: Callable[P, None]) -> Callable[P, None]:
     """Writes a model that all processes gather for it."""
 
     def export(*args: P.args, **kwargs: P.kwargs) -> None:

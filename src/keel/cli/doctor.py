@@ -48,7 +48,10 @@ def doctor(
         from keel.doctor.memory import check_memory
         from keel.doctor.recipe import check_recipe
 
-        findings += [*check_recipe(loaded, runs), *check_memory(loaded, runs, processes=processes)]
+        findings += [
+            *check_recipe(loaded, runs),
+            *check_memory(loaded, runs, processes=processes, shard=loaded.parallel.shard),
+        ]
     if as_json:
         typer.echo(json.dumps([dataclasses.asdict(finding) for finding in findings], indent=2, ensure_ascii=False))
     else:
