@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from keel.build.servers import remote_sampler
+from keel.build.servers import ppo_sampler
 from keel.build.workbench import SCORING_TOKENS, Workbench
 from keel.config.ppo import PPOConfig
 from keel.dist.crew import shared
@@ -47,13 +47,10 @@ def run_ppo(bench: Workbench) -> dict[str, Any]:
     reference = bench.models.frozen_policy(reference_source, "reference")
     prompts = bench.items(renderer, loaded.train, room)
     items = bench.items(renderer, bench.some(held_out, config.evaluate.count), room)
+    sampler, check_sampler = ppo_sampler(bench, policy, renderer, lambda: f"step-{learner.steps}", [*prompts, *items])
     exact = bench.models.precision == torch.float32 and config.servers is None
     actors = Actors(
-        sampler=bench.sampler(policy, renderer)
-        if config.servers is None
-        else remote_sampler(
-            bench, config.servers, policy, renderer, lambda: f"step-{learner.steps}", [*prompts, *items]
-        ),
+        sampler=sampler,
         # in the same batches as the reference: what bfloat16 rounds off is then the same, and no part of the KL
         policy=PolicyScorer(policy, temperature=temperature, token_budget=SCORING_TOKENS),
         reference=PolicyScorer(reference, temperature=temperature, token_budget=SCORING_TOKENS),
@@ -87,8 +84,10 @@ def run_ppo(bench: Workbench) -> dict[str, Any]:
     )
     _note_where_grpo_goes(bench, config)
     bench.say_models()
-    return bench.lead(
-        lambda: train_ppo(
+
+    def walk() -> dict[str, Any]:
+        check_sampler()
+        return train_ppo(
             config,
             engines,
             prompts,
@@ -98,7 +97,8 @@ def run_ppo(bench: Workbench) -> dict[str, Any]:
             draws=bench.draws,
             console=bench.console,
         )
-    )
+
+    return bench.lead(walk)
 
 
 def _note_where_grpo_goes(bench: Workbench, config: PPOConfig) -> None:

@@ -44,8 +44,9 @@ class WeightsFolder:
         return self.folder / version
 
     def discard(self) -> None:
-        """Remove all of it."""
-        shutil.rmtree(self.folder, ignore_errors=True)
+        """Remove all of it, if any of it is this one's."""
+        if self._versions:
+            shutil.rmtree(self.folder, ignore_errors=True)
 
 
 def load_on(server: Server, kind: ServerKind, folder: Path, version: str) -> None:
