@@ -33,6 +33,7 @@ def test_the_recipe_shown_is_a_recipe() -> None:
         "judge",
         "my_rules.no_repetition",
         "keel.rewards.number_match",
+        "jury",
     ]
 
 
