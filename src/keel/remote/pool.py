@@ -20,7 +20,7 @@ from keel.remote.server import Busy, Call, Failed, Server, Stale
 
 T = TypeVar("T")
 _LONGEST_REST = 30.0  # seconds
-_MOMENT = 1.0  # seconds
+_MOMENT = 5.0  # seconds
 
 
 @dataclass
