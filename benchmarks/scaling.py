@@ -2,7 +2,7 @@
 
 The models of `benchmarks.ppo` (critic on the backbone, a separate reward model), one thread a process. Strong: 64
 responses an iteration, whatever the number of processes; weak: 32 for each. `--hosts` puts one process each into two
-network namespaces (root and iproute2 are needed), joined by a link of `--rate` and `--delay`.
+network namespaces (root and iproute2 are needed), joined by a link that `--link` slows down.
 """
 
 from __future__ import annotations
@@ -65,14 +65,15 @@ def seconds(out: Path) -> dict[str, float]:
 
 
 def measure(
-    models: Models, vocab: int, batch: int, command: Sequence[Sequence[str]], variables: Any
+    models: Models, vocab: int, batch: int, command: Sequence[Sequence[str]], variables: Any, shard: int | None
 ) -> dict[str, float]:
     """One run by these commands, which all get the recipe and the folder."""
     with tempfile.TemporaryDirectory() as folder:
         prompts, file = Path(folder) / "prompts.jsonl", Path(folder) / "scaling.json"
         texts = random_texts(batch * 8, PROMPT_LENGTH, PROMPT_LENGTH, vocab, 0)
         prompts.write_text("".join(json.dumps({"prompt": as_text(text)}) + "\n" for text in texts), encoding="utf-8")
-        file.write_text(json.dumps(recipe(models, prompts, batch)), encoding="utf-8")  # JSON is YAML
+        tree = recipe(models, prompts, batch) | {"parallel": {"shard": shard}}
+        file.write_text(json.dumps(tree), encoding="utf-8")  # JSON is YAML
         out = Path(folder) / "run"
         started = [subprocess.Popen([*one, str(file), "--out", str(out)], env=variables) for one in command]
         codes = [one.wait() for one in started]
@@ -82,7 +83,7 @@ def measure(
 
 
 @contextmanager
-def two_hosts(rate: str, delay: str) -> Iterator[list[list[str]]]:
+def two_hosts(shape: str) -> Iterator[list[list[str]]]:
     """How to run a command on each of two hosts, which are namespaces of this one's network."""
     names, links = ("keel0", "keel1"), ("keelv0", "keelv1")
     ip(f"link add {links[0]} type veth peer name {links[1]}")
@@ -93,7 +94,8 @@ def two_hosts(rate: str, delay: str) -> Iterator[list[list[str]]]:
             ip(f"-n {name} addr add {address}/24 dev {link}")
             ip(f"-n {name} link set {link} up")
             ip(f"-n {name} link set lo up")
-            ip(f"netns exec {name} tc qdisc add dev {link} root netem rate {rate} delay {delay}")
+            if shape:
+                ip(f"netns exec {name} tc qdisc add dev {link} root {shape}")
         yield [
             ["ip", "netns", "exec", name, "env", f"GLOO_SOCKET_IFNAME={link}"]
             for name, link in zip(names, links, strict=True)
@@ -122,8 +124,10 @@ def main() -> None:
     parser.add_argument("--size", choices=sorted(SIZES), default="small")
     parser.add_argument("--weak", action="store_true", help=f"{BATCH_EACH} responses for each process")
     parser.add_argument("--hosts", action="store_true", help="two processes on two hosts")
-    parser.add_argument("--rate", default="1gbit")
-    parser.add_argument("--delay", default="1ms")
+    parser.add_argument(
+        "--link", default="", help="what slows the hosts down, for tc, say: tbf rate 1gbit burst 256kb latency 50ms"
+    )
+    parser.add_argument("--shard", type=int, help="processes that hold a model between them")
     options = parser.parse_args()
     size = SIZES[options.size]
     models = make_models(size, HOME / "models" / options.size, mean_length=MEAN_LENGTH, max_length=MAX_LENGTH)
@@ -131,16 +135,13 @@ def main() -> None:
     print(f"{machine_line(machine(1))}\n")
     print("| processes | rollout, s | update, s | responses a second | waiting |\n|---|---|---|---|---|")
     if options.hosts:
-        with two_hosts(options.rate, options.delay) as hosts:
-            row(
-                f"2 hosts, {options.rate}, {options.delay}",
-                BATCH,
-                measure(models, size.vocab, BATCH, commands(2, hosts), variables),
-            )
+        with two_hosts(options.link) as hosts:
+            found = measure(models, size.vocab, BATCH, commands(2, hosts), variables, options.shard)
+            row(f"2 hosts{', ' * bool(options.link)}{options.link}", BATCH, found)
         return
     for count in options.processes:
         batch = BATCH_EACH * count if options.weak else BATCH
-        row(str(count), batch, measure(models, size.vocab, batch, commands(count, None), variables))
+        row(str(count), batch, measure(models, size.vocab, batch, commands(count, None), variables, options.shard))
 
 
 def row(what: str, batch: int, found: dict[str, float]) -> None:

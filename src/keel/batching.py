@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
-from keel.dist.launcher import launched
+from keel.dist.crew import shares
 from keel.records import EncodedRow, EncodedText, Sequences, Texts
 
 Batch = TypeVar("Batch", bound=Sequences | Texts)
@@ -71,14 +71,12 @@ def cut_by_tokens(lengths: Sequence[int], token_budget: int, counts: Sequence[in
 
 
 def cut_to_train(lengths: Sequence[int], token_budget: int, counts: Sequence[int] | None = None) -> list[list[int]]:
-    """As `cut_by_tokens`, in at least as many groups as there are processes to share them."""
-    wanted = min(launched(), len(lengths))
-    groups = cut_by_tokens(lengths, token_budget, counts)
-    if len(groups) < wanted:
-        token_budget = sum(lengths) if counts is None else sum(map(operator.mul, lengths, counts))
-    while len(groups) < wanted:
-        token_budget = token_budget * 3 // 4
-        groups = cut_by_tokens(lengths, token_budget, counts)
+    """As `cut_by_tokens`, so that processes may share the groups evenly: each one's items are cut for themselves."""
+    groups = []
+    for part in shares(lengths if counts is None else list(map(operator.mul, lengths, counts))):
+        mine = None if counts is None else [counts[item] for item in part]
+        for group in cut_by_tokens([lengths[item] for item in part], token_budget, mine):
+            groups.append([part[index] for index in group])
     return groups
 
 

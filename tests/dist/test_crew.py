@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 
 import pytest
@@ -106,3 +107,36 @@ def test_shards_must_divide_the_processes(monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.setenv("WORLD_SIZE", "4")
     with pytest.raises(UserError, match=r"parallel.shard: 3 does not divide the 4 processes"), joined(shard=3):
         pass
+
+
+def test_an_error_of_an_inner_lead_is_told_once() -> None:
+    """Also where the leader takes its time to clean up, and the others have left."""
+
+    def work() -> str:
+        def stage() -> int:
+            try:
+                return crew.lead(lambda: [][0])
+            finally:
+                time.sleep(0.3 if world().rank == 0 else 0)
+
+        try:
+            with joined(), crew.scope():
+                make = crew.shared(stage)
+                crew.lead(make)
+        except (IndexError, Dismissed) as error:
+            return type(error).__name__
+        return "nothing"
+
+    assert in_processes(2, work) == ["IndexError", "Dismissed"]
+
+
+def test_a_problem_of_one_is_that_of_all() -> None:
+    def work() -> str:
+        with joined():
+            try:
+                crew.agree("no such file" if world().rank == 1 else None)
+            except UserError as error:
+                return str(error)
+        return "nothing"
+
+    assert in_processes(2, work) == ["no such file"] * 2

@@ -13,6 +13,8 @@ from safetensors.torch import load_file
 
 from keel.build import run_recipe
 from keel.config.recipe import Recipe
+from keel.dist.launcher import Dismissed
+from keel.errors import UserError
 from keel.runs.console import SilentConsole
 from tests.dist.crowd import in_processes
 from tests.end_to_end.tiny import tiny_recipe
@@ -117,3 +119,22 @@ def test_what_trains_beside_a_model(tmp_path: Path, objective: str) -> None:
     run(recipe, tmp_path / "one")
     in_processes(2, lambda: run(recipe, tmp_path / "two"))
     assert differences(tmp_path / "one", tmp_path / "two", ["reward"]) == []
+
+
+def test_the_first_ratio_is_explained_by_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The leader stops before the first step, and the others take part in looking for the cause."""
+    monkeypatch.setattr("keel.build.ppo.RATIO_TOLERANCE", -1.0)
+    without = [f"{stage}=null" for stage in ("collect", "reward", "direct", "evaluate")]
+    recipe = tiny_recipe([*without, "sft.epochs=1", "ppo.reward=[{function: 'keel.demo:polite'}]"])
+
+    def work() -> str:
+        try:
+            run(recipe, tmp_path / "run")
+        except (UserError, Dismissed) as error:
+            return f"{type(error).__name__}: {error}"
+        return "nothing"
+
+    first, second = in_processes(2, work)
+    assert first.startswith("UserError: ")
+    assert "ratio" in first
+    assert second == "Dismissed: "

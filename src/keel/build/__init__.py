@@ -133,7 +133,12 @@ class StageMaker:
         stage = self._stage or StageRun(path, identity, self._console.say)
         bench = Workbench(self._recipe, inputs, stage, self._console)
         with bench.closing, crew.scope():
-            return RUNNERS[stage.name](bench)
+            try:
+                return RUNNERS[stage.name](bench)
+            except UserError as error:
+                if not bench.led:  # a file may be missing on one host alone
+                    crew.agree(str(error))
+                raise
 
 
 def recipe_callbacks(recipe: Recipe, warn: Callable[[str], None]) -> list[Callback]:

@@ -71,6 +71,7 @@ class Workbench:
         self.draws = Draws(recipe.seed, stage.name)
         self.models = Shelf(recipe.model, recipe.device, stage, self.draws)
         self.closing = ExitStack()  # what has to be ended with the stage
+        self.led = False  # whether every engine was made
         self._said: set[str] = set()
 
     def renderer(self, source: str) -> Renderer:
@@ -154,6 +155,8 @@ class Workbench:
 
     def lead(self, stage: Callable[[], T]) -> T:
         """Every engine is made: what does not train is spread over the processes, and the leader walks the stage."""
+        self.led = True
+        crew.agree(None)
         self.models.spread()
         return crew.lead(stage)
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 import heapq
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import wraps
 from typing import Any, Concatenate, Generic, ParamSpec, TypeVar
@@ -27,6 +27,7 @@ T = TypeVar("T")
 
 _enrolled: list[Callable[[], Any]] = []  # whose calls helpers take part in, by number
 _numbers: WeakKeyDictionary[Any, int] = WeakKeyDictionary()
+_TOLD = "_keel_told"  # on an error of which the helpers have heard
 _leading = False  # whether this process leads others that wait
 
 
@@ -108,8 +109,12 @@ def lead(main: Callable[[], T]) -> T:
     _leading = True
     try:
         result = main()
-    except BaseException:
-        from_leader(("dismissed",))
+    except BaseException as error:
+        if not getattr(error, _TOLD, False):  # by a lead inside this one: then nobody listens any more
+            with suppress(AttributeError):
+                setattr(error, _TOLD, True)
+            with suppress(RuntimeError):  # they are gone, which the error may well be about
+                from_leader(("dismissed",))
         raise
     finally:
         _leading = False
@@ -134,6 +139,13 @@ def each_its_own(work: Callable[[], T]) -> list[T]:
     if problems:
         raise UserError(problems[0])
     return [one for one, _, _ in results]  # type: ignore[misc]  # None only beside a problem
+
+
+def agree(problem: str | None) -> None:
+    """All are ready, or all have the first problem that one of them has. Raises UserError with it."""
+    problems = [one for one in everyone(problem) if one is not None]
+    if problems:
+        raise UserError(problems[0])
 
 
 def shares(costs: Sequence[float]) -> list[list[int]]:

@@ -10,7 +10,7 @@ from weakref import WeakKeyDictionary, WeakSet, ref
 import torch
 from torch import Tensor, nn
 
-from keel.dist.world import world
+from keel.dist.world import everyone, world
 
 _owners: WeakKeyDictionary[nn.Module, ref[nn.Module]] = WeakKeyDictionary()  # under which root a module is sharded
 _gathered: WeakSet[nn.Module] = WeakSet()
@@ -108,8 +108,10 @@ def sum_gradients(weights: Iterable[nn.Parameter]) -> None:
         return
     import torch.distributed as torch_dist
 
-    for weight in weights:
-        if not sharded(weight):
+    mine = [weight for weight in weights if not sharded(weight)]
+    found = everyone([weight.grad is not None for weight in mine])
+    for weight, anywhere in zip(mine, map(any, zip(*found, strict=True)), strict=True):
+        if anywhere:  # what no loss reaches is not moved
             weight.grad = torch.zeros_like(weight) if weight.grad is None else weight.grad
             torch_dist.all_reduce(weight.grad)
 

@@ -36,6 +36,7 @@ def launch(processes: int, restarts: int, arguments: Sequence[str]) -> None:
 
     Raises UserError that names the process which ended first, and SystemExit where it has told its mistake itself.
     """
+    from torch.distributed.elastic.multiprocessing.api import SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
@@ -57,6 +58,8 @@ def launch(processes: int, restarts: int, arguments: Sequence[str]) -> None:
     )
     try:
         elastic_launch(config, sys.executable)("-m", "keel", *arguments)
+    except SignalException as stop:
+        raise SystemExit(128 + stop.sigval) from None
     except ChildFailedError as error:
         rank, failure = min(error.failures.items(), key=lambda one: (one[1].exitcode == LOST, one[1].timestamp))
         if failure.exitcode == USER_ERROR:

@@ -16,7 +16,7 @@ from torch.distributed.distributed_c10d import PrefixStore
 from torch.distributed.rendezvous import rendezvous
 
 from keel.dist.launcher import Lost, launched
-from keel.errors import UserError
+from keel.errors import UserError, first_line
 
 if TYPE_CHECKING:
     from torch.distributed.device_mesh import DeviceMesh
@@ -98,7 +98,12 @@ def from_leader(value: T) -> T:
 
 def _meet(backend: str) -> None:
     """Find the other processes. A launcher that starts them again may keep its store, with the addresses of the dead."""
-    found, rank, size = next(rendezvous("env://", timeout=_TIMEOUT))
+    try:
+        found, rank, size = next(rendezvous("env://", timeout=_TIMEOUT))
+    except (ValueError, RuntimeError) as error:
+        raise UserError(
+            f"the processes cannot meet ({first_line(error)}): start them by `keel run --processes` or torchrun"
+        ) from error
     store = PrefixStore(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0"), found)
     torch_dist.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=_TIMEOUT)
 

@@ -35,6 +35,7 @@ class GenerateSampler:
         self.policy = policy
         self.renderer = renderer
         self._watch = watch
+        self._scorers: dict[float, PolicyScorer] = {}  # by temperature
         enrol(self)
 
     def sample(self, prompts: Sequence[PromptItem], config: SamplingConfig, key: DrawKey) -> Samples:
@@ -59,8 +60,10 @@ class GenerateSampler:
         rows = [row for _, row in sorted(one for part in parts for one in part.items())]
         if config.temperature == 0 or config.truncated:
             return rows, None, None
-        scorer = PolicyScorer(self.policy, temperature=config.temperature, token_budget=_SCORING_TOKENS)
-        return rows, *scorer.logprobs_and_values(encoded(prompts, rows))
+        at = config.temperature
+        if at not in self._scorers:
+            self._scorers[at] = PolicyScorer(self.policy, temperature=at, token_budget=_SCORING_TOKENS)
+        return rows, *self._scorers[at].logprobs_and_values(encoded(prompts, rows))
 
     def _draw_here(
         self, prompts: Sequence[PromptItem], mine: Sequence[int], config: SamplingConfig, key: DrawKey

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from keel.config.training import OptimConfig
 from keel.dist.crew import enrol, shares, together
 from keel.dist.fsdp import clip_gradients, gathered, shard, spread, sum_gradients, whole
-from keel.dist.world import everyone, from_leader, world
+from keel.dist.world import everyone, world
 from keel.engines.base import Weighted
 from keel.engines.losses import Loss
 from keel.engines.optim import (
@@ -58,7 +58,6 @@ class GradientLearner(Generic[B]):
         self.weights = TrainedWeights(module)
         self.optimiser = make_optimiser(self.weights, config, head=names, head_lr_scale=head_lr_scale)
         self._steps = 0
-        self._check: Callable[[Tally], None] | None = None  # the leader's
         self._loaded: Mapping[str, Mapping[str, Tensor]] = {}  # by the leader
         enrol(self)
 
@@ -71,36 +70,46 @@ class GradientLearner(Generic[B]):
 
         Raises UserError before the weights move if the gradient is not finite. Whatever raises leaves no gradient.
         """
-        self._check = check
-        return self._step(batches, check is not None)
+        try:
+            tally = self._gradients(batches)
+            if check is not None:
+                check(tally)
+            return self._take(tally)
+        except BaseException:
+            self._drop()
+            raise
 
     @together
-    def _step(self, batches: Sequence[B], checks: bool) -> Tally:
-        """Every process's share of the micro-batches, one step of all."""
+    def _gradients(self, batches: Sequence[B]) -> Tally:
+        """Every process's share of the micro-batches; the statistics of all."""
         denominator = sum(batch.weight for batch in batches)
         tally = Tally()
-        try:
-            for batch, counts in _share(batches):
-                loss, statistics = self.loss(self.module, batch, denominator)
-                torch.autograd.backward(loss if counts else 0.0 * loss)
-                if counts:
-                    tally.merge(statistics)
-            tally = _merged(tally)
-            if checks:
-                _checked(self._check, tally)
-            sum_gradients(self.weights.named.values())
-            norm = clip_gradients(self.weights.named.values(), self.config.max_grad_norm)
-            self._require_finite(tally, norm)
-            rate = learning_rate(self.config, self._steps, self.total_steps)
-            set_rate(self.optimiser, rate)
-            self.optimiser.step()
-            self.weights.write_back()
-        finally:
-            self.optimiser.zero_grad()
+        for batch, counts in _share(batches):
+            loss, statistics = self.loss(self.module, batch, denominator)
+            torch.autograd.backward(loss if counts else 0.0 * loss)
+            if counts:
+                tally.merge(statistics)
+        return _merged(tally)
+
+    @together
+    def _take(self, tally: Tally) -> Tally:
+        """The step itself, with what it was added to the statistics."""
+        sum_gradients(self.weights.named.values())
+        norm = clip_gradients(self.weights.named.values(), self.config.max_grad_norm)
+        self._require_finite(tally, norm)
+        rate = learning_rate(self.config, self._steps, self.total_steps)
+        set_rate(self.optimiser, rate)
+        self.optimiser.step()
+        self.weights.write_back()
+        self.optimiser.zero_grad()
         self._steps += 1
         tally.add(f"{self.name}/grad_norm", norm)
         tally.add(f"{self.name}/lr", rate)
         return tally
+
+    @together
+    def _drop(self) -> None:
+        self.optimiser.zero_grad()
 
     @together
     @torch.no_grad()
@@ -169,19 +178,6 @@ def _merged(tally: Tally) -> Tally:
     for part in everyone(tally):
         merged.merge(part)
     return merged
-
-
-def _checked(check: Callable[[Tally], None] | None, tally: Tally) -> None:
-    """The leader's check; what it raises is raised in all."""
-    problem: UserError | None = None
-    if check is not None:
-        try:
-            check(tally)
-        except UserError as error:
-            problem = error
-    problem = from_leader(problem)
-    if problem is not None:
-        raise problem
 
 
 def _gathered_tensors(members: Mapping[str, Tensor]) -> dict[str, Tensor]:
