@@ -11,6 +11,7 @@ from typing import Any
 import torch
 
 from benchmarks.measure import Round, Side, Stopwatch, rounds_of
+from keel.build.ppo import ppo_learner
 from keel.build.rewards import model_scorer
 from keel.build.shelf import Shelf
 from keel.build.workbench import SCORING_TOKENS, load_renderer
@@ -19,7 +20,6 @@ from keel.config.ppo import PPOConfig
 from keel.config.rewards import RewardSource
 from keel.engines.base import DrawKey, Scorer
 from keel.engines.learner import GradientLearner
-from keel.engines.losses import ppo_loss
 from keel.engines.sampler import CachedSampler
 from keel.engines.scorers import FunctionScorer, PolicyScorer, explain_ratio
 from keel.functional.masked import whiten
@@ -29,7 +29,7 @@ from keel.pipeline.guards import RATIO_TOLERANCE, ROUGH_RATIO_TOLERANCE
 from keel.pipeline.measures import rollout_metrics
 from keel.pipeline.ppo import PPOEngines, update
 from keel.pipeline.rollouts import Actors, collect_rollout
-from keel.records import Credit, PolicyBatch, PromptItem, Rollout, Samples
+from keel.records import Credit, PromptItem, Rollout, Samples
 from keel.runs.identity import Identity
 from keel.runs.run import StageRun
 from keel.schema import Prompt
@@ -96,15 +96,7 @@ class Rollouts:
         shelf = make_shelf(spec)
         critic_source = spec.get("on_base") or spec["models"]["value"]
         policy = shelf.trained_policy(spec["models"]["policy"], critic=config.critic, critic_source=critic_source)
-        learner = GradientLearner[PolicyBatch](
-            "ppo",
-            policy,
-            ppo_loss(config),
-            config.update,
-            total_steps=config.iterations * config.update.epochs * config.update.minibatches,
-            head=policy.critic.trained() if policy.critic is not None else (),
-            head_lr_scale=config.update.critic_lr_scale,
-        )
+        learner = ppo_learner(config, policy)
         exact = shelf.precision == torch.float32
         reference = shelf.frozen_policy(spec["models"]["policy"], "reference")
         self.actors = Actors(

@@ -22,6 +22,8 @@ from keel.remote.weights import WeightsFolder
 from keel.text.render import Renderer
 from tests.remote.fake import Asked, Reply
 
+_LOADING = threading.Lock()  # transformers takes tying out of all models while it loads one, and two would lose it
+
 CONTEXT = 64
 
 
@@ -87,7 +89,8 @@ class ServedPolicy:
                 )
             if asked.path == "/update_weights":
                 loader: Any = AutoModelForCausalLM
-                self.model = loader.from_pretrained(asked.body["path"])
+                with _LOADING:
+                    self.model = loader.from_pretrained(asked.body["path"])
                 self.version = asked.body["version"]
                 self.loaded.append(self.version)
                 return Reply({"status": "ok"})

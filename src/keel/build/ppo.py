@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -18,6 +19,7 @@ from keel.engines.scorers import (
     explain_ratio,
 )
 from keel.errors import UserError
+from keel.models.policy import Policy
 from keel.pipeline.guards import RATIO_TOLERANCE, ROUGH_RATIO_TOLERANCE
 from keel.pipeline.heldout import HeldOut
 from keel.pipeline.ppo import PPOEngines, train_ppo
@@ -58,27 +60,14 @@ def run_ppo(bench: Workbench) -> dict[str, Any]:
         exact=exact,
     )
     # Last, for it leaves each process its shard of the policy and of all that lives on the same base.
-    learner = GradientLearner[PolicyBatch](
-        "ppo",
-        policy,
-        ppo_loss(config),
-        config.update,
-        total_steps=config.iterations * config.update.epochs * config.update.minibatches,
-        head=policy.critic.trained() if policy.critic is not None else (),
-        head_lr_scale=config.update.critic_lr_scale,
-    )
+    learner = ppo_learner(config, policy)
     tolerance = RATIO_TOLERANCE if exact else ROUGH_RATIO_TOLERANCE
     if config.servers is not None:  # whose gap has a limit of its own
         tolerance = max(tolerance, config.servers.max_logprob_gap)
-
-    def explain(rollout: Rollout) -> str:
-        with gathered(policy):
-            return explain_ratio(policy, rollout, temperature=temperature, tolerance=tolerance)
-
     engines = PPOEngines(
         actors=actors,
         learner=learner,
-        explain_ratio=shared(explain),
+        explain_ratio=_explainer(policy, temperature, tolerance),
         export=bench.models.export_policy(policy, renderer, source),
         ratio_tolerance=tolerance,
     )
@@ -99,6 +88,27 @@ def run_ppo(bench: Workbench) -> dict[str, Any]:
         )
 
     return bench.lead(walk)
+
+
+def ppo_learner(config: PPOConfig, policy: Policy) -> GradientLearner[PolicyBatch]:
+    """What trains the policy and its critic on the loss that the configuration asks for."""
+    return GradientLearner[PolicyBatch](
+        "ppo",
+        policy,
+        ppo_loss(config),
+        config.update,
+        total_steps=config.iterations * config.update.epochs * config.update.minibatches,
+        head=policy.critic.trained() if policy.critic is not None else (),
+        head_lr_scale=config.update.critic_lr_scale,
+    )
+
+
+def _explainer(policy: Policy, temperature: float, tolerance: float) -> Callable[[Rollout], str]:
+    def explain(rollout: Rollout) -> str:
+        with gathered(policy):
+            return explain_ratio(policy, rollout, temperature=temperature, tolerance=tolerance)
+
+    return shared(explain)
 
 
 def _note_where_grpo_goes(bench: Workbench, config: PPOConfig) -> None:
