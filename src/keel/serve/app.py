@@ -6,7 +6,7 @@ import asyncio
 import hashlib
 import hmac
 import json
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import TypeVar
 
 from fastapi import Depends, FastAPI, Request
@@ -34,14 +34,6 @@ def make_app(desk: Desk, *, token: str | None, updates: bool) -> FastAPI:
     for kind in (Refusal, UserError, HTTPException, Exception):
         app.add_exception_handler(kind, _refuse)
 
-    async def authorised(request: Request) -> None:
-        if token is None:
-            host = request.url.hostname or ""
-            if not is_loopback(host):
-                raise Refusal(f"without a token this server answers to localhost, not to {host}", status=403)
-        elif not hmac.compare_digest(request.headers.get("authorization", "").encode(), f"Bearer {token}".encode()):
-            raise Refusal("the token is missing or wrong", status=401, code="invalid_api_key")
-
     async def answer(request: Request, read: Callable[[object], T], begin: Callable[[T, str], Ticket]) -> Response:
         """The answer to a request, or to the same one that came before."""
         content = await _content(request)
@@ -57,7 +49,7 @@ def make_app(desk: Desk, *, token: str | None, updates: bool) -> FastAPI:
             return StreamingResponse(_listening(ticket, ticket.stream(first)), media_type="text/event-stream")
         return await _whole(request, ticket)
 
-    guarded = [Depends(authorised)]
+    guarded = [Depends(_authorised(token))]
 
     @app.get("/health")
     async def health() -> Response:
@@ -89,6 +81,22 @@ def make_app(desk: Desk, *, token: str | None, updates: bool) -> FastAPI:
         return await answer(request, read_update, desk.update)
 
     return app
+
+
+def _authorised(token: str | None) -> Callable[[Request], Awaitable[None]]:
+    """Refuses who has not the token, or where there is none, who does not name this machine."""
+
+    async def authorised(request: Request) -> None:
+        if token is None:
+            host = request.url.hostname or ""
+            if not is_loopback(host):
+                raise Refusal(f"without a token this server answers to localhost, not to {host}", status=403)
+        else:
+            given = request.headers.get("authorization", "").encode("latin-1")  # the bytes that came
+            if not hmac.compare_digest(given, f"Bearer {token}".encode()):
+                raise Refusal("the token is missing or wrong", status=401, code="invalid_api_key")
+
+    return authorised
 
 
 async def _content(request: Request) -> bytes:
