@@ -34,7 +34,9 @@ def start(count: int, work: Callable[[], Any], folder: Path) -> list[int]:
         child = os.fork()
         if child == 0:
             place = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": count, "MASTER_PORT": port}
-            os.environ |= {"MASTER_ADDR": "127.0.0.1", "GLOO_SOCKET_IFNAME": "lo"} | {name: str(value) for name, value in place.items()}
+            os.environ |= {"MASTER_ADDR": "127.0.0.1", "GLOO_SOCKET_IFNAME": "lo"} | {
+                name: str(value) for name, value in place.items()
+            }
             _child(work, folder / str(rank))
         children.append(child)
     return children

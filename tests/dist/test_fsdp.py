@@ -6,8 +6,9 @@ from typing import Any
 
 import torch
 
-from keel.dist.fsdp import gathered, shard, spread, whole
+from keel.dist.fsdp import collected, gathered, shard, whole
 from keel.dist.world import joined, world
+from keel.models.adapters import AdapterSpec, adapter_parameters, add_adapter, merged_state, weights_of
 from keel.models.policy import Policy
 from tests.dist.crowd import in_processes
 from tests.worlds import tiny_lm
@@ -61,15 +62,24 @@ def test_copies_of_shards() -> None:
         assert 0.48 <= share <= 0.52
 
 
-def test_a_tensor_of_the_leader_is_spread_as_another_one_is() -> None:
-    def work() -> bool:
-        with joined():
-            policy = Policy(tiny_lm())
-            shard(policy)
-            like = next(policy.parameters()).detach()
-            values = torch.arange(like.numel(), dtype=torch.float32).reshape(like.shape)
-            mine = spread(values if world().rank == 0 else None, values.to("meta"), like)
-            plain = spread(values if world().rank == 0 else None, values.to("meta"), None)
-            return torch.equal(whole(mine), values) and torch.equal(plain, values) and type(mine) is type(like)
+def test_an_adapter_is_merged_into_weights_that_lie_in_shards() -> None:
+    """As `merged_state` does it where they are whole: in the leader, one weight at a time."""
 
-    assert in_processes(2, work) == [True, True]
+    def adapted() -> Any:
+        model = tiny_lm()
+        add_adapter(model, "policy", AdapterSpec(rank=3, alpha=5.0), seed=2)
+        for number, weight in enumerate(adapter_parameters(model, "policy")):
+            weight.data.normal_(generator=torch.Generator().manual_seed(number))
+        return model
+
+    expected = merged_state(adapted(), "policy")
+
+    def work() -> tuple[int, bool]:
+        with joined():
+            model = adapted()
+            shard(Policy(model, adapter="policy"))
+            found = collected(weights_of(model, "policy", whole))
+            return len(found), all(torch.equal(found[name], expected[name]) for name in found)
+
+    assert in_processes(2, work) == [(len(expected), True), (0, True)]
+    assert any(not torch.equal(one, tiny_lm().state_dict()[name]) for name, one in expected.items())

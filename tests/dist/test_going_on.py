@@ -19,7 +19,13 @@ from tests.dist.test_same_answer import differences, run
 from tests.end_to_end.killing import differences as bitwise_differences
 from tests.end_to_end.tiny import tiny_recipe
 
-SFT_AND_PPO = ["collect=null", "reward=null", "direct=null", "evaluate=null", "ppo.reward=[{function: 'keel.demo:polite'}]"]
+SFT_AND_PPO = [
+    "collect=null",
+    "reward=null",
+    "direct=null",
+    "evaluate=null",
+    "ppo.reward=[{function: 'keel.demo:polite'}]",
+]
 
 
 @pytest.mark.parametrize("count", [1, 2, 3])
@@ -31,10 +37,13 @@ def test_a_run_of_two_goes_on_with_any_number(tmp_path: Path, count: int) -> Non
     in_processes(count, lambda: run(recipe, tmp_path / "parts", extend=True))
     in_processes(2, lambda: run(recipe, tmp_path / "whole"))
     if count == 2:
-        assert bitwise_differences(tmp_path / "whole" / "ppo" / "checkpoints", tmp_path / "parts" / "ppo" / "checkpoints") == []
+        assert (
+            bitwise_differences(tmp_path / "whole" / "ppo" / "checkpoints", tmp_path / "parts" / "ppo" / "checkpoints")
+            == []
+        )
         assert bitwise_differences(tmp_path / "whole" / "ppo" / "model", tmp_path / "parts" / "ppo" / "model") == []
     assert differences(tmp_path / "whole", tmp_path / "parts", ["sft"]) == []
-    assert differences(tmp_path / "whole" , tmp_path / "parts", ["ppo"]) == []
+    assert differences(tmp_path / "whole", tmp_path / "parts", ["ppo"]) == []
 
 
 def test_twenty_jobs_in_a_row_end_well() -> None:
@@ -65,7 +74,8 @@ def processes_of(launcher: int) -> dict[int, int]:
 def wait_for_line(run: subprocess.Popen[bytes], metrics: Path, number: int, seconds: float = 120) -> None:
     end = time.monotonic() + seconds
     while not metrics.exists() or len(metrics.read_bytes().splitlines()) < number:
-        assert run.poll() is None and time.monotonic() < end, f"{metrics} never had {number} lines"
+        assert run.poll() is None, "the run has ended"
+        assert time.monotonic() < end, f"{metrics} never had {number} lines"
         time.sleep(0.02)
 
 

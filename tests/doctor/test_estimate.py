@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from keel.build.workbench import SCORING_TOKENS as WORKBENCH_SCORING_TOKENS
 from keel.doctor import estimate as formulas
-from keel.doctor.estimate import Load, Model, Part, Shape, checkpoint_bytes, estimate, kept_by_layer
+from keel.doctor.estimate import Load, Model, Part, Shape, estimate, export_bytes, kept_by_layer
 from keel.doctor.shapes import shape_of
 from keel.engines import live
 from keel.models import attention, kernels, policy
@@ -94,9 +94,13 @@ def test_on_a_cpu_in_float32_by_hand() -> None:
     assert size(load, "sampling", "packed weights") == 4 * 1992
     # norms 8 x 16, read 2 x 4 x 8, attention 4 x (2 x 8 + 2 x 4 + 4 x 10), MLP 4 x 4 x 16
     assert kept_by_layer(load, POLICY) == 128 + 64 + 256 + 256
-    assert size(load, "checkpoint", "copy to write") == checkpoint_bytes(load) == 8 * 1992
-    assert size(load, "checkpoint", "gaps") == 4 * 1992
-    assert checkpoint_bytes(replace(load, shards=2)) == (4 + 8 + 8) * 1992
+    assert size(load, "checkpoint", "a file to write") == (4 + 8) * 1992
+    assert size(load, "checkpoint", "gaps") == 6 * 1992
+    assert size(replace(load, shards=2), "checkpoint", "a file to write") == 6 * 1992
+    large = replace(load, models=(replace(POLICY, trained=10**9),))
+    assert size(large, "checkpoint", "a file to write") == 2**30
+    assert export_bytes(load) == 0  # it lies there
+    assert size(replace(load, shards=2), "export", "collected in process 0") == 4 * 1992
 
 
 def test_adapters_by_hand() -> None:
@@ -106,7 +110,8 @@ def test_adapters_by_hand() -> None:
     assert size(load, "always", "weights") == 2 * 1992 + 4 * 50
     assert size(load, "always", "moments") == 8 * 50
     assert size(load, "always", "float32 copies") == size(load, "update", "gradients in flight") == 0
-    assert size(load, "export", "merged copy") == 2 * 1992
+    assert export_bytes(load) == 2 * 1992
+    assert size(load, "export", "one weight") == 2 * SHAPE.vocabulary * SHAPE.hidden
     # norms 4 x 16, read 4 x (5 x 8 + 8 + 16), attention 2 x (2 x 8 + 2 x 4), MLP 2 x 3 x 16
     assert kept_by_layer(load, base) == 64 + 256 + 48 + 96
     both = replace(load, models=(replace(base, passes=2),))

@@ -141,16 +141,17 @@ def test_what_is_gathered_whole_is_helped_by_no_number_of_processes(monkeypatch:
     assert check(whole(ppo=wide), processes=64)["memory of ppo"].mend.startswith("no number of processes helps")
 
 
-def test_on_a_gpu_checkpoints_want_the_hosts_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_on_a_gpu_what_is_written_wants_the_hosts_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(memory, "resolve_device", torch.device)
     monkeypatch.setattr(memory, "memory_of", lambda device: 1 << 36)
     recipe = whole(device="cuda", model={"base": "model", "precision": "bfloat16"})
     assert {finding.mark for finding in check(recipe).values()} == {Mark.GOOD}
-    monkeypatch.setattr(memory, "host_memory", lambda: 20 * LM)
+    monkeypatch.setattr(memory, "host_memory", lambda: 2 * LM)
     findings = check(recipe, processes=2)
     assert findings["memory of sft"].mark == Mark.GOOD
-    assert findings["checkpoints of sft"].mark == Mark.BAD  # 20 bytes a number of nine tenths of 20
-    assert "checkpoints of sft" not in check(recipe)
+    assert findings["writing the model of sft"].mark == Mark.BAD  # 2 bytes a number of nine tenths of 2
+    monkeypatch.setattr(memory, "host_memory", lambda: 3 * LM)
+    assert "writing the model of sft" not in check(recipe, processes=2)
 
 
 def test_a_model_that_cannot_be_looked_at_is_said() -> None:

@@ -28,6 +28,7 @@ from keel.runs.layout import STAGES
 from keel.runs.metrics import read_lines
 from keel.runs.run import Run
 from keel.schema import Prompt
+from tests.checkpoints import weights_in
 from tests.end_to_end.killing import differences
 from tests.end_to_end.tiny import tiny_recipe
 from tests.pipeline.support import Heard
@@ -156,7 +157,7 @@ def test_the_best_of_n_responses_score_higher_and_say_how_high(finished: Path) -
 
 def test_the_ppo_checkpoint_is_the_model_that_was_handed_on(finished: Path) -> None:
     published = load_file(finished / "ppo" / "model" / "model.safetensors")
-    last = load_file(finished / "ppo" / "checkpoints" / "step-00000006" / "model.safetensors")
+    last = weights_in(finished / "ppo" / "checkpoints" / "step-00000006")
     start = load_file(finished / "sft" / "model" / "model.safetensors")
     for name, tensor in published.items():
         assert torch.equal(tensor, last[f"backbone.{name}"])

@@ -119,12 +119,13 @@ def test_dropout_stays_off() -> None:
 def test_a_gradient_that_is_not_finite_is_refused_before_the_weights_move(bad: float) -> None:
     module, learner = toy_learner()
     learner.step([Slope(1.0)])
-    before, state = copy_of(module), {k: v.clone() for k, v in learner.tensors()["optimiser"].items()}
+    before, state = copy_of(module), moments_of(learner)
     sentence = r"^toy: the gradient of step 2 is not finite \(toy/gradient .*\); the weights were left as they were\."
     with pytest.raises(UserError, match=sentence):
         learner.step([Slope(1.0), Slope(bad, 2.0)])
     assert_untouched(learner, before, steps=1)
-    assert all(torch.equal(learner.tensors()["optimiser"][name], tensor) for name, tensor in state.items())
+    assert state
+    assert all(torch.equal(moments_of(learner)[name], tensor) for name, tensor in state.items())
 
 
 def refuse(tally: Tally) -> None:
@@ -192,12 +193,15 @@ def minibatch(step: int) -> list[Sequences]:
 
 
 def same(first: GradientLearner[Sequences], second: GradientLearner[Sequences]) -> bool:
-    one, two = first.tensors(), second.tensors()
-    return one.keys() == two.keys() and all(
-        one[group].keys() == two[group].keys()
-        and all(torch.equal(tensor, two[group][name]) for name, tensor in one[group].items())
-        for group in one
-    )
+    one, two = ({**dict(each.module.named_parameters()), **moments_of(each)} for each in (first, second))
+    return one.keys() == two.keys() and all(torch.equal(tensor, two[name]) for name, tensor in one.items())
+
+
+def moments_of(learner: GradientLearner[Any]) -> dict[str, Tensor]:
+    """Of the optimiser, copied, by the order of its weights."""
+    weights = [weight for group in learner.optimiser.param_groups for weight in group["params"]]
+    state = learner.optimiser.state
+    return {f"{n}.{key}": value.clone() for n, one in enumerate(weights) for key, value in state.get(one, {}).items()}
 
 
 @pytest.mark.parametrize("interrupted_at", [0, 1, 4])
@@ -208,11 +212,11 @@ def test_a_checkpoint_goes_on_bitwise(interrupted_at: int, tmp_path: Path) -> No
     begun = tied_learner()
     for step in range(interrupted_at):
         begun.step(minibatch(step))
-    path = checkpoint.save(tmp_path, interrupted_at, begun.tensors(), {"steps": begun.steps})
+    path = checkpoint.save(tmp_path, interrupted_at, {"steps": begun.steps}, begun.write)
     snapshot = checkpoint.load(path)
     resumed = tied_learner(seed=6)  # whatever it was before: other weights, and a step taken
     resumed.step(minibatch(9))
-    resumed.load(snapshot.tensors, snapshot.state["steps"])
+    resumed.read(snapshot.path, snapshot.state["steps"])
     assert same(resumed, begun)
     assert resumed.steps == interrupted_at
     backbone: Any = resumed.module.backbone
@@ -221,14 +225,14 @@ def test_a_checkpoint_goes_on_bitwise(interrupted_at: int, tmp_path: Path) -> No
     assert same(resumed, whole)
 
 
-def test_loading_does_not_share_memory_with_what_was_loaded() -> None:
-    learner = tied_learner()
-    learner.step(minibatch(0))
-    saved = {group: {name: t.clone() for name, t in members.items()} for group, members in learner.tensors().items()}
-    kept = {group: {name: t.clone() for name, t in members.items()} for group, members in saved.items()}
-    learner.load(saved, 1)
-    learner.step(minibatch(1))
-    assert all(torch.equal(saved[group][name], kept[group][name]) for group in kept for name in kept[group])
+def test_a_checkpoint_of_another_model_is_refused_before_anything_moves(tmp_path: Path) -> None:
+    tied_learner().write(tmp_path)
+    module, learner = toy_learner()
+    learner.step([Slope(1.0)])
+    before = copy_of(module)
+    with pytest.raises(UserError, match="the checkpoint holds other weights than this configuration trains"):
+        learner.read(tmp_path, 0)
+    assert_untouched(learner, before, steps=1)
 
 
 def test_the_loss_falls_on_the_same_rows() -> None:

@@ -23,6 +23,7 @@ from keel.models.adapters import (
     AdapterSpec,
     active_adapter,
     adapter_parameters,
+    adapter_tensors,
     add_adapter,
     load_adapter,
     merge_adapter,
@@ -200,7 +201,7 @@ def test_peft_alone_reads_a_saved_policy_adapter(family: str, tmp_path: Path) ->
     tiny: Any = tiny_lm(family)
     tiny.save_pretrained(tmp_path / "base")
     (tmp_path / "adapter").mkdir()
-    save_adapter(model, "a", tmp_path / "adapter", base="../base")
+    save_adapter(model, "a", tmp_path / "adapter", base="../base", tensors=adapter_tensors(model, "a", {}))
     alone = PEFT.from_pretrained(POLICIES.from_pretrained(tmp_path / "base"), tmp_path / "adapter").eval()
     torch.testing.assert_close(logits(alone), logits(model), atol=1e-5, rtol=1e-5)
     assert differ(logits(alone), logits(tiny))
@@ -221,7 +222,8 @@ def test_peft_alone_reads_a_saved_reward_adapter(family: str, tmp_path: Path) ->
     ours.reset_head(1)
     ours.normalise(0.25, 0.01)
     (tmp_path / "adapter").mkdir()
-    save_adapter(classifier, "a", tmp_path / "adapter", base="../base", heads={"score": ours.head})
+    tensors = adapter_tensors(classifier, "a", {"score": ours.head})
+    save_adapter(classifier, "a", tmp_path / "adapter", base="../base", tensors=tensors, heads=["score"])
     rows = random_rows([(3, 4), (3, 4), (5, 2)])
     theirs = CLASSIFIERS.from_pretrained(tmp_path / "base", num_labels=1, pad_token_id=299)
     alone = PEFT.from_pretrained(theirs, tmp_path / "adapter").eval()
@@ -308,7 +310,7 @@ def test_an_adapter_on_an_adapter(tmp_path: Path) -> None:
     add_adapter(model, "b", SPEC)
     shaken(model, "b")
     (tmp_path / "second").mkdir()
-    save_adapter(model, "b", tmp_path / "second", base="../adapter")
+    save_adapter(model, "b", tmp_path / "second", base="../adapter", tensors=adapter_tensors(model, "b", {}))
     found = logits(load_causal_lm(str(tmp_path / "second")))
     torch.testing.assert_close(found, logits(model), atol=1e-4, rtol=1e-4)
     assert context_length(str(tmp_path / "second")) == 64

@@ -17,6 +17,7 @@ from keel.errors import UserError
 from keel.functional.closed_form import objective, optimal_policy
 from keel.pipeline.ppo_state import PPOState, planned_coef
 from keel.runs.metrics import read_lines
+from tests.checkpoints import weights_in
 from tests.pipeline.support import (
     Heard,
     StopAt,
@@ -266,7 +267,7 @@ def test_the_best_checkpoint_is_kept_and_handed_on_if_asked(final: str, taken: i
     assert sorted(path.name for path in checkpoints.iterdir()) == ["step-00000002", "step-00000005", "step-00000006"]
     assert (summary["best_iteration"], summary["model_of_iteration"]) == (2, taken)
     published = weights(tmp_path / "ppo" / "model" / "model.safetensors")
-    saved = {step: weights(checkpoints / f"step-{step:08d}" / "model.safetensors") for step in (2, 6)}
+    saved = {step: weights_in(checkpoints / f"step-{step:08d}") for step in (2, 6)}
     assert same(published, saved[taken])
     assert not same(saved[2], saved[6])
 

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
 
 from keel.config.ppo import UpdateConfig
 from keel.data.mix import Mixture
@@ -51,10 +51,10 @@ class CountingLearner:
     def measure(self, batches: Sequence[PolicyBatch]) -> Tally:
         raise NotImplementedError
 
-    def tensors(self) -> Mapping[str, Mapping[str, Tensor]]:
+    def write(self, folder: Path) -> None:
         raise NotImplementedError
 
-    def load(self, tensors: Mapping[str, Mapping[str, Tensor]], steps: int) -> None:
+    def read(self, folder: Path, steps: int) -> None:
         raise NotImplementedError
 
 

@@ -11,7 +11,7 @@ import pytest
 
 from keel.errors import UserError
 from keel.runs.callbacks import Callback, Guarded, StageInfo
-from tests.runs.support import PPO, complete, opened, tensors
+from tests.runs.support import PPO, complete, opened, weight_of
 
 
 class Hearing(Callback):
@@ -47,7 +47,7 @@ def test_a_callback_hears_a_stage_from_beginning_to_end(tmp_path: Path) -> None:
         stage = run.stage("ppo", PPO)
         stage.begin()
         stage.log(1, {"loss": 0.5})
-        stage.checkpoint(1, tensors(1.0), {})
+        stage.checkpoint(1, {}, weight_of(1.0))
         stage.log(2, {"loss": 0.4})
     again = Hearing()
     with suppress(KeyboardInterrupt), opened(tmp_path / "demo", callbacks=[again]) as run:

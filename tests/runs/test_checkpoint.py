@@ -11,25 +11,31 @@ import re
 import shutil
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file
 from torch import Tensor
 
+from keel.dist.shards import write_shards
 from keel.runs import checkpoint, files
+from tests.runs.support import WEIGHTS
 
 STATE = {"beta": 0.1 + 0.2, "tiny": 5e-324, "seen": 12345678901234567890, "names": ["é", None, True], "empty": {}}
 
 
 def save(folder: Path, step: int, content: float | None = None) -> Path:
     value = float(step) if content is None else content
-    return checkpoint.save(folder, step, {"policy": {"weight": torch.full((50,), value)}}, {"at": step})
+    return checkpoint.save(
+        folder, step, {"at": step}, lambda place: write_shards(place, {"w": torch.full((50,), value)})
+    )
 
 
 def content_at(path: Path) -> set[float]:
-    return set(checkpoint.load(path).tensors["policy"]["weight"].tolist())
+    return set(load_file(checkpoint.load(path).path / WEIGHTS)["w"].tolist())
 
 
 def names(folder: Path) -> set[str]:
@@ -43,44 +49,23 @@ def silent(sentence: str) -> None:
 # --- what comes back ---
 
 
-def test_tensors_and_state_come_back_exactly(tmp_path: Path) -> None:
-    tensors = {
-        "policy": {"a.weight": torch.randn(3, 4, generator=torch.Generator().manual_seed(0)), "b": torch.tensor(7)},
-        "optimiser": {"half": torch.tensor([1.5, -2.0], dtype=torch.bfloat16), "mask": torch.tensor([True, False])},
-        "moments": {},
-    }
-    path = checkpoint.save(tmp_path / "deep" / "checkpoints", 42, tensors, STATE)
+def test_state_and_files_come_back_exactly(tmp_path: Path) -> None:
+    content = bytes(range(256))
+
+    def write(place: Path) -> None:
+        (place / "a").write_bytes(content)
+
+    path = checkpoint.save(tmp_path / "deep" / "checkpoints", 42, STATE, write)
     snapshot = checkpoint.load(path)
-    assert path.name == "step-00000042"
-    assert snapshot.step == 42
-    assert snapshot.path == path
-    assert snapshot.state == STATE
-    assert snapshot.tensors.keys() == tensors.keys()
-    for group, members in tensors.items():
-        assert snapshot.tensors[group].keys() == members.keys()
-        for name, tensor in members.items():
-            loaded = snapshot.tensors[group][name]
-            assert loaded.dtype == tensor.dtype
-            assert torch.equal(loaded, tensor)
-
-
-def test_tensors_that_share_memory_or_are_strided_are_stored_apart(tmp_path: Path) -> None:
-    base = torch.arange(12.0).reshape(3, 4)
-    group = {"tied": base, "same": base, "row": base[1], "transposed": base.T, "parameter": torch.nn.Parameter(base)}
-    snapshot = checkpoint.load(checkpoint.save(tmp_path, 1, {"model": group}, {}))
-    expected: dict[str, Any] = {
-        "tied": [[0, 1, 2, 3], [4, 5, 6, 7], [8, 9, 10, 11]],
-        "row": [4, 5, 6, 7],
-        "transposed": [[0, 4, 8], [1, 5, 9], [2, 6, 10], [3, 7, 11]],
-    }
-    for name, numbers in (expected | {"same": expected["tied"], "parameter": expected["tied"]}).items():
-        assert snapshot.tensors["model"][name].tolist() == numbers
+    assert (snapshot.step, snapshot.path, snapshot.state) == (42, path, STATE)
+    assert (snapshot.path / "a").read_bytes() == content
+    assert names(checkpoint.save(tmp_path, 1, {})) == {"state.json", "manifest.json"}
 
 
 def test_manifest_lists_size_and_hash_of_every_file(tmp_path: Path) -> None:
     path = save(tmp_path, 3)
     listed = json.loads((path / "manifest.json").read_text())["files"]
-    assert listed.keys() == {"policy.safetensors", "state.json"}
+    assert listed.keys() == {WEIGHTS, "state.json"}
     for name, entry in listed.items():
         content = (path / name).read_bytes()
         assert entry == {"size": len(content), "sha256": hashlib.sha256(content).hexdigest()}
@@ -99,14 +84,8 @@ def test_manifest_lists_size_and_hash_of_every_file(tmp_path: Path) -> None:
 )
 def test_state_that_would_not_come_back_is_refused(tmp_path: Path, state: dict[str, Any], sentence: str) -> None:
     with pytest.raises(ValueError, match=re.escape(sentence)):
-        checkpoint.save(tmp_path, 1, {}, state)
+        checkpoint.save(tmp_path, 1, state)
     assert not names(tmp_path)
-
-
-@pytest.mark.parametrize("group", ["", "../policy", "a/b", ".hidden"])
-def test_group_that_cannot_name_a_file_is_refused(tmp_path: Path, group: str) -> None:
-    with pytest.raises(ValueError, match="cannot name a file"):
-        checkpoint.save(tmp_path, 1, {group: {}}, {})
 
 
 def test_negative_step_is_refused(tmp_path: Path) -> None:
@@ -137,8 +116,8 @@ def flip(path: Path) -> None:
         ("manifest.json", lambda path: path.write_text('{"files": {}}'), "manifest.json does not list state.json"),
         ("state.json", Path.unlink, "state.json is missing"),
         ("state.json", flip, "state.json is not what was written: its SHA-256 differs"),
-        ("policy.safetensors", cut, r"policy.safetensors has \d+ bytes instead of \d+"),
-        ("policy.safetensors", flip, "policy.safetensors is not what was written: its SHA-256 differs"),
+        (WEIGHTS, cut, rf"{WEIGHTS} has \d+ bytes instead of \d+"),
+        (WEIGHTS, flip, f"{WEIGHTS} is not what was written: its SHA-256 differs"),
     ],
 )
 def test_damaged_checkpoint_is_skipped_with_a_sentence(
@@ -279,20 +258,20 @@ def test_everything_is_flushed_before_it_gets_its_name(tmp_path: Path, monkeypat
     monkeypatch.setattr(os, "replace", renamed)
     save(tmp_path, 1)
     beside = f"sync .step-00000001.tmp-{os.getpid()}"
-    assert set(events[:3]) == {"sync policy.safetensors", "sync state.json", "sync manifest.json"}
+    assert set(events[:3]) == {f"sync {WEIGHTS}", "sync state.json", "sync manifest.json"}
     assert events[3:] == [beside, "rename step-00000001", f"sync {tmp_path.name}"]
 
 
 # --- a real SIGKILL ---
 
 
-def content_of(step: int) -> dict[str, dict[str, Tensor]]:
-    return {group: {"weight": torch.full((64, 1024), float(step))} for group in ("policy", "optimiser", "moments")}
+def content_of(step: int) -> dict[str, Tensor]:
+    return {name: torch.full((64, 1024), float(step)) for name in ("model", "exp_avg", "exp_avg_sq")}
 
 
 def save_for_ever(folder: Path, start: int) -> None:
     for step in range(start, start + 1_000_000):
-        checkpoint.save(folder, step, content_of(step), {"step": step})
+        checkpoint.save(folder, step, {"step": step}, partial(write_shards, tensors=content_of(step)))
         checkpoint.prune(folder, keep_last=2)
 
 
@@ -315,8 +294,8 @@ def test_sigkill_at_random_moments_leaves_a_whole_checkpoint(tmp_path: Path) -> 
         snapshot = checkpoint.load(path)
         assert snapshot.step > last
         assert snapshot.state == {"step": snapshot.step}
-        for group, members in content_of(snapshot.step).items():
-            assert torch.equal(snapshot.tensors[group]["weight"], members["weight"])
+        saved = load_file(snapshot.path / WEIGHTS)
+        assert all(torch.equal(saved[name], tensor) for name, tensor in content_of(snapshot.step).items())
         last = snapshot.step
     save_and_look = names(save(tmp_path, last + 1).parent)
     assert all(name.startswith("step-") for name in save_and_look)

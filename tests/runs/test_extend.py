@@ -11,7 +11,7 @@ import pytest
 from keel.errors import UserError
 from keel.runs.extend import Longer, longer
 from keel.runs.identity import Identity
-from tests.runs.support import complete, opened, other, tensors
+from tests.runs.support import complete, opened, other, weight_of
 
 SFT = Identity({"sft.epochs": 2, "sft.lr": 0.1, "sft.schedule": "constant", "sft.warmup": 0.0}, {"data": "a"})
 PPO = Identity({"ppo.iterations": 6, "ppo.lr": 0.1}, {"policy": "b"})
@@ -58,7 +58,7 @@ def finished_run(out: Path) -> None:
         for name in ("sft", "ppo", "evaluate"):
             stage = run.stage(name, SFT if name == "sft" else PPO)
             stage.begin()
-            stage.checkpoint(2, tensors(1.0), {})
+            stage.checkpoint(2, {}, weight_of(1.0))
             (stage.work("model") / "weights").write_text(name)
             stage.publish("model")
             stage.finish({})

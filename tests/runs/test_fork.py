@@ -15,7 +15,7 @@ from keel.runs.checkpoint import step_path
 from keel.runs.fork import Fork, ForkPoint
 from keel.runs.identity import Identity
 from keel.runs.metrics import read_lines
-from tests.runs.support import PPO, SFT, complete, opened, other, tensors
+from tests.runs.support import PPO, SFT, complete, opened, other, weight_in, weight_of
 
 CHANGED = other(PPO, ppo__lr=2e-5)
 
@@ -31,7 +31,7 @@ def old(tmp_path: Path) -> Path:
             stage.log(step, {"loss": step / 7})
             stage.log_samples(step, [{"text": str(step)}])
             if step < 5:
-                stage.checkpoint(step, tensors(step), {"beta": step}, best=1)
+                stage.checkpoint(step, {"beta": step}, weight_of(step), best=1)
     return tmp_path / "old"
 
 
@@ -66,7 +66,7 @@ def test_a_fork_starts_from_the_checkpoint_with_the_lines_that_led_to_it(old: Pa
         snapshot = stage.restore()
     assert snapshot is not None
     assert (snapshot.step, snapshot.state) == (3, {"beta": 3})
-    assert snapshot.tensors["policy"]["weight"].tolist() == [3.0] * 3
+    assert weight_in(snapshot.path) == [3.0] * 3
     assert said[1] == f"ppo: forked from step 3 of {old}/ppo, with ppo.lr: 1e-05 → 2e-05."
     assert [line["iteration"] for line in read_lines(tmp_path / "new" / "ppo" / "metrics.jsonl")] == [1, 2, 3]
     assert [line["text"] for line in read_lines(tmp_path / "new" / "ppo" / "samples.jsonl")] == ["1", "2", "3"]
@@ -165,7 +165,7 @@ def test_weights_that_did_not_train_are_not_forked(changes: dict[str, Any], name
     with opened(tmp_path / "old") as run:
         stage = run.stage("ppo", begun)
         stage.begin()
-        stage.checkpoint(3, tensors(3), {}, best=None)
+        stage.checkpoint(3, {}, weight_of(3), best=None)
     point = ForkPoint(tmp_path / "old", "ppo", 3)
     with opened(tmp_path / "new", fork=point) as run:
         with pytest.raises(UserError, match=f"^--fork: {re.escape(named)} changes which weights train, .* --fork out"):

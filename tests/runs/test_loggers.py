@@ -12,7 +12,7 @@ import pytest
 from keel.errors import UserError
 from keel.runs.callbacks import Callback
 from keel.runs.loggers import TensorBoardLogger, WandbLogger, make_loggers
-from tests.runs.support import PPO, complete, opened, tensors
+from tests.runs.support import PPO, complete, opened, weight_of
 
 
 class FakeWriter:
@@ -78,7 +78,7 @@ def interrupted_stage(out: Path, logger: type[Callback]) -> None:
         stage = run.stage("ppo", PPO)
         stage.begin()
         stage.log(1, {"loss": 0.5, "kl": 1.0})
-        stage.checkpoint(1, tensors(1.0), {})
+        stage.checkpoint(1, {}, weight_of(1.0))
         stage.log(2, {"loss": 0.4})
     with opened(out, callbacks=[logger()]) as run:
         stage = run.stage("ppo", PPO)

@@ -15,7 +15,7 @@ import torch
 
 from keel.errors import UserError
 from keel.runs.identity import Identity
-from tests.runs.support import PPO, SFT, complete, opened, other, tensors
+from tests.runs.support import PPO, SFT, complete, opened, other, weight_of
 
 # --- the run ---
 
@@ -85,7 +85,7 @@ def test_a_changed_stage_is_refused_by_key(tmp_path: Path, finished: bool) -> No
             complete(stage)
         else:
             stage.begin()
-            stage.checkpoint(1, tensors(1.0), {})
+            stage.checkpoint(1, {}, weight_of(1.0))
     sentence = (
         f"Stage sft in {tmp_path} was made otherwise (sft.lr: 0.0001 → 0.0002); make it and all later stages anew with "
         f"--fresh-from sft, or keep it and start another run with --out NEW --reuse {tmp_path}."

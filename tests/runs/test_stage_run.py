@@ -14,7 +14,7 @@ import pytest
 
 from keel.runs import checkpoint
 from keel.runs.metrics import read_lines
-from tests.runs.support import PPO, SFT, complete, opened, tensors
+from tests.runs.support import PPO, SFT, WEIGHTS, complete, opened, weight_in, weight_of
 
 # --- a stage from its beginning to its end ---
 
@@ -46,7 +46,7 @@ def test_going_on_cuts_the_logs_back_to_the_checkpoint(tmp_path: Path) -> None:
             stage.log(step, {"loss": step / 7})
             stage.log_samples(step, [{"text": "a"}, {"text": "b"}])
             if step in (2, 4):
-                stage.checkpoint(step, tensors(step), {"beta": step / 3})
+                stage.checkpoint(step, {"beta": step / 3}, weight_of(step))
     with (tmp_path / "ppo" / "metrics.jsonl").open("a") as file:
         file.write('{"iteration": 6, "lo')
     said: list[str] = []
@@ -56,7 +56,7 @@ def test_going_on_cuts_the_logs_back_to_the_checkpoint(tmp_path: Path) -> None:
         snapshot = stage.restore()
         assert snapshot is not None
         assert (snapshot.step, snapshot.state) == (4, {"beta": 4 / 3})
-        assert snapshot.tensors["policy"]["weight"].tolist() == [4.0, 4.0, 4.0]
+        assert weight_in(snapshot.path) == [4.0, 4.0, 4.0]
         assert said == [f"ppo: goes on from step 4 ({tmp_path}/ppo/checkpoints/step-00000004)."]
         stage.log(5, {"loss": 5 / 7})
     assert [row["iteration"] for row in read_lines(tmp_path / "ppo" / "metrics.jsonl")] == [0, 1, 2, 3, 4, 5]
@@ -81,8 +81,8 @@ def test_a_damaged_checkpoint_sends_the_logs_back_further(tmp_path: Path) -> Non
         stage.begin()
         for step in range(3):
             stage.log(step, {})
-            stage.checkpoint(step, tensors(step), {})
-        (tmp_path / "ppo" / "checkpoints" / "step-00000002" / "policy.safetensors").write_bytes(b"")
+            stage.checkpoint(step, {}, weight_of(step))
+        (tmp_path / "ppo" / "checkpoints" / "step-00000002" / WEIGHTS).write_bytes(b"")
         snapshot = stage.restore()
     assert snapshot is not None
     assert snapshot.step == 1
@@ -109,7 +109,7 @@ def test_without_a_whole_checkpoint_the_logs_start_empty(tmp_path: Path) -> None
         stage = run.stage("ppo", PPO)
         stage.begin()
         stage.log(0, {"a": 1.0})
-        stage.checkpoint(0, tensors(0), {})
+        stage.checkpoint(0, {}, weight_of(0))
         (tmp_path / "ppo" / "checkpoints" / "step-00000000" / "manifest.json").unlink()
         assert stage.restore() is None
     assert read_lines(tmp_path / "ppo" / "metrics.jsonl") == []
@@ -120,10 +120,10 @@ def test_checkpoints_that_are_kept(tmp_path: Path) -> None:
         stage = run.stage("ppo", PPO)
         stage.begin()
         for step in range(6):
-            stage.checkpoint(step, tensors(step), {}, best=min(step, 1))
+            stage.checkpoint(step, {}, weight_of(step), best=min(step, 1))
         assert sorted(os.listdir(tmp_path / "ppo" / "checkpoints")) == [f"step-0000000{step}" for step in (1, 4, 5)]
-        assert stage.snapshot(1).tensors["policy"]["weight"].tolist() == [1.0, 1.0, 1.0]
-        stage.checkpoint(6, tensors(6), {})  # no best any more
+        assert weight_in(stage.snapshot(1).path) == [1.0, 1.0, 1.0]
+        stage.checkpoint(6, {}, weight_of(6))  # no best any more
         assert sorted(os.listdir(tmp_path / "ppo" / "checkpoints")) == ["step-00000005", "step-00000006"]
 
 
@@ -136,7 +136,7 @@ def test_a_kill_between_a_save_and_its_pruning_leaves_nothing_behind(
         with monkeypatch.context() as unpruned:
             unpruned.setattr(checkpoint, "prune", lambda *_, **__: None)
             for step in range(5):
-                stage.checkpoint(step, tensors(step), {"step": step}, best=1)
+                stage.checkpoint(step, {"step": step}, weight_of(step), best=1)
         restored = stage.restore()
     assert restored is not None
     assert restored.state == {"step": 4}
@@ -159,7 +159,7 @@ def test_logs_are_on_the_disk_before_the_checkpoint_that_follows_them(
         stage.log(0, {"a": 1.0})
         stage.log_samples(0, [{"a": 1.0}])
         monkeypatch.setattr(os, "fsync", noted)
-        stage.checkpoint(0, tensors(0), {})
+        stage.checkpoint(0, {}, weight_of(0))
     assert set(synced[:2]) == {"metrics.jsonl", "samples.jsonl"}
 
 
@@ -170,7 +170,7 @@ def test_seconds_add_up_over_starts(tmp_path: Path, monkeypatch: pytest.MonkeyPa
         stage = run.stage("ppo", PPO)
         stage.begin()
         now += 30
-        stage.checkpoint(0, tensors(0), {})
+        stage.checkpoint(0, {}, weight_of(0))
         now += 5  # undone by the kill
     now = 7.0  # the next boot
     with opened(tmp_path) as run:

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import partial
-from pathlib import Path
 
-from keel.build.shelf import by_the_leader
+from keel.build.shelf import policy_writer
 from keel.build.workbench import SCORING_TOKENS, Workbench
+from keel.dist.crew import shared
 from keel.engines.base import DrawKey, Sampler
 from keel.engines.remote import RemoteSampler
 from keel.engines.scorers import PolicyScorer
-from keel.models.export import save_policy
 from keel.models.policy import Policy, vocabulary_size
 from keel.records import PromptItem
 from keel.remote.weights import WeightsFolder
@@ -33,14 +32,11 @@ def ppo_sampler(
     if config.servers is None:
         return bench.sampler(policy, renderer), lambda: None
 
-    def write(folder: Path) -> None:
-        save_policy(policy.backbone, renderer.codec.hf, folder, eos_ids=renderer.eos_ids, adapter=policy.adapter)
-
     sampler = RemoteSampler(
         config.servers,
         renderer,
         vocabulary=vocabulary_size(policy.backbone),
-        weights=WeightsFolder(bench.stage.path / _FOLDER, by_the_leader(policy, write)),
+        weights=WeightsFolder(bench.stage.path / _FOLDER, shared(policy_writer(policy, renderer))),
         version=version,
     )
     bench.closing.callback(sampler.close)

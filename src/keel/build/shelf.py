@@ -5,21 +5,28 @@ from __future__ import annotations
 import gc
 import json
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, ParamSpec, TypeVar
+from typing import Any, TypeVar
 
-from torch import nn
+from torch import Tensor, nn
 
 from keel.adapter_config import ENSEMBLE_FILE, members_of
 from keel.config.model import ModelConfig
 from keel.config.reward import EnsembleConfig
 from keel.dist.crew import shared
-from keel.dist.fsdp import gathered, shard
+from keel.dist.fsdp import collected, shard, whole
 from keel.dist.launcher import leads
 from keel.errors import UserError
 from keel.inputs import hash_model
-from keel.models.adapters import AdapterSpec, add_adapter, load_adapter, merged_state, save_adapter
+from keel.models.adapters import (
+    AdapterSpec,
+    adapter_tensors,
+    add_adapter,
+    load_adapter,
+    save_adapter,
+    weights_of,
+)
 from keel.models.critic import ValueHead, ValueNetwork
 from keel.models.ensemble import RewardEnsemble
 from keel.models.export import save_policy, save_reward_model
@@ -33,7 +40,6 @@ from keel.seeds import Draws
 from keel.text.render import Renderer
 
 M = TypeVar("M", bound=nn.Module)
-P = ParamSpec("P")
 ADAPTER = "adapter"  # the artefact beside `model`, where only an adapter was trained
 _ORIGIN = "keel_origin.json"  # the base an adapter belongs on, by its contents
 
@@ -113,15 +119,18 @@ class Shelf:
 
     def export_policy(self, policy: Policy, renderer: Renderer, source: str) -> Callable[[Path], None]:
         """What writes a policy: the whole model into the folder given, its adapter as an artefact of the stage."""
+        save = policy_writer(policy, renderer)
 
         def export(folder: Path) -> None:
             if policy.adapter is not None:
-                self._write_adapter(self._stage.work(ADAPTER), policy.backbone, policy.adapter, source, renderer)
-                self._stage.publish(ADAPTER)
-            tokenizer, ends = renderer.codec.hf, renderer.eos_ids
-            save_policy(policy.backbone, tokenizer, folder, eos_ids=ends, adapter=policy.adapter)
+                tensors = _whole(adapter_tensors(policy.backbone, policy.adapter, {}))
+                if leads():
+                    work = self._stage.work(ADAPTER)
+                    self._write_adapter(work, policy.backbone, policy.adapter, tensors, source, renderer)
+                    self._stage.publish(ADAPTER)
+            save(folder)
 
-        return by_the_leader(policy, export)
+        return shared(export)
 
     def export_reward_model(
         self, model: RewardModel | RewardEnsemble, renderer: Renderer, source: str
@@ -133,29 +142,30 @@ class Shelf:
         parts = list(model.parts) if isinstance(model, RewardEnsemble) else [model]
         names = [f"member-{n}" for n in range(len(parts))] if len(parts) > 1 else [""]
 
+        def export_adapters() -> None:
+            folder = self._stage.work(ADAPTER) if leads() else Path()
+            for part, name in zip(parts, names, strict=True):
+                assert part.adapter is not None
+                tensors = _whole(adapter_tensors(part.classifier, part.adapter, {"score": part.head}))
+                if leads():
+                    self._write_adapter(
+                        folder / name, part.classifier, part.adapter, tensors, source, renderer, part.shifts
+                    )
+            if leads():
+                _name_members(folder, names)
+                self._stage.publish(ADAPTER)
+
         def export(folder: Path, scale: float) -> None:
             if parts[0].adapter is not None:
-                adapters = self._stage.work(ADAPTER)
-                for part, name in zip(parts, names, strict=True):
-                    assert part.adapter is not None
-                    self._write_adapter(adapters / name, part.classifier, part.adapter, source, renderer, part)
-                _name_members(adapters, names)
-                self._stage.publish(ADAPTER)
+                export_adapters()
             for part, name in zip(parts, names, strict=True):
-                save_reward_model(self._whole(part, source), renderer.codec.hf, folder / name, scale=scale)
-            _name_members(folder, names)
+                tensors = collected(weights_of(part.classifier, part.adapter, whole))
+                if leads():
+                    save_reward_model(part, renderer.codec.hf, folder / name, scale=scale, tensors=tensors)
+            if leads():
+                _name_members(folder, names)
 
-        return by_the_leader(model, export)
-
-    def _whole(self, model: RewardModel, source: str) -> RewardModel:
-        """The model with its adapter merged into a copy of its base; itself where it has none."""
-        if model.adapter is None:
-            return model
-        whole = RewardModel(self._load_classifier(source, new_head=True))
-        whole.set_head(model.head_weights[0])
-        whole.classifier.load_state_dict(merged_state(model.classifier, model.adapter))
-        whole.set_shifts(model.shifts)
-        return whole
+        return shared(export)
 
     def release(self, role: str) -> None:
         """Forget the model of that role, if there is one; what no other role holds leaves the memory."""
@@ -244,28 +254,36 @@ class Shelf:
         folder: Path,
         model: nn.Module,
         name: str,
+        tensors: Mapping[str, Tensor],
         source: str,
         renderer: Renderer,
-        reward: RewardModel | None = None,
+        shifts: Sequence[float] = (),
     ) -> None:
-        """The adapter alone with its tokenizer; its base is named from where it will lie."""
+        """The adapter alone with its tokenizer, of a reward model with its shifts; its base is named from where it will
+        lie.
+        """
         folder.mkdir(exist_ok=True)
         base = os.path.relpath(os.path.realpath(source), os.path.realpath(folder)) if Path(source).is_dir() else source
-        save_adapter(model, name, folder, base=base, heads={"score": reward.head} if reward else None)
+        save_adapter(model, name, folder, base=base, tensors=tensors, heads=["score"] if shifts else [])
         renderer.codec.save(folder)
-        origin = {"base": hash_model(source)} | (shift_settings(reward.shifts) if reward else {})
+        origin = {"base": hash_model(source)} | (shift_settings(shifts) if shifts else {})
         (folder / _ORIGIN).write_text(json.dumps(origin) + "\n", encoding="utf-8")
 
 
-def by_the_leader(model: nn.Module, write: Callable[P, None]) -> Callable[P, None]:
-    """Writes a model that all processes gather for it."""
+def policy_writer(policy: Policy, renderer: Renderer) -> Callable[[Path], None]:
+    """What writes the whole model into a folder: called in every process, it is gathered for the leader, who writes."""
 
-    def export(*args: P.args, **kwargs: P.kwargs) -> None:
-        with gathered(model):
-            if leads():
-                write(*args, **kwargs)
+    def write(folder: Path) -> None:
+        tensors = collected(weights_of(policy.backbone, policy.adapter, whole))
+        if leads():
+            save_policy(policy.backbone, renderer.codec.hf, folder, eos_ids=renderer.eos_ids, tensors=tensors)
 
-    return shared(export)
+    return write
+
+
+def _whole(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """In the leader, out of the shards of all."""
+    return collected(([name], whole(tensor)) for name, tensor in tensors.items())
 
 
 def _name_members(folder: Path, names: Sequence[str]) -> None:

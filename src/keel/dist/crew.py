@@ -191,7 +191,5 @@ def _help() -> Any:
         number, name, args, kwargs = told[1:]
         engine = _enrolled[number]()
         assert engine is not None, "the leader calls what is gone here"
-        try:
+        with suppress(UserError):  # the leader has the same one, and what follows from it
             getattr(engine, name)(*args, **kwargs)
-        except UserError:
-            pass  # the leader has the same one, and what follows from it

@@ -78,23 +78,16 @@ def whole(tensor: Tensor) -> Tensor:
     return result
 
 
-def spread(tensor: Tensor | None, template: Tensor, like: Tensor | None) -> Tensor:
-    """What this process holds of a tensor that the leader gives, sharded as `like` is if it has its shape.
+def collected(tensors: Iterable[tuple[Iterable[str], Tensor]]) -> dict[str, Tensor]:
+    """Whole tensors, each under all its names, in the memory of the leader's host; other processes keep none.
 
-    `template` says shape and type where the tensor itself is not. Called in every process.
+    Called in every process: an iterable that gathers them as it goes leaves no process with more than one at a time.
     """
-    if world().size == 1:
-        assert tensor is not None
-        return tensor
-    import torch.distributed as torch_dist
-    from torch.distributed.tensor import DTensor, distribute_tensor
-
-    full = torch.empty(template.shape, dtype=template.dtype) if tensor is None else tensor.contiguous()
-    if isinstance(like, DTensor) and like.shape == template.shape:
-        mesh = like.device_mesh
-        return distribute_tensor(full.to(mesh.device_type), mesh, like.placements)
-    torch_dist.broadcast(full, src=0)
-    return full
+    found: dict[str, Tensor] = {}
+    for names, tensor in tensors:
+        if world().rank == 0:
+            found |= dict.fromkeys(names, tensor.cpu())
+    return found
 
 
 def sharded(tensor: Tensor) -> bool:

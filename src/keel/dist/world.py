@@ -59,7 +59,9 @@ def joined(*, shard: int | None = None, offload: bool = False, device: str = "au
         return
     shard = size if shard is None else shard
     if size % shard:
-        raise UserError(f"parallel.shard: {shard} does not divide the {size} processes; give a divisor, or leave it out")
+        raise UserError(
+            f"parallel.shard: {shard} does not divide the {size} processes; give a divisor, or leave it out"
+        )
     kind = _device_kind(device)
     if offload and kind == "cpu":
         raise UserError("parallel.offload keeps weights off a GPU, and this run has none; leave it out")
@@ -97,7 +99,7 @@ def from_leader(value: T) -> T:
 
 
 def _meet(backend: str) -> None:
-    """Find the other processes. A launcher that starts them again may keep its store, with the addresses of the dead."""
+    """Find the other processes. A launcher that starts them again may keep its store, with addresses of the dead."""
     try:
         found, rank, size = next(rendezvous("env://", timeout=_TIMEOUT))
     except (ValueError, RuntimeError) as error:

@@ -27,6 +27,7 @@ PACKED_BYTES = 1 << 30  # of weights that sampling on a CPU copies, at most
 SHORT = 256  # keys up to which attention on a CPU makes whole matrices
 _CHUNK_CPU, _CHUNK_GPU = 1 << 20, 1 << 26  # numbers of logits that their loss works on at a time, in all its buffers
 _COPY, _GRADIENT, _MOMENTS = 4, 4, 8  # bytes a trained number
+_FILE = 1 << 30  # of a checkpoint, in bytes, while it is written
 _GAPS = 0.5  # of what a phase takes on a CPU: as measured (benchmarks.layouts), not derived
 
 
@@ -123,12 +124,11 @@ def estimate(load: Load) -> Estimate:
     return Estimate((*_always(load), *parts, *(_gaps(parts) if load.cpu else ())))
 
 
-def checkpoint_bytes(load: Load) -> int:
-    """What the leader takes of its host's memory to write a checkpoint: a copy of the moments, and of several
-    processes' shards the weights and moments from which it is made.
-    """
-    gathered = _COPY + _MOMENTS if load.shards > 1 else 0
-    return (gathered + _MOMENTS) * sum(model.trained for model in load.models)
+def export_bytes(load: Load) -> int:
+    """What the leader takes of its host's memory to write the model, whole, where it does not lie there anyway."""
+    model = _written(load)
+    there = load.cpu and load.shards == 1 and not model.adapters
+    return 0 if there else load.precision * model.shape.weights
 
 
 def weight_bytes(model: Model, precision: int) -> int:
@@ -210,14 +210,19 @@ def _update(load: Load) -> Iterator[Part]:
 
 
 def _writing(load: Load) -> Iterator[Part]:
-    """A checkpoint; the model at the end, an adapter merged into a copy."""
-    model = next(model for model in load.models if model.trained)
+    """A checkpoint, of which a process writes its shards file by file; the model at the end, weight by weight."""
+    model = _written(load)
     if load.cpu:
-        yield Part("checkpoint", model.role, "copy to write", checkpoint_bytes(load))
-    yield from _gathered(load, "export", model)
-    if model.adapters:
-        copies = 1 if load.vocabulary_loss else 2  # a reward model's base is loaded anew for it
-        yield Part("export", model.role, "merged copy", copies * load.precision * model.shape.weights)
+        shards = _shard(load, (_COPY + _MOMENTS) * sum(model.trained for model in load.models))
+        yield Part("checkpoint", model.role, "a file to write", min(_FILE, shards))
+        yield Part("export", model.role, "collected in process 0", export_bytes(load))
+    elif load.shards > 1 or model.adapters:
+        yield Part("export", model.role, "one weight", load.precision * model.shape.vocabulary * model.shape.hidden)
+
+
+def _written(load: Load) -> Model:
+    """The one that trains and is handed on."""
+    return next(model for model in load.models if model.trained)
 
 
 def _gaps(parts: Sequence[Part]) -> Iterator[Part]:

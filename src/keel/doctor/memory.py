@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 
 from keel.config.recipe import Recipe
-from keel.doctor.estimate import Estimate, Load, checkpoint_bytes, estimate
+from keel.doctor.estimate import Estimate, Load, estimate, export_bytes
 from keel.doctor.finding import Finding, bad, good, note
 from keel.doctor.loads import Loads
 from keel.errors import UserError
@@ -59,10 +59,10 @@ def _check_stage(recipe: Recipe, stage: str, loads: Loads, processes: int, devic
     said += f" for {sharing} processes" if sharing > 1 else ""
     fits = sharing * (found.peak + PROGRAM) <= _ROOM * room
     findings = [good(what, said) if fits else bad(what, said, mend(recipe, stage, load, found, _ROOM * room))]
-    written = checkpoint_bytes(load)
+    written = export_bytes(load)
     if not load.cpu and written > _ROOM * host_memory():
-        said = f"writing one takes {in_words(written)} of the host's memory, which has {in_words(host_memory())}"
-        findings.append(bad(f"checkpoints of {stage}", said, "take model.tune: lora, or a host with more memory"))
+        said = f"it takes {in_words(written)} of the memory of process 0's host, which has {in_words(host_memory())}"
+        findings.append(bad(f"writing the model of {stage}", said, "take a host with more memory"))
     return findings
 
 
@@ -70,7 +70,7 @@ def mend(recipe: Recipe, stage: str, load: Load, found: Estimate, room: float) -
     """What would make it less, of the settings that are not yet so."""
     if max((part.size for part in found.parts if part.what == "gathered"), default=0) > room:
         return (
-            "no number of processes helps: to be sampled, scored or written a model is gathered whole on each; take a "
+            "no number of processes helps: to be sampled or scored a model is gathered whole on each; take a "
             "smaller model (docs/guides/scale.md)"
         )
     ways = []

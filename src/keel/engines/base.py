@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Protocol, TypeVar
 
 from torch import Tensor
@@ -88,10 +89,10 @@ class Learner(Protocol[B_contra]):
         """The loss's statistics without learning."""
         ...
 
-    def tensors(self) -> Mapping[str, Mapping[str, Tensor]]:
-        """Weights and optimiser state, for a checkpoint."""
+    def write(self, folder: Path) -> None:
+        """Weights and optimiser state as files in a checkpoint's folder."""
         ...
 
-    def load(self, tensors: Mapping[str, Mapping[str, Tensor]], steps: int) -> None:
-        """Go back to what `tensors` gave after `steps` steps."""
+    def read(self, folder: Path, steps: int) -> None:
+        """Go back to what `write` left in that folder after `steps` steps."""
         ...

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Generic, TypeVar
 
 import torch
@@ -11,12 +12,14 @@ from torch import Tensor, nn
 
 from keel.config.training import OptimConfig
 from keel.dist.crew import enrol, shares, together
-from keel.dist.fsdp import clip_gradients, gathered, shard, spread, sum_gradients, whole
+from keel.dist.fsdp import clip_gradients, gathered, shard, sum_gradients
+from keel.dist.shards import read_shards, stored, write_shards
 from keel.dist.world import everyone, world
 from keel.engines.base import Weighted
 from keel.engines.losses import Loss
 from keel.engines.optim import (
     TrainedWeights,
+    empty_optimiser_tensors,
     learning_rate,
     load_optimiser,
     make_optimiser,
@@ -58,7 +61,6 @@ class GradientLearner(Generic[B]):
         self.weights = TrainedWeights(module)
         self.optimiser = make_optimiser(self.weights, config, head=names, head_lr_scale=head_lr_scale)
         self._steps = 0
-        self._loaded: Mapping[str, Mapping[str, Tensor]] = {}  # by the leader
         enrol(self)
 
     @property
@@ -123,33 +125,23 @@ class GradientLearner(Generic[B]):
         return _merged(tally)
 
     @together
-    def tensors(self) -> Mapping[str, Mapping[str, Tensor]]:
-        """The weights that train, and the optimiser's state, whole in the leader."""
-        groups: dict[str, Mapping[str, Tensor]] = {
-            "model": dict(self.weights.named),
-            "optimiser": optimiser_tensors(self.weights, self.optimiser),
-        }
-        return {group: _gathered_tensors(members) for group, members in groups.items()}
-
-    def load(self, tensors: Mapping[str, Mapping[str, Tensor]], steps: int) -> None:
-        """Go back to what `tensors` gave after `steps` steps."""
-        self._loaded = tensors
-        self._load({group: _templates(members) for group, members in tensors.items()}, steps)
-        self._loaded = {}
+    def write(self, folder: Path) -> None:
+        """The weights that train, and the optimiser's state, as files in `folder`."""
+        moments = optimiser_tensors(self.weights, self.optimiser)
+        write_shards(folder, _named("model", self.weights.named) | _named("optimiser", moments))
 
     @together
-    def _load(self, templates: Mapping[str, Mapping[str, Tensor]], steps: int) -> None:
-        named = self.weights.named
-        self.weights.require_names(templates["model"])
-        tensors = {
-            group: {
-                name: spread(self._loaded.get(group, {}).get(name), template, named.get(_weight_name(group, name)))
-                for name, template in members.items()
-            }
-            for group, members in templates.items()
-        }
-        self.weights.load(tensors["model"])
-        load_optimiser(self.weights, self.optimiser, tensors["optimiser"])
+    def read(self, folder: Path, steps: int) -> None:
+        """Go back to what was written into `folder` after `steps` steps, by any number of processes.
+
+        Raises UserError where those are the weights of another model.
+        """
+        known = stored(folder)
+        self.weights.require_names(_below("model", known))
+        moments = empty_optimiser_tensors(self.weights, _below("optimiser", known))
+        read_shards(folder, _named("model", self.weights.named) | _named("optimiser", moments))
+        self.weights.write_back()
+        load_optimiser(self.weights, self.optimiser, moments)
         self._steps = steps
 
     def _require_finite(self, tally: Tally, norm: float) -> None:
@@ -180,23 +172,11 @@ def _merged(tally: Tally) -> Tally:
     return merged
 
 
-def _gathered_tensors(members: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Whole, one at a time, in the leader's memory; helpers keep none."""
-    if world().size == 1:
-        return dict(members)
-    found = {}
-    for name, tensor in members.items():
-        full = whole(tensor.detach())
-        if world().rank == 0:
-            found[name] = full.cpu()
-    return found
+def _named(kind: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """With the name of their kind before their own."""
+    return {f"{kind}.{name}": one for name, one in tensors.items()}
 
 
-def _templates(members: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Shapes and types."""
-    return {name: tensor.to("meta") for name, tensor in members.items()}
-
-
-def _weight_name(group: str, name: str) -> str:
-    """The weight that a tensor of a checkpoint belongs to: of the optimiser's they begin with what they are."""
-    return name if group == "model" else name.partition(".")[2]
+def _below(kind: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Those of one kind, by their own names."""
+    return {name.removeprefix(f"{kind}."): one for name, one in tensors.items() if name.startswith(f"{kind}.")}

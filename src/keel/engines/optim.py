@@ -48,14 +48,6 @@ class TrainedWeights:
         }:
             raise UserError("the checkpoint holds other weights than this configuration trains")
 
-    def load(self, tensors: Mapping[str, Tensor]) -> None:
-        """Take these values, by name. Raises UserError where they are those of another model."""
-        self.require_names(tensors)
-        with torch.no_grad():
-            for name, weight in self.named.items():
-                weight.copy_(tensors[name])
-        self.write_back()
-
 
 def _gather_in(copy: nn.Parameter) -> Callable[[Tensor], None]:
     def hook(weight: Tensor) -> None:
@@ -122,9 +114,19 @@ def optimiser_tensors(weights: TrainedWeights, optimiser: torch.optim.AdamW) -> 
     }
 
 
+def empty_optimiser_tensors(weights: TrainedWeights, known: Collection[str]) -> dict[str, Tensor]:
+    """Zeros in the place of those tensors of `optimiser_tensors` whose names are known, to be filled."""
+    return {
+        f"{key}.{name}": torch.zeros((), device=weight.device) if key == "step" else torch.zeros_like(weight.detach())
+        for name, weight in weights.named.items()
+        for key in _MOMENTS
+        if f"{key}.{name}" in known
+    }
+
+
 def load_optimiser(weights: TrainedWeights, optimiser: torch.optim.AdamW, tensors: Mapping[str, Tensor]) -> None:
-    """Put back what `optimiser_tensors` gave, and nothing else."""
+    """Take these for what `optimiser_tensors` gave, and nothing else."""
     optimiser.state.clear()
     for name, weight in weights.named.items():
         if f"step.{name}" in tensors:
-            optimiser.state[weight] = {key: tensors[f"{key}.{name}"].to(weight.device, copy=True) for key in _MOMENTS}
+            optimiser.state[weight] = {key: tensors[f"{key}.{name}"] for key in _MOMENTS}

@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import math
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -126,28 +126,33 @@ def adapter_parameters(model: nn.Module, name: str) -> list[nn.Parameter]:
 
 def tensors_of(model: nn.Module) -> dict[str, Tensor]:
     """What `state_dict` has, of a model as it is in memory: of one that is gathered `state_dict` gives the shards."""
-    tensors = {}
-    for prefix, module in model.named_modules(remove_duplicate=False):
-        kept = {name: one for name, one in module._buffers.items() if name not in module._non_persistent_buffers_set}
-        for name, tensor in {**module._parameters, **kept}.items():
-            if tensor is not None:
-                tensors[f"{prefix}.{name}" if prefix else name] = tensor.detach()
-    return tensors
+    return {name: tensor for names, tensor in _weights_by_names(model) for name in names}
 
 
-def merged_state(model: nn.Module, name: str) -> dict[str, Tensor]:
-    """The model's weights with the adapter merged in, under the names they had before; the model stays as it is."""
-    state: _Adapted = getattr(body_of(model), _STATE)
-    tensors = {
-        key.replace(".base_layer.", "."): tensor for key, tensor in tensors_of(model).items() if ".lora_" not in key
-    }
-    prefix = _prefix(model)
-    for key, layer in state.layers.items():
-        if name in layer.lora_A:
-            weight: Tensor = layer.get_base_layer().weight
-            merged = weight.detach().float() + layer.get_delta_weight(name).detach().float()
-            tensors[f"{prefix}{key}.weight"] = merged.to(weight.dtype)
-    return tensors
+def weights_of(
+    model: nn.Module, adapter: str | None, whole: Callable[[Tensor], Tensor] = lambda tensor: tensor
+) -> Iterator[tuple[list[str], Tensor]]:
+    """The model's weights, the adapter merged in, each with the names it had before; the model stays as it is.
+
+    One after the other: `whole` is given what is wanted next, and gives all of it where it is in shards.
+    """
+    state: _Adapted = getattr(body_of(model), _STATE, None) or _Adapted()
+    merging = {f"{_prefix(model)}{key}.weight": layer for key, layer in state.layers.items() if adapter in layer.lora_A}
+    for keys, tensor in _weights_by_names(model):
+        names = [key.replace(".base_layer.", ".") for key in keys if ".lora_" not in key]
+        if not names:
+            continue
+        weight, layer = whole(tensor), merging.get(names[0])
+        if layer is not None:
+            down, up = (whole(factors[adapter].weight.detach()) for factors in (layer.lora_A, layer.lora_B))
+            change = (up @ down).T if _transposed(layer) else up @ down
+            weight = (weight.float() + change.float() * layer.scaling[adapter]).to(weight.dtype)
+        yield names, weight
+
+
+def merged_state(model: nn.Module, adapter: str) -> dict[str, Tensor]:
+    """`weights_of` as a dictionary."""
+    return {name: tensor for names, tensor in weights_of(model, adapter) for name in names}
 
 
 def merge_adapter(model: nn.Module, name: str) -> None:
@@ -163,12 +168,22 @@ def merge_adapter(model: nn.Module, name: str) -> None:
     model.requires_grad_(True)
 
 
+def adapter_tensors(model: nn.Module, name: str, heads: Mapping[str, nn.Module]) -> dict[str, Tensor]:
+    """What an adapter's file holds, by its names there: its weights, and those of the heads beside the body."""
+    prefix = _OUTER + _prefix(model)
+    tensors = {prefix + key: weight.detach() for key, weight in _factors(body_of(model), name).items()}
+    for head, module in heads.items():
+        tensors |= {f"{_OUTER}{head}.{key}": weight for key, weight in tensors_of(module).items()}
+    return tensors
+
+
 def save_adapter(
-    model: nn.Module, name: str, folder: Path, *, base: str, heads: Mapping[str, nn.Module] | None = None
+    model: nn.Module, name: str, folder: Path, *, base: str, tensors: Mapping[str, Tensor], heads: Collection[str] = ()
 ) -> None:
     """The adapter alone, as peft reads it: `PeftModel.from_pretrained(base model, folder)`.
 
-    `base` is the name of the model it belongs on; `heads` are the modules beside the body that were trained with it.
+    `tensors` are its `adapter_tensors`, whole; `base` is the name of the model it belongs on; `heads` names the modules
+    beside the body that were trained with it.
     """
     spec: AdapterSpec = getattr(body_of(model), _STATE).specs[name]
     config = {
@@ -178,14 +193,10 @@ def save_adapter(
         "r": spec.rank,
         "lora_alpha": spec.alpha,
         "target_modules": list(spec.targets),
-        "modules_to_save": list(heads) if heads else None,
+        "modules_to_save": list(heads) or None,
         "fan_in_fan_out": any(_transposed(layer) for layer in getattr(body_of(model), _STATE).layers.values()),
         "inference_mode": True,
     }
-    prefix = _OUTER + _prefix(model)
-    tensors = {prefix + key: weight.detach() for key, weight in _factors(body_of(model), name).items()}
-    for head, module in (heads or {}).items():
-        tensors |= {f"{_OUTER}{head}.{key}": weight for key, weight in tensors_of(module).items()}
     save_file({key: weight.contiguous().cpu() for key, weight in tensors.items()}, folder / WEIGHTS_FILE)
     (folder / CONFIG_FILE).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
 
@@ -280,3 +291,15 @@ def _prefix(model: nn.Module) -> str:
 
 def _transposed(layer: Any) -> bool:
     return bool(getattr(layer, "fan_in_fan_out", False))
+
+
+def _weights_by_names(model: nn.Module) -> list[tuple[list[str], Tensor]]:
+    """Each weight and kept buffer with all the names it has: several where weights are tied."""
+    found: dict[int, tuple[list[str], Tensor]] = {}
+    for prefix, module in model.named_modules(remove_duplicate=False):
+        kept = {name: one for name, one in module._buffers.items() if name not in module._non_persistent_buffers_set}
+        for name, tensor in {**module._parameters, **kept}.items():
+            if tensor is not None:
+                names, _ = found.setdefault(id(tensor), ([], tensor.detach()))
+                names.append(f"{prefix}.{name}" if prefix else name)
+    return list(found.values())

@@ -8,11 +8,11 @@ from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.functional import pad
 from transformers import GenerationConfig
 
-from keel.models.adapters import merged_state, tensors_of
+from keel.models.adapters import tensors_of
 from keel.models.quiet import quiet_transformers
 from keel.models.reward import RewardModel
 
@@ -22,12 +22,17 @@ NORMALISATION_FILE = "keel_reward.json"
 
 
 def save_policy(
-    backbone: nn.Module, tokenizer: Any, folder: Path, *, eos_ids: Collection[int], adapter: str | None = None
+    backbone: nn.Module,
+    tokenizer: Any,
+    folder: Path,
+    *,
+    eos_ids: Collection[int],
+    tensors: dict[str, Tensor] | None = None,
 ) -> None:
     """Weights, config, tokenizer and chat template: `AutoModelForCausalLM.from_pretrained(folder)` loads it.
 
-    An adapter is merged into what is written, not into the model. Every token of `eos_ids` ends a response there too,
-    by the generation config.
+    `tensors` are its weights where they are not the backbone's own (an adapter merged in, shards gathered). Every token
+    of `eos_ids` ends a response there too, by the generation config.
     """
     model: Any = backbone
     old = model.generation_config
@@ -35,29 +40,33 @@ def save_policy(
         bos_token_id=old.bos_token_id, eos_token_id=sorted(eos_ids), pad_token_id=old.pad_token_id
     )
     with quiet_transformers():
-        model.save_pretrained(folder, state_dict=tensors_of(model) if adapter is None else merged_state(model, adapter))
+        model.save_pretrained(folder, state_dict=tensors_of(model) if tensors is None else tensors)
     tokenizer.save_pretrained(folder)
 
 
-def save_reward_model(model: RewardModel, tokenizer: Any, folder: Path, *, scale: float) -> None:
+def save_reward_model(
+    model: RewardModel, tokenizer: Any, folder: Path, *, scale: float, tensors: dict[str, Tensor] | None = None
+) -> None:
     """A sequence classifier that transformers alone scores alike (plus `keel_reward_shift`), at any batch size.
 
     An ensemble of heads has a label for each member, and a list of shifts, `keel_reward_shifts`.
 
     transformers reads the score at the rightmost token that is not the pad id, so the saved model gets a pad
     token that no text can hold: one of its own, added behind the vocabulary. `scale` is the standard deviation
-    that was divided out (math.md §1: the preference model is sigmoid(scale x score gap)).
+    that was divided out (math.md §1: the preference model is sigmoid(scale x score gap)); `tensors` are as in
+    `save_policy`.
     """
     classifier: Any = model.classifier
     tokenizer = copy.deepcopy(tokenizer)
     tokenizer.add_special_tokens({"pad_token": PAD_TOKEN})
     tokenizer.padding_side = "right"
-    tensors, config = tensors_of(classifier), copy.deepcopy(classifier.config)
+    tensors = tensors_of(classifier) if tensors is None else tensors
+    config = copy.deepcopy(classifier.config)
     config.pad_token_id = tokenizer.pad_token_id
     table = classifier.get_input_embeddings().weight
     if len(table) < len(tokenizer):
         name = next(name for name, one in classifier.named_parameters() if one is table)
-        tensors[name] = pad(tensors[name], (0, 0, 0, len(tokenizer) - len(table)))
+        tensors = tensors | {name: pad(tensors[name], (0, 0, 0, len(tokenizer) - len(table)))}
         config.get_text_config().vocab_size = len(tokenizer)
     own, classifier.config = classifier.config, config
     try:

@@ -70,7 +70,7 @@ def collect_comparisons(
         pairs_a_prompt = config.per_prompt * (config.per_prompt - 1) // 2
         identical += len(part) // config.per_prompt * pairs_a_prompt - len(shown)
         stage.log_samples(number, [row.to_row() for row in rows])
-        stage.checkpoint(number, {}, {"identical": identical})
+        stage.checkpoint(number, {"identical": identical})
         console.progress(stage.name, number, len(rounds), {"comparisons": float(len(rows))})
     comparisons = [_without_iteration(line) for line in read_lines(stage.path / SAMPLES)]
     if not comparisons:

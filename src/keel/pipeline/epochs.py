@@ -54,7 +54,7 @@ def train_epochs(
     rows_in_all = num_rows * config.epochs
     snapshot = _restore(stage, rows_in_all)
     if snapshot is not None:
-        learner.load(snapshot.tensors, snapshot.step)
+        learner.read(snapshot.path, snapshot.step)
     stopped = snapshot is not None and snapshot.state["stopped"]
     latest: dict[str, float] = {}
     for step in range(learner.steps, learner.steps if stopped else total):
@@ -71,7 +71,7 @@ def train_epochs(
         # A last step that is short of rows is not on the way of a longer run: that one goes on from before it.
         if done % config.checkpoint_every == 0 or done in (total, rows_in_all // config.batch) or stage.stopping:
             short = rows_in_all if done * config.batch > rows_in_all else None
-            stage.checkpoint(done, learner.tensors(), {"rows_if_short": short, "stopped": stage.stopping})
+            stage.checkpoint(done, {"rows_if_short": short, "stopped": stage.stopping}, learner.write)
         latest |= metrics
         console.progress(stage.name, done, total, {name: latest[name] for name in shown if name in latest})
         if stage.stopping:

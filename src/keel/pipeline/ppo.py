@@ -213,7 +213,7 @@ def _restore(config: PPOConfig, stage: StageRun, learner: Learner[PolicyBatch]) 
         raise UserError(
             f"ppo: step {snapshot.step} is past ppo.iterations {config.iterations}; raise it, or fork earlier"
         )
-    learner.load(snapshot.tensors, snapshot.state["optimiser_steps"])
+    learner.read(snapshot.path, snapshot.state["optimiser_steps"])
     state = PPOState.from_dict(snapshot.state["ppo" if snapshot.step == config.iterations else "scheduled"])
     if stage.fork is not None and stage.fork.step == snapshot.step:
         state = state.under(config, stage.fork.changed_keys)
@@ -229,7 +229,7 @@ def _checkpoint_if_due(
     ends = state.iteration == config.iterations or bool(state.stopped)
     if ends or state.best_iteration == state.iteration or state.iteration % config.checkpoint_every == 0:
         content = {"ppo": state.to_dict(), "scheduled": scheduled.to_dict(), "optimiser_steps": learner.steps}
-        stage.checkpoint(state.iteration, learner.tensors(), content, best=scheduled.best_iteration)
+        stage.checkpoint(state.iteration, content, learner.write, best=scheduled.best_iteration)
 
 
 def _publish(config: PPOConfig, engines: PPOEngines, state: PPOState, stage: StageRun) -> dict[str, Any]:
@@ -237,7 +237,7 @@ def _publish(config: PPOConfig, engines: PPOEngines, state: PPOState, stage: Sta
     if config.final == "best" and state.best_iteration is not None:
         taken = state.best_iteration
         best = stage.snapshot(taken)
-        engines.learner.load(best.tensors, best.state["optimiser_steps"])
+        engines.learner.read(best.path, best.state["optimiser_steps"])
     engines.export(stage.work("model"))
     stage.publish("model")
     return {

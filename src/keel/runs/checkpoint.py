@@ -1,9 +1,9 @@
 """Checkpoints: tensors and plain state in a directory that is whole, or is not taken for a checkpoint.
 
     step-00000042/
-        policy.safetensors   one file a group of tensors
-        state.json           {"step": 42, "state": everything else}
-        manifest.json        size and SHA-256 of the others, written last
+        shard-00001-….safetensors   tensors: what each process held of them (`keel.dist.shards`)
+        state.json                  {"step": 42, "state": everything else}
+        manifest.json               size and SHA-256 of the others, written last
 
 It is written beside (`.step-00000042.tmp-PID`), flushed to the disk and renamed. Nothing is pickled.
 """
@@ -15,14 +15,11 @@ import math
 import os
 import re
 import shutil
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-
-import torch
-from safetensors.torch import load_file, save_file
-from torch import Tensor
 
 from keel.runs import files
 from keel.runs.identity import hash_file
@@ -31,37 +28,37 @@ MANIFEST = "manifest.json"
 STATE = "state.json"
 _FINAL = re.compile(r"step-(\d{8,})(\.new)?")
 _LEFTOVER = re.compile(r"\.step-\d+.*\.(?:gone|tmp-(\d+))")
-_GROUP = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*")
 
 
 @dataclass(frozen=True)
 class Snapshot:
-    """A checkpoint in memory: `tensors[group][name]` on the CPU, and `state` exactly as it was saved."""
+    """A checkpoint: `state` exactly as it was saved, its tensors in files under `path`."""
 
     step: int
-    tensors: Mapping[str, Mapping[str, Tensor]]
     state: Mapping[str, Any]
     path: Path
 
 
-def save(folder: Path, step: int, tensors: Mapping[str, Mapping[str, Tensor]], state: Mapping[str, Any]) -> Path:
-    """Write checkpoint `step` into `folder` and return its path.
+def save(folder: Path, step: int, state: Mapping[str, Any], write: Callable[[Path], None] | None = None) -> Path:
+    """Write checkpoint `step` into `folder` and return its path; `write` puts its tensors into the directory given.
 
     A checkpoint of the same step is replaced without a moment in which neither is whole. Checkpoints of later
     steps belong to a line that this one replaces (they were damaged, and skipped) and are removed, as are the
-    unfinished ones of dead processes. Tensors may share memory and have any strides; each is stored by itself.
+    unfinished ones of dead processes.
 
     Raises ValueError if `state` is not plain JSON (dicts with string keys, lists, strings, finite numbers, booleans,
-    None), because then it would not come back as it was, or if a group's name is not fit for a file.
+    None), because then it would not come back as it was.
     """
-    _refuse_unfit(step, tensors, state)
+    if step < 0:
+        raise ValueError(f"step {step} is negative")
+    _refuse_unless_plain("state", state)
     folder.mkdir(parents=True, exist_ok=True)
     _sweep(folder)
     final = step_path(folder, step)
     beside = folder / f".{final.name}.tmp-{os.getpid()}"
     beside.mkdir()
-    for group, members in tensors.items():
-        save_file({name: _alone(tensor) for name, tensor in members.items()}, beside / f"{group}.safetensors")
+    if write is not None:
+        write(beside.absolute())
     (beside / STATE).write_text(json.dumps({"step": step, "state": state}, allow_nan=False), encoding="utf-8")
     _write_manifest(beside)
     files.sync_tree(beside)
@@ -99,13 +96,14 @@ def verify(path: Path) -> str | None:
         return f"{MANIFEST} is missing"
     except (ValueError, KeyError, TypeError, AttributeError):
         return f"{MANIFEST} is damaged"
-    for name, (size, digest) in expected.items():
+    for name, (size, _) in expected.items():
         file = path / name
         if not file.is_file():
             return f"{name} is missing"
         if file.stat().st_size != size:
             return f"{name} has {file.stat().st_size} bytes instead of {size}"
-        if hash_file(file) != digest:
+    for name, digest in _hashes(path / name for name in expected).items():
+        if digest != expected[name][1]:
             return f"{name} is not what was written: its SHA-256 differs"
     return None if STATE in expected else f"{MANIFEST} does not list {STATE}"
 
@@ -116,10 +114,7 @@ def load(path: Path) -> Snapshot:
     if problem is not None:
         raise ValueError(f"checkpoint {path} is not whole: {problem}")
     content = json.loads((path / STATE).read_text(encoding="utf-8"))
-    names = json.loads((path / MANIFEST).read_bytes())["files"]
-    groups = [name.removesuffix(".safetensors") for name in names if name.endswith(".safetensors")]
-    tensors = {group: load_file(path / f"{group}.safetensors") for group in groups}
-    return Snapshot(step=content["step"], tensors=tensors, state=content["state"], path=path)
+    return Snapshot(step=content["step"], state=content["state"], path=path.absolute())
 
 
 def prune(folder: Path, *, keep_last: int, keep: Collection[int] = ()) -> None:
@@ -141,15 +136,6 @@ def step_path(folder: Path, step: int) -> Path:
     return folder / f"step-{step:08d}"
 
 
-def _refuse_unfit(step: int, tensors: Mapping[str, Mapping[str, Tensor]], state: Mapping[str, Any]) -> None:
-    if step < 0:
-        raise ValueError(f"step {step} is negative")
-    for group in tensors:
-        if not _GROUP.fullmatch(group):
-            raise ValueError(f"group {group!r} cannot name a file; use letters, digits, '_', '-' and '.'")
-    _refuse_unless_plain("state", state)
-
-
 def _refuse_unless_plain(where: str, value: Any) -> None:
     if isinstance(value, dict):
         for key, item in value.items():
@@ -166,14 +152,17 @@ def _refuse_unless_plain(where: str, value: Any) -> None:
         raise ValueError(f"{where} is of type {type(value).__name__}, which JSON would not give back")
 
 
-def _alone(tensor: Tensor) -> Tensor:
-    """A contiguous copy on the CPU: safetensors refuses tensors that share memory."""
-    return tensor.detach().to("cpu").clone(memory_format=torch.contiguous_format)
-
-
 def _write_manifest(path: Path) -> None:
-    entries = {file.name: {"size": file.stat().st_size, "sha256": hash_file(file)} for file in sorted(path.iterdir())}
+    hashes = _hashes(sorted(path.iterdir()))
+    entries = {name: {"size": (path / name).stat().st_size, "sha256": digest} for name, digest in hashes.items()}
     (path / MANIFEST).write_text(json.dumps({"files": entries}, indent=2), encoding="utf-8")
+
+
+def _hashes(paths: Iterable[Path]) -> dict[str, str]:
+    """SHA-256 by file name. Several at a time, for large checkpoints have many files and hashing leaves the lock."""
+    paths = list(paths)
+    with ThreadPoolExecutor() as threads:
+        return dict(zip([path.name for path in paths], threads.map(hash_file, paths), strict=True))
 
 
 def _put_in_place(beside: Path, final: Path) -> None:

@@ -17,8 +17,6 @@ from keel.runs.layout import CHECKPOINTS, CLOCK, DONE, IDENTITY, METRICS, SAMPLE
 from keel.runs.metrics import MetricsLog, SamplesLog
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
     from keel.runs.checkpoint import Snapshot
 
 _KEEP_LAST = 2  # checkpoints, besides the best
@@ -112,8 +110,9 @@ class StageRun:
     def checkpoint(
         self,
         step: int,
-        tensors: Mapping[str, Mapping[str, Tensor]],
         state: Mapping[str, Any],
+        write: Callable[[Path], None] | None = None,
+        *,
         best: int | None = None,
     ) -> None:
         """Save step `step` (see `checkpoint.save`); of the others keep the newest, and that of step `best`."""
@@ -121,7 +120,7 @@ class StageRun:
 
         self._metrics.sync()  # a checkpoint must not outlive the lines that led to it
         self._samples.sync()
-        path = checkpoint.save(self._checkpoints, step, tensors, {"best": best, "stage": dict(state)})
+        path = checkpoint.save(self._checkpoints, step, {"best": best, "stage": dict(state)}, write)
         self._prune(best)
         files.write_json(self.path / CLOCK, {"seconds": self._seconds()})
         self._told.checkpoint(step, path)
