@@ -101,3 +101,23 @@ def test_a_process_that_is_killed_is_named_and_the_run_starts_again(tmp_path: Pa
     in_processes(2, lambda: run(recipe, out))
     in_processes(2, lambda: run(recipe, tmp_path / "alone"))
     assert bitwise_differences(tmp_path / "alone" / "ppo", out / "ppo") == []
+
+
+def test_told_to_end_the_processes_finish_their_step(tmp_path: Path) -> None:
+    """The launcher is told, and hands it on; what they end with later is what was not interrupted."""
+    recipe = tiny_recipe([*SFT_AND_PPO, "ppo.iterations=16", "ppo.checkpoint_every=1000", "ppo.evaluate.every=1000"])
+    file, out = tmp_path / "tiny.json", tmp_path / "told"
+    file.write_text(json.dumps(recipe.model_dump(mode="json", exclude_unset=True)), encoding="utf-8")
+    metrics = out / "ppo" / "metrics.jsonl"
+    command = [sys.executable, "-m", "keel", "run", str(file), "--out", str(out), "--processes", "2"]
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL) as started:
+        wait_for_line(started, metrics, 4)
+        started.send_signal(signal.SIGTERM)
+        started.wait(timeout=120)
+    assert started.returncode == 143
+    last = json.loads(metrics.read_bytes().splitlines()[-1])["iteration"]
+    assert 3 <= last < 16
+    assert (out / "ppo" / "checkpoints" / f"step-{last:08d}" / "manifest.json").exists()
+    in_processes(2, lambda: run(recipe, out))
+    in_processes(2, lambda: run(recipe, tmp_path / "alone"))
+    assert bitwise_differences(tmp_path / "alone" / "ppo" / "model", out / "ppo" / "model") == []

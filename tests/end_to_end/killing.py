@@ -4,6 +4,7 @@ Half of the kills come at a random moment, the other half at a random disk synch
 the write of a checkpoint, an artefact or a log. The run is a forked child: the imports are paid once.
 
     python -m tests.end_to_end.killing --kills 20
+    python -m tests.end_to_end.killing --kills 20 --processes 2 --layouts head network lora
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import json
 import os
 import random
 import signal
+import socket
 import sys
 import tempfile
 import threading
@@ -26,28 +28,64 @@ from safetensors.torch import load_file
 
 from keel.build import run_recipe
 from keel.config.recipe import Recipe
+from keel.dist.launcher import LOST, Lost
 from keel.runs.console import SilentConsole
 from tests.end_to_end.tiny import tiny_recipe
 
+LAYOUTS = {
+    "head": [],
+    "network": ["ppo.critic=network"],
+    "lora": ["model.tune=lora"],
+    "lora-network": ["model.tune=lora", "ppo.critic=network"],
+    "grpo": ["ppo.critic=none", "ppo.advantage={kind: grpo}", "ppo.per_prompt=4"],
+}
+
 
 def run_in_child(
-    recipe: Recipe, out: Path, *, kill_after: float | None = None, kill_at_sync: int | None = None, **options: Any
+    recipe: Recipe,
+    out: Path,
+    *,
+    processes: int = 1,
+    victim: int = 0,
+    kill_after: float | None = None,
+    kill_at_sync: int | None = None,
+    **options: Any,
 ) -> bool:
-    """Run the recipe in a forked process that may be killed; True if it ended by itself."""
-    child = os.fork()
-    if child == 0:
-        _child(recipe, out, kill_at_sync, options)
-    timer = threading.Timer(kill_after, os.kill, (child, signal.SIGKILL)) if kill_after is not None else None
+    """Run the recipe in forked processes, one of which may be killed; True if they ended by themselves."""
+    where = _places(processes)
+    children = []
+    for rank, place in enumerate(where):
+        child = os.fork()
+        if child == 0:
+            os.environ |= place
+            _child(recipe, out, kill_at_sync if rank == victim else None, options)
+        children.append(child)
+    timer = threading.Timer(kill_after, os.kill, (children[victim], signal.SIGKILL)) if kill_after is not None else None
     if timer:
         timer.start()
-    _, status = os.waitpid(child, 0)
+    ends = [_end(child) for child in children]
     if timer:
         timer.cancel()
-    if os.WIFSIGNALED(status):
-        assert os.WTERMSIG(status) == signal.SIGKILL, status
+    if -signal.SIGKILL in ends:
         return False
-    assert os.WEXITSTATUS(status) == 0, "the run failed; its traceback is above"
+    assert ends == [0] * processes, f"the run failed ({ends}); its traceback is above"
     return True
+
+
+def _places(processes: int) -> list[dict[str, str]]:
+    """What a launcher tells each process; nothing to one alone."""
+    if processes == 1:
+        return [{}]
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = str(probe.getsockname()[1])
+    shared = {"WORLD_SIZE": str(processes), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "GLOO_SOCKET_IFNAME": "lo"}
+    return [shared | {"RANK": str(rank), "LOCAL_RANK": str(rank)} for rank in range(processes)]
+
+
+def _end(child: int) -> int:
+    """Its exit code; -9 where it was killed."""
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
 
 
 def _child(recipe: Recipe, out: Path, kill_at_sync: int | None, options: dict[str, Any]) -> None:
@@ -56,6 +94,8 @@ def _child(recipe: Recipe, out: Path, kill_at_sync: int | None, options: dict[st
         if kill_at_sync is not None:
             _die_at_sync(kill_at_sync)
         run_recipe(recipe, out, console=SilentConsole(), **options)
+    except Lost:
+        os._exit(LOST)  # its peer was killed
     except BaseException:
         traceback.print_exc()
         sys.stderr.flush()
@@ -76,19 +116,24 @@ def _die_at_sync(number: int) -> None:
     os.fsync = fsync  # type: ignore[assignment]  # only ever called with a descriptor here
 
 
-def kill_until_done(recipe: Recipe, out: Path, kills: int, seed: int, seconds: float, **options: Any) -> int:
+def kill_until_done(
+    recipe: Recipe, out: Path, kills: int, seed: int, seconds: float, processes: int = 1, **options: Any
+) -> int:
     """Start the run until it ends by itself, killing its first `kills` lives; returns how many kills met it alive."""
     dice = random.Random(seed)
     met = 0
     for life in range(kills):
-        if life % 2:
-            ended = run_in_child(recipe, out, kill_at_sync=dice.randint(1, 60), **options)
-        else:
-            ended = run_in_child(recipe, out, kill_after=dice.uniform(0.05, seconds / max(4, kills) * 2), **options)
+        victim = dice.randrange(processes)
+        how: dict[str, Any] = (
+            {"kill_at_sync": dice.randint(1, 60)}
+            if life % 2
+            else {"kill_after": dice.uniform(0.05, seconds / max(4, kills) * 2)}
+        )
+        ended = run_in_child(recipe, out, processes=processes, victim=victim, **how, **options)
         met += not ended
         if ended:
             return met
-    assert run_in_child(recipe, out, **options)
+    assert run_in_child(recipe, out, processes=processes, **options)
     return met
 
 
@@ -170,24 +215,32 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--kills", type=int, default=20)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--processes", type=int, default=1)
+    parser.add_argument("--layouts", nargs="+", choices=LAYOUTS, default=["head"], help="of ppo, one after the other")
     options = parser.parse_args()
-    recipe = tiny_recipe()
-    with tempfile.TemporaryDirectory() as folder:
-        kill_an_extension_and_a_fork(Path(folder))
+    if options.processes == 1:
+        with tempfile.TemporaryDirectory() as folder:
+            kill_an_extension_and_a_fork(Path(folder))
+    for layout in options.layouts:
+        with tempfile.TemporaryDirectory() as folder:
+            kill_one_layout(Path(folder), layout, options.kills, options.seed, options.processes)
+
+
+def kill_one_layout(folder: Path, layout: str, kills: int, seed: int, processes: int) -> None:
+    recipe = tiny_recipe(LAYOUTS[layout])
     met = lives = 0
-    with tempfile.TemporaryDirectory() as folder:
-        started = time.monotonic()
-        assert run_in_child(recipe, Path(folder) / "alone")
-        seconds = time.monotonic() - started
-        print(f"left alone: {seconds:.1f} s")
-        while met < options.kills:
-            out = Path(folder) / f"killed-{lives}"
-            met += kill_until_done(recipe, out, options.kills - met, options.seed + lives, seconds)
-            lives += 1
-            wrong = differences(Path(folder) / "alone", out)
-            print(f"run {lives}: {met} kills so far, {len(wrong)} differences {wrong[:5]}")
-            assert not wrong
-    print(f"{met} kills over {lives} runs: every run ended bitwise as the one left alone")
+    started = time.monotonic()
+    assert run_in_child(recipe, folder / "alone", processes=processes)
+    seconds = time.monotonic() - started
+    print(f"{layout}, left alone: {seconds:.1f} s", flush=True)
+    while met < kills:
+        out = folder / f"killed-{lives}"
+        met += kill_until_done(recipe, out, kills - met, seed + lives, seconds, processes)
+        lives += 1
+        wrong = differences(folder / "alone", out)
+        print(f"run {lives}: {met} kills so far, {len(wrong)} differences {wrong[:5]}", flush=True)
+        assert not wrong
+    print(f"{layout}: {met} kills over {lives} runs: every run ended bitwise as the one left alone", flush=True)
 
 
 if __name__ == "__main__":

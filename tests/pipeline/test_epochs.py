@@ -12,6 +12,7 @@ import pytest
 from keel.config.training import TrainingConfig
 from keel.data.mix import Mixture
 from keel.pipeline.epochs import total_steps, train_epochs
+from keel.runs import leaving
 from keel.runs.callbacks import Callback
 from keel.runs.metrics import read_lines
 from keel.seeds import Draws
@@ -164,3 +165,11 @@ def test_a_callback_ends_the_walk_for_good(tmp_path: Path) -> None:
 def log(folder: Path) -> list[dict[str, Any]]:
     lines = read_lines(folder / "sft" / "metrics.jsonl")
     return [{key: value for key, value in line.items() if not key.startswith("time/")} for line in lines]
+
+
+def test_what_is_told_to_end_saves_the_step_it_is_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(leaving, "asked", lambda: (tmp_path / "sft" / "metrics.jsonl").exists())
+    with pytest.raises(leaving.Left) as left:
+        walk(SummingLearner(), tmp_path)
+    assert left.value.code == 143
+    assert [path.name for path in (tmp_path / "sft" / "checkpoints").iterdir()] == ["step-00000001"]

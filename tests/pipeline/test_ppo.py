@@ -256,6 +256,14 @@ def test_a_stopped_run_that_was_killed_before_its_end_does_not_go_on(tmp_path: P
     assert same(weights(tmp_path / "ppo" / "model" / "model.safetensors"), again.policy.state_dict())
 
 
+def test_a_run_that_is_ended_before_it_began_hands_on_nothing(tmp_path: Path) -> None:
+    with pytest.raises(
+        UserError, match=r"^ppo: nothing was trained, because a callback asked for it at once; no model"
+    ):
+        toy(toy_config()).train(begin_stage(tmp_path, "ppo", callbacks=[StopAt(0)]))
+    assert not (tmp_path / "ppo" / "model").exists()
+
+
 OBJECTIVES = [0.0, 0.1, 0.9, 0.3, 0.2, 0.1, 0.0]  # the second iteration is the best
 
 
@@ -328,14 +336,13 @@ def test_a_run_that_was_ended_by_patience_is_not_extended(tmp_path: Path) -> Non
         assert run.train(begin_stage(tmp_path, "ppo"))["iterations"] == 2
 
 
-@pytest.mark.parametrize("step", [0, 2])
-def test_a_callback_ends_the_run_for_good(step: int, tmp_path: Path) -> None:
+def test_a_callback_ends_the_run_for_good(tmp_path: Path) -> None:
     console = Heard()
     config = toy_config(checkpoint_every=100)
-    stage = begin_stage(tmp_path, "ppo", callbacks=[StopAt(step)])
+    stage = begin_stage(tmp_path, "ppo", callbacks=[StopAt(2)])
     summary = toy(config).train(stage, console)
-    assert (summary["iterations"], summary["stopped"]) == (step, "a callback asked for it")
-    assert f"ppo: ended after {step} iterations: a callback asked for it." in console.said
+    assert (summary["iterations"], summary["stopped"]) == (2, "a callback asked for it")
+    assert "ppo: ended after 2 iterations: a callback asked for it." in console.said
     assert toy(config).train(begin_stage(tmp_path, "ppo")) == summary
 
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 import math
 import os
 from pathlib import Path
 
 import pytest
+from safetensors import SafetensorError
 
 from keel.errors import UserError
 from keel.runs import files
@@ -59,3 +61,29 @@ def test_what_a_killed_writer_left_is_swept_and_nothing_else(tmp_path: Path) -> 
         path.write_text("mine")
     files.sweep(tmp_path)
     assert sorted(tmp_path.iterdir()) == sorted(kept)
+
+
+@pytest.mark.parametrize(
+    ("code", "said"),
+    [
+        (errno.ENOSPC, "the disk under runs/x is full"),
+        (errno.EDQUOT, "the disk under runs/x is full"),
+        (errno.EROFS, "runs/x/file cannot be written (Read-only file system)"),
+        (errno.EACCES, "runs/x/file cannot be written (Permission denied)"),
+        (errno.EIO, "the disk under runs/x/file fails (Input/output error)"),
+    ],
+)
+def test_what_the_disk_refuses_is_a_sentence(code: int, said: str) -> None:
+    with pytest.raises(UserError) as raised, files.disk_trouble(Path("runs/x")):
+        raise OSError(code, os.strerror(code), "runs/x/file")
+    assert str(raised.value).startswith(said)
+    assert "last" in str(raised.value)  # checkpoint: that nothing else is lost
+
+
+def test_other_errors_are_not_the_disks() -> None:
+    with pytest.raises(OSError, match="pipe"), files.disk_trouble(Path("runs/x")):
+        raise BrokenPipeError(errno.EPIPE, "a pipe")
+    with pytest.raises(SafetensorError, match="header"), files.disk_trouble(Path("runs/x")):
+        raise SafetensorError("a header")
+    with pytest.raises(UserError, match="is full"), files.disk_trouble(Path("runs/x")):
+        raise SafetensorError("I/O error: No space left on device (os error 28)")

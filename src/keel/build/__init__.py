@@ -21,12 +21,14 @@ from keel.errors import UserError
 from keel.inputs import Inputs, stage_identity, stage_inputs
 from keel.references import resolve
 from keel.runs.callbacks import Callback, Guarded
+from keel.runs.files import disk_trouble
 from keel.runs.console import Console, SilentConsole
 from keel.runs.fork import ForkPoint
 from keel.runs.identity import Identity, flatten
 from keel.runs.layout import STAGES
 from keel.runs.loggers import make_loggers
 from keel.runs.run import Run, StageRun
+from keel.runs.stage import KEEP_CHECKPOINTS
 from keel.schema import Prompt
 from keel.seeds import Draws
 
@@ -91,7 +93,8 @@ def _walk(
         point.require_same_weights(flatten(content))  # before the stages ahead of it are made
     options: dict[str, Any] = {"reuse": reuse, "fresh_from": fresh_from, "fork": point, "extend": extend}
     told = [*callbacks, *recipe_callbacks(recipe, console.say)]
-    with Run.open(out, recipe.name, **options, callbacks=told, console=console.say) as run:
+    with disk_trouble(out), Run.open(out, recipe.name, **options, callbacks=told, console=console.say) as run:
+        done = 0
         for name in STAGES:
             if getattr(recipe, name) is None or (only is not None and STAGES.index(name) > STAGES.index(only)):
                 continue
@@ -99,7 +102,9 @@ def _walk(
                 continue  # a stage alone: what is not there is missed only by what needs it
             inputs = stage_inputs(recipe, out, name)
             _require_there(recipe, out, name, inputs)
-            stage = run.stage(name, stage_identity(recipe, name, inputs))  # refuses one that was made otherwise
+            kept = getattr(getattr(recipe, name), "keep_checkpoints", KEEP_CHECKPOINTS)
+            identity = stage_identity(recipe, name, inputs)
+            stage = run.stage(name, identity, keep_checkpoints=kept)  # refuses one that was made otherwise
             if stage.finished or only not in (None, name):
                 if name not in run.linked and only in (None, name):
                     console.say(f"{name}: finished before, skipped.")
@@ -107,7 +112,10 @@ def _walk(
             run.write_recipe(content)  # no sooner: a start that is refused leaves the run as it was
             stage.begin()
             stage.finish(make(stage, inputs))
+            done += 1
         run.write_recipe(content)
+        if not done and not run.linked:
+            console.say(f"{out}: nothing was left to do; --fresh-from STAGE makes a stage and all later ones anew.")
 
 
 class StageMaker:

@@ -55,11 +55,12 @@ def demo(
     from keel.cli.summary import print_summary
     from keel.demo.recipe import demo_recipe
     from keel.report.page import write_report
+    from keel.runs.leaving import heeding
     from keel.runs.read import read_run
 
     tastes = [Taste.POLITE, Taste.TERSE] if taste is Taste.BOTH else [taste]
     folders: list[Path] = []
-    with TerminalConsole() as console:
+    with TerminalConsole() as console, heeding():
         for one in tastes:
             console.heading(f"the {one} taste")
             run_recipe(

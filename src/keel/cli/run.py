@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -134,13 +135,15 @@ def _walk(
     from keel.cli.summary import print_summary
     from keel.report.page import write_report
     from keel.runs.console import SilentConsole
+    from keel.runs.leaving import heeding
     from keel.runs.read import read_run
 
     folder = out or Path("runs") / recipe.name
     if not leads():
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # process 0 finishes the step, and dismisses this one
         run_recipe(recipe, folder, console=SilentConsole(), only=only, **options)
         return
-    with TerminalConsole() as console:
+    with TerminalConsole() as console, heeding():
         run_recipe(recipe, folder, console=console, only=only, **options)
     page = write_report([folder], folder / "report.html")
     print_summary(console, [read_run(folder)])

@@ -181,6 +181,7 @@ class PPOConfig(Config):
     final: Literal["last", "best"] = Field("last", description="which policy the stage hands on")
     max_truncated: float = Field(0.9, gt=0, le=1, description="stop when more of a rollout never ends")
     checkpoint_every: int = Field(10, gt=0)
+    keep_checkpoints: int = Field(2, gt=0, description="how many of the newest stay on the disk, beside the best")
 
     @model_validator(mode="before")
     @classmethod

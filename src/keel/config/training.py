@@ -35,3 +35,4 @@ class TrainingConfig(OptimConfig):
     long_prompts: LongPrompts = Field("drop", description="a longer row is left out, or its prompt's oldest tokens are")
     validate_every: int = Field(50, gt=0, description="optimiser steps between two validations")
     checkpoint_every: int = Field(100, gt=0, description="optimiser steps between two checkpoints")
+    keep_checkpoints: int = Field(2, gt=0, description="how many of the newest stay on the disk")

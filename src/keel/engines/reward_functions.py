@@ -207,6 +207,7 @@ class WorkerFunction:
 
 def _serve(connection: Connection, reference: str) -> None:
     """A worker's life: import the function, then answer one task after the other until the connection ends."""
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # the parent finishes its step first, and ends this one itself
     os.setpgrp()  # Ctrl-C in the terminal is the parent's affair; what the function starts ends with the worker
     Thread(target=_end_with_parent, daemon=True).start()
     with suppress(EOFError, ConnectionError):  # the parent has ended the conversation

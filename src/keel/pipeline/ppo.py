@@ -96,6 +96,9 @@ def train_ppo(
         console.progress(stage.name, state.iteration, config.iterations, _shown(metrics))
         state, scheduled = state.heeding(stage), scheduled.heeding(stage)
         _checkpoint_if_due(config, stage, engines.learner, state, scheduled)
+        stage.leave_if_asked(state.iteration)
+    if state.iteration == 0:
+        raise UserError(f"ppo: nothing was trained, because {state.stopped} at once; no model is handed on")
     if state.stopped:
         console.say(f"ppo: ended after {state.iteration} iterations: {state.stopped}.")
     return _publish(config, engines, state, stage)
@@ -226,7 +229,7 @@ def _checkpoint_if_due(
     config: PPOConfig, stage: StageRun, learner: Learner[PolicyBatch], state: PPOState, scheduled: PPOState
 ) -> None:
     """`scheduled` is the state without an evaluation that only the end of the run asked for."""
-    ends = state.iteration == config.iterations or bool(state.stopped)
+    ends = state.iteration == config.iterations or bool(state.stopped) or stage.leaving
     if ends or state.best_iteration == state.iteration or state.iteration % config.checkpoint_every == 0:
         content = {"ppo": state.to_dict(), "scheduled": scheduled.to_dict(), "optimiser_steps": learner.steps}
         stage.checkpoint(state.iteration, content, learner.write, best=scheduled.best_iteration)

@@ -56,12 +56,16 @@ def save(folder: Path, step: int, state: Mapping[str, Any], write: Callable[[Pat
     _sweep(folder)
     final = step_path(folder, step)
     beside = folder / f".{final.name}.tmp-{os.getpid()}"
-    beside.mkdir()
-    if write is not None:
-        write(beside.absolute())
-    (beside / STATE).write_text(json.dumps({"step": step, "state": state}, allow_nan=False), encoding="utf-8")
-    _write_manifest(beside)
-    files.sync_tree(beside)
+    try:
+        beside.mkdir()
+        if write is not None:
+            write(beside.absolute())
+        (beside / STATE).write_text(json.dumps({"step": step, "state": state}, allow_nan=False), encoding="utf-8")
+        _write_manifest(beside)
+        files.sync_tree(beside)
+    except Exception:  # of a full disk it would keep what others may need
+        shutil.rmtree(beside, ignore_errors=True)
+        raise
     _put_in_place(beside, final)
     for path in _newest_first(folder):
         if _step(path) > step:

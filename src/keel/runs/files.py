@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import math
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from keel.errors import UserError
+from keel.errors import UserError, first_line
+
+_FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
 def sync(path: Path) -> None:
@@ -80,6 +84,42 @@ def read_json(path: Path) -> dict[str, Any] | None:
     if not isinstance(value, dict):
         raise UserError(f"{path} holds no JSON object; restore it or remove it.")
     return value
+
+
+@contextmanager
+def disk_trouble(out: Path) -> Iterator[None]:
+    """Say what the disk refuses in a sentence: a run in `out` has lost nothing but what came after its last checkpoint.
+
+    Raises UserError for a full, read-only or failing disk, and for missing rights.
+    """
+    try:
+        yield
+    except OSError as error:
+        where = error.filename or out
+        if error.errno in _FULL:
+            raise _full(out, error) from error
+        if error.errno in (errno.EROFS, errno.EACCES, errno.EPERM):
+            raise UserError(
+                f"{where} cannot be written ({error.strerror}); mend that, or give another --out, and start again: a "
+                "run goes on from its last checkpoint"
+            ) from error
+        if error.errno == errno.EIO:
+            raise UserError(
+                f"the disk under {where} fails ({error.strerror}); start again when it is mended: a run goes on from "
+                "its last whole checkpoint"
+            ) from error
+        raise
+    except Exception as error:
+        if type(error).__name__ == "SafetensorError" and f"os error {errno.ENOSPC}" in str(error):
+            raise _full(out, error) from error
+        raise
+
+
+def _full(out: Path, error: Exception) -> UserError:
+    return UserError(
+        f"the disk under {out} is full ({first_line(error)}); free some of it and start the same command again: it "
+        "goes on from the last checkpoint. ppo.keep_checkpoints, and so in the other stages, says how many stay"
+    )
 
 
 def to_json(value: Any, *, indent: int | None = None) -> str:

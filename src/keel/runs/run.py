@@ -31,7 +31,7 @@ from keel.runs.fork import Fork, ForkPoint
 from keel.runs.fork import start as start_fork
 from keel.runs.identity import Identity, differences
 from keel.runs.layout import CHECKPOINTS, DONE, IDENTITY, RECIPE, RUN, STAGES
-from keel.runs.stage import StageRun
+from keel.runs.stage import KEEP_CHECKPOINTS, StageRun
 
 __all__ = ["Run", "StageRun"]
 
@@ -124,7 +124,7 @@ class Run:
         """Keep the resolved recipe beside the stages, for the report."""
         files.write_json(self.path / RECIPE, recipe)
 
-    def stage(self, name: str, identity: Identity) -> StageRun:
+    def stage(self, name: str, identity: Identity, *, keep_checkpoints: int = KEEP_CHECKPOINTS) -> StageRun:
         """The stage's directory: finished (perhaps just linked from `reuse`), begun earlier, forked, or new.
 
         Raises UserError if it was begun with other settings or inputs, or is a link to a stage that is gone.
@@ -141,7 +141,7 @@ class Run:
         if origin is not None:
             identity = origin.mark(identity)
         self._refuse_other(path, identity)
-        return StageRun(path, identity, self._console, callbacks=self._callbacks)
+        return StageRun(path, identity, self._console, callbacks=self._callbacks, keep_checkpoints=keep_checkpoints)
 
     def _note_start(self) -> None:
         """Each start with its versions: a run may be resumed under others."""
@@ -154,6 +154,13 @@ class Run:
             "cores": os.cpu_count(),
         }
         earlier = files.read_json(self.path / RUN) or {"starts": []}
+        for name in ("keel", "torch", "transformers", "python"):
+            was = earlier["starts"][-1].get(name, start[name]) if earlier["starts"] else start[name]
+            if was != start[name]:
+                self._console(
+                    f"{self.path} was last run under {name} {was}, and this is {start[name]}: what follows may differ "
+                    "from what would have followed there."
+                )
         files.write_json(self.path / RUN, {"name": self.name, "starts": [*earlier["starts"], start]})
 
     def _move_aside(self, stages: Sequence[str]) -> None:

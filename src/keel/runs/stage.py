@@ -9,7 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from keel.runs import files
+from keel.runs import files, leaving
 from keel.runs.callbacks import Callback, StageInfo, Told
 from keel.runs.fork import Fork
 from keel.runs.identity import Identity
@@ -19,18 +19,25 @@ from keel.runs.metrics import MetricsLog, SamplesLog
 if TYPE_CHECKING:
     from keel.runs.checkpoint import Snapshot
 
-_KEEP_LAST = 2  # checkpoints, besides the best
+KEEP_CHECKPOINTS = 2  # the newest, besides the best
 
 
 class StageRun:
     """One stage of a run. If it is not `finished`: `begin`, `restore`, then log and checkpoint, `finish`."""
 
     def __init__(
-        self, path: Path, identity: Identity, console: Callable[[str], None], *, callbacks: Sequence[Callback] = ()
+        self,
+        path: Path,
+        identity: Identity,
+        console: Callable[[str], None],
+        *,
+        callbacks: Sequence[Callback] = (),
+        keep_checkpoints: int = KEEP_CHECKPOINTS,
     ) -> None:
         self.path = path
         self.identity = identity
         self._console = console
+        self._keep_checkpoints = keep_checkpoints
         self._told = Told(callbacks, StageInfo(path.resolve().parent.name, path.name, path, identity.config))
         self._metrics = MetricsLog(path / METRICS)
         self._samples = SamplesLog(path / SAMPLES)
@@ -58,6 +65,17 @@ class StageRun:
     def stopping(self) -> bool:
         """Whether a callback has asked for the end after the line just logged."""
         return self._told.stopping
+
+    @property
+    def leaving(self) -> bool:
+        """Whether the process has been told to end: the step that was just logged wants a checkpoint, then `leave`."""
+        return leaving.asked()
+
+    def leave_if_asked(self, step: int) -> None:
+        """Called when the checkpoint of `step` is written. Raises Left if the process has been told to end."""
+        if leaving.asked():
+            self._console(f"{self.name}: left after step {step}, as asked; the same command goes on from there.")
+            raise leaving.Left
 
     @property
     def fork(self) -> Fork | None:
@@ -163,7 +181,7 @@ class StageRun:
     def _prune(self, best: int | None) -> None:
         from keel.runs import checkpoint
 
-        checkpoint.prune(self._checkpoints, keep_last=_KEEP_LAST, keep=() if best is None else (best,))
+        checkpoint.prune(self._checkpoints, keep_last=self._keep_checkpoints, keep=() if best is None else (best,))
 
     def _work_path(self, name: str) -> Path:
         return self.path / f".{name}.work"
