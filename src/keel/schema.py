@@ -17,6 +17,7 @@ class Message:
 
 # Columns of comparisons that Keel collected: did the response end (or was it cut off), how likely was the label.
 CHOSEN_ENDED, REJECTED_ENDED, FIRST_PROBABILITY = "chosen_ended", "rejected_ended", "first_probability"
+CHOSEN_FIRST = "chosen_first"  # whether the chosen response stood before the rejected one, where there was an order
 
 Dialogue = str | tuple[Message, ...]
 """Plain text, or chat messages."""

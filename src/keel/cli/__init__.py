@@ -9,6 +9,7 @@ import typer
 from keel.cli.chat import chat
 from keel.cli.compare import compare
 from keel.cli.data import data_app
+from keel.cli.data_audit import audit
 from keel.cli.demo import demo
 from keel.cli.doctor import doctor
 from keel.cli.export import export
@@ -43,6 +44,7 @@ app.command()(export)
 app.command()(schema)
 app.command()(compare)
 app.command()(verify)
+data_app.command(no_args_is_help=True)(audit)
 app.add_typer(data_app, name="data")
 
 

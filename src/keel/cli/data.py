@@ -101,8 +101,8 @@ def check(
     fits = _fits(model, max_tokens)
     reports = []
     healthy = True
-    for config in _sources(files, layout, field, outcome, map):
-        kind_here = _kind(config, kind)
+    for config in sources_of(files, layout, field, outcome, map):
+        kind_here = kind_of(config, kind)
         _, result = read_records(config, kind_here, fits)
         healthy = healthy and result.usable > 0 and result.unusable_share <= config.max_unusable
         if as_json:
@@ -137,14 +137,9 @@ def convert(
     from keel.data.write import write_jsonl
     from keel.errors import UserError
 
-    if out.suffix != ".jsonl":
-        raise UserError(f"--out {out}: what is written is JSON lines; end the name in .jsonl.")
-    if not out.parent.is_dir():
-        raise UserError(f"--out {out}: there is no folder {out.parent}; make it first.")
-    if out.exists() and not force:
-        raise UserError(f"--out {out} is there already; give --force to replace it.")
-    configs = _sources(files, layout, field, outcome, map)
-    kinds = [_kind(config, kind) for config in configs]
+    refuse_out("--out", out, force)
+    configs = sources_of(files, layout, field, outcome, map)
+    kinds = [kind_of(config, kind) for config in configs]
     other = next((n for n, found in enumerate(kinds) if found is not kinds[0]), None)
     if other is not None:
         raise UserError(
@@ -158,6 +153,18 @@ def convert(
     typer.echo(f"{sum(reading.check.usable for reading in readings):,} {kinds[0].name} written to {out}")
 
 
+def refuse_out(option: str, out: Path, force: bool) -> None:
+    """Raises UserError where JSON lines cannot, or must not, be written."""
+    from keel.errors import UserError
+
+    if out.suffix != ".jsonl":
+        raise UserError(f"{option} {out}: what is written is JSON lines; end the name in .jsonl.")
+    if not out.parent.is_dir():
+        raise UserError(f"{option} {out}: there is no folder {out.parent}; make it first.")
+    if out.exists() and not force:
+        raise UserError(f"{option} {out} is there already; give --force to replace it.")
+
+
 def _usable(configs: list[DataConfig], readings: list[Reading[Any]]) -> Iterator[AnyRecord]:
     """All records; a source without any is an error, before anything is written under its final name."""
     for config, reading in zip(configs, readings, strict=True):
@@ -165,9 +172,15 @@ def _usable(configs: list[DataConfig], readings: list[Reading[Any]]) -> Iterator
         reading.check.enforce(1.0, config.name)
 
 
-def _sources(
-    files: list[str], layout: Layout, field: list[str] | None, outcome: list[str] | None, map: str | None
+def sources_of(
+    files: list[str],
+    layout: Layout,
+    field: list[str] | None,
+    outcome: list[str] | None,
+    map: str | None,
+    **more: Any,
 ) -> list[DataConfig]:
+    """One source a file, all read the same way. Raises a parameter's error where the options do not fit."""
     from pydantic import ValidationError
 
     from keel.cli.data_options import fields_of, outcomes_of
@@ -177,7 +190,7 @@ def _sources(
     bare = [DataConfig.model_validate(file) for file in files]
     try:
         return [
-            DataConfig.model_validate({"path": each.path, "function": each.function, "map": map} | shared)
+            DataConfig.model_validate({"path": each.path, "function": each.function, "map": map} | shared | more)
             for each in bare
         ]
     except ValidationError as error:
@@ -196,7 +209,7 @@ def _fits(model: str | None, max_tokens: int | None) -> Callable[[Any], bool] | 
     return lambda record: renderer.length(record) <= max_tokens
 
 
-def _kind(config: DataConfig, name: KindName | None) -> Kind[Any]:
+def kind_of(config: DataConfig, name: KindName | None) -> Kind[Any]:
     """The kind asked for, else the one that fits the first row that fits any."""
     from keel.data.convert import KINDS, PROMPTS, guess_kind
     from keel.data.read import read_rows

@@ -22,6 +22,7 @@ from keel.data.read import Row
 from keel.data.reasons import Finding, Reason, Unusable
 from keel.schema import (
     CHOSEN_ENDED,
+    CHOSEN_FIRST,
     REJECTED_ENDED,
     AnyRecord,
     Comparison,
@@ -231,7 +232,8 @@ def _compared(row: Values) -> Parts:
             parts.append((name, Unusable(Reason.TIE)))
         else:
             chosen, rejected = (one, other) if outcome == "first" else (other, one)
-            parts.append((name, others | {"chosen": responses[chosen], "rejected": responses[rejected]}))
+            sides = {"chosen": responses[chosen], "rejected": responses[rejected]}
+            parts.append((name, others | sides | {CHOSEN_FIRST: chosen < rejected}))
     return parts
 
 

@@ -32,12 +32,16 @@ class Reading(Generic[R]):
         self._rows = self._total = self._usable = 0
 
     def __iter__(self) -> Iterator[R]:
+        return (record for _, record in self.with_rows())
+
+    def with_rows(self) -> Iterator[tuple[Row, R]]:
+        """The records, each beside the row that it was read from."""
         for row in read_rows(self._config):
             self._rows += 1
             for converted in convert(row, self._kind, self._config):
                 record = self._tallied(row, converted)
                 if record is not None:
-                    yield record
+                    yield row, record
                     if self._usable == self._config.limit:
                         return
 

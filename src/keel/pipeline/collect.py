@@ -18,7 +18,7 @@ from keel.runs.console import Console
 from keel.runs.layout import SAMPLES
 from keel.runs.metrics import read_lines
 from keel.runs.run import StageRun
-from keel.schema import CHOSEN_ENDED, FIRST_PROBABILITY, REJECTED_ENDED, Comparison
+from keel.schema import CHOSEN_ENDED, CHOSEN_FIRST, FIRST_PROBABILITY, REJECTED_ENDED, Comparison
 from keel.seeds import Draws
 
 _PROMPTS_A_ROUND = 128
@@ -139,6 +139,7 @@ def _comparison(shown: _Shown, samples: Samples, judgement: Judgement, config: C
             **{name: value for name, value in shown.pair.row.items() if name not in _NOT_CARRIED},
             CHOSEN_ENDED: ended[chosen],
             REJECTED_ENDED: ended[rejected],
+            CHOSEN_FIRST: first_wins,
             **({} if gap is None else {"utility_gap": gap if first_wins else -gap}),
             **({} if probability is None else {FIRST_PROBABILITY: probability}),
         },

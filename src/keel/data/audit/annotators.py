@@ -1,0 +1,211 @@
+"""Who judged, how far they agree, what a reward model can reach against them, and who stands out."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from keel.data.audit.gather import Int64s
+from keel.data.audit.grouping import combined, groups
+from keel.data.audit.intervals import Floats, Interval, Rate, bootstrap, wilson
+from keel.data.audit.simhash import UInt64s
+
+_SURE = 0.99  # that nobody at all is called an outlier where all are alike
+_ENOUGH_VOTES = 10
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A number with a 95% interval."""
+
+    value: float
+    interval: Interval
+
+
+@dataclass(frozen=True)
+class Person:
+    """One annotator. `agreement` is with the others' votes on the same pairs, `first` on the reply that stood first."""
+
+    name: str
+    votes: int
+    agreement: Rate
+    first: Rate
+    longer: Rate
+    remarks: Sequence[str]
+
+
+@dataclass(frozen=True)
+class Annotators:
+    """`votes_per_pair`: how many pairs have how many votes. A vote is one named annotator's on one pair of replies.
+
+    `alpha`, `agreement` and the ceiling's bounds are None where no pair has two votes.
+    """
+
+    votes: int
+    pairs: int
+    votes_per_pair: dict[int, int]
+    alpha: Estimate | None
+    agreement: Estimate | None
+    ceiling: Interval | None
+    people: Sequence[Person]  # by votes, most first
+
+    @property
+    def outlying(self) -> list[Person]:
+        return [person for person in self.people if person.remarks]
+
+
+@dataclass(frozen=True)
+class Votes:
+    """m votes, columns [m]: `label` is the label that a vote was first given by."""
+
+    pair: Int64s  # numbers of pairs of replies
+    side: NDArray[np.bool_]  # for the one of two replies with the smaller fingerprint
+    annotator: Int64s
+    prompt: UInt64s
+    label: Int64s
+
+
+def votes_of(prompt: UInt64s, chosen: UInt64s, rejected: UInt64s, annotator: Int64s, labels: Int64s) -> Votes:
+    """One vote for each named annotator and pair of replies; of who said both ways as often, none.
+
+    From columns of all labels, of which only `labels` are looked at.
+    """
+    labels = labels[annotator[labels] >= 0]
+    one, other = chosen[labels], rejected[labels]
+    side = one < other
+    pair = groups(combined(prompt[labels], np.minimum(one, other), np.maximum(one, other)))
+    by_person = groups(combined(pair, annotator[labels]))
+    lead = np.bincount(by_person, weights=np.where(side, 1, -1)) if len(labels) else np.empty(0)
+    first = np.unique(by_person, return_index=True)[1]
+    kept = first[lead != 0]
+    return Votes(pair[kept], lead[lead != 0] > 0, annotator[labels[kept]], prompt[labels[kept]], labels[kept])
+
+
+def krippendorff_alpha(counts: NDArray[np.int64]) -> float:
+    """α = 1 − D_o/D_e for values without an order; `counts` [u, v]: how often unit u was given value v.
+
+    D_o = Σ_u (m_u² − Σ_v n_uv²)/(m_u − 1) / n, D_e = (n² − Σ_v n_v²)/(n(n − 1)) over units of m_u ≥ 2 values, n in all
+    (Krippendorff, 2011, "Computing Krippendorff's alpha-reliability"). NaN where all values are one.
+    """
+    counts = counts[counts.sum(axis=1) >= 2]
+    of_unit = counts.sum(axis=1)
+    n = int(of_unit.sum())
+    if not n:
+        return math.nan
+    observed = float(((of_unit**2 - (counts**2).sum(axis=1)) / (of_unit - 1)).sum()) / n
+    expected = float(n**2 - (counts.sum(axis=0) ** 2).sum()) / (n * (n - 1))
+    return 1 - observed / expected if expected else math.nan
+
+
+def annotators_of(votes: Votes, names: Sequence[str], first: NDArray[np.int8], longer: NDArray[np.int8]) -> Annotators:
+    """`first` and `longer` are columns of all labels: 1 yes, 0 no, -1 not known."""
+    counts = _counts(votes)
+    per_pair = counts.sum(axis=1)
+    sizes, how_many = np.unique(per_pair, return_counts=True)
+    alpha, agreement, ceiling = None, None, None
+    if (per_pair >= 2).any():
+        alpha, agreement = _agreement(votes, counts)
+        ceiling = ceiling_of(agreement.value)
+    people = _people(votes, counts, names, first, longer)
+    return Annotators(
+        len(votes.pair), len(counts), dict(zip(sizes.tolist(), how_many.tolist(), strict=True)),
+        alpha, agreement, ceiling, people,
+    )  # fmt: skip
+
+
+def ceiling_of(agreement: float) -> Interval:
+    """Between what accuracies the best predictor of a single vote lies, from how often two votes agree.
+
+    A pair that a share p of all annotators would decide one way gives two that agree with probability
+    a = p² + (1 − p)², and lets the best predictor be right with q = max(p, 1 − p) = (1 + √(2a − 1))/2. That is concave
+    in a and lies above the chord q = a from (½, ½) to (1, 1), so A = E[a] gives A ≤ E[q] ≤ (1 + √(2A − 1))/2: the
+    upper end where all pairs are equally hard, the lower where each is either clear or a coin's toss. Assumes that the
+    votes on a pair are independent and of annotators drawn alike.
+    """
+    return max(agreement, 0.5), (1 + math.sqrt(max(0.0, 2 * agreement - 1))) / 2
+
+
+def _counts(votes: Votes) -> NDArray[np.int64]:
+    """Votes for either side, a pair a row [pairs, 2]; only pairs with votes."""
+    pair = groups(votes.pair.astype(np.uint64))
+    num = int(pair.max()) + 1 if len(pair) else 0
+    return np.stack([np.bincount(pair[votes.side == side], minlength=num) for side in (True, False)], axis=1)
+
+
+def _agreement(votes: Votes, counts: NDArray[np.int64]) -> tuple[Estimate, Estimate]:
+    """Krippendorff's α and the share of agreeing votes, two on one pair at a time; prompts are drawn anew.
+
+    Which of two replies is called the first is nobody's choice, so α is that of every pair entered both ways round:
+    it does not change when replies are swapped, and both answers are expected equally often.
+    """
+    voted = counts.sum(axis=1)
+    several = voted >= 2
+    counts, voted = counts[several], voted[several]
+    prompt = votes.prompt[np.unique(votes.pair, return_index=True)[1]][several]
+    same = (counts * (counts - 1)).sum(axis=1) / 2
+    against = counts.prod(axis=1)
+    number = groups(prompt)
+    sums = [np.bincount(number, weights=each) for each in (same, same + against, 2 * against / (voted - 1), voted)]
+    parts = np.stack(sums, axis=1).astype(np.float64)
+
+    def agreement(sums: Floats) -> Floats:
+        return np.asarray(sums[..., 0] / sums[..., 1])
+
+    def alpha(sums: Floats) -> Floats:
+        disagreement, n = 2 * sums[..., 2], 2 * sums[..., 3]
+        return np.asarray(1 - (disagreement / n) / (n / 2 / (n - 1)))
+
+    found = [Estimate(float(part(parts.sum(axis=0))), bootstrap(parts, part)) for part in (alpha, agreement)]
+    return found[0], found[1]
+
+
+def _people(
+    votes: Votes, counts: NDArray[np.int64], names: Sequence[str], first: NDArray[np.int8], longer: NDArray[np.int8]
+) -> list[Person]:
+    pair = groups(votes.pair.astype(np.uint64))
+    mine = np.where(votes.side, 0, 1)
+    same = counts[pair, mine] - 1
+    others = counts[pair].sum(axis=1) - 1
+    total = len(names)
+    agreeing, met = (np.bincount(votes.annotator, weights=each, minlength=total) for each in (same, others))
+    given = np.bincount(votes.annotator, minlength=total)
+    sides = {}
+    for name, column in (("first", first), ("longer", longer)):
+        known = column[votes.label]
+        sides[name] = [np.bincount(votes.annotator[known == value], minlength=total).astype(int) for value in (1, 0)]
+    usual = float(agreeing.sum() / met.sum()) if met.sum() else math.nan
+    confidence = 1 - (1 - _SURE) / max(1, int((given > 0).sum()))
+    people = []
+    for number in np.argsort(-given, kind="stable").tolist():
+        if given[number]:
+            agreement = _rate(agreeing[number], met[number])
+            tastes = {name: _rate(yes[number], yes[number] + no[number]) for name, (yes, no) in sides.items()}
+            remarks = _remarks(agreement, tastes, usual, confidence)
+            people.append(Person(names[number], int(given[number]), agreement, **tastes, remarks=remarks))
+    return people
+
+
+def _rate(hits: float, total: float) -> Rate:
+    return Rate(int(hits), int(total), wilson(hits, total))
+
+
+def _remarks(agreement: Rate, tastes: dict[str, Rate], usual: float, confidence: float) -> list[str]:
+    """What stands out, beyond what chance does to the most extreme of that many annotators."""
+    found = []
+    if agreement.total >= _ENOUGH_VOTES and wilson(agreement.hits, agreement.total, confidence)[1] < usual:
+        found.append("low agreement")
+    for name, taste in tastes.items():
+        if taste.total < _ENOUGH_VOTES:
+            continue
+        never = {"first": "second", "longer": "shorter"}[name]
+        if taste.hits in (0, taste.total) and 2 * 0.5**taste.total < 1 - confidence:
+            found.append(f"always the {name if taste.hits else never}")
+        elif name == "first":
+            low, high = wilson(taste.hits, taste.total, confidence)
+            if not low <= 0.5 <= high:
+                found.append(f"position bias: the {name if low > 0.5 else never}")
+    return found
