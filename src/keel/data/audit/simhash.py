@@ -19,7 +19,8 @@ SKETCH = 64
 THRESHOLD = 0.8
 """Jaccard from which two texts are near-duplicates: one word in nineteen changed is above it."""
 
-_FAR = 16  # bits of 64 that candidates may differ in; unrelated texts differ in 32 ± 4
+_BLOCKS = 16  # of 8 bits
+_FAR = 32  # bits of 128 that candidates may differ in; unrelated texts differ in 64 ± 6
 _MOST_A_BUCKET = 256  # candidates looked at for one text in one table
 _CHUNK = 1 << 19  # candidate pairs at once
 _PAD = np.uint32(0xFFFFFFFF)
@@ -33,9 +34,9 @@ UInt64s = NDArray[np.uint64]
 
 @dataclass(frozen=True)
 class Sketches:
-    """n texts: `hashes` [n] are SimHashes, `features` [n, SKETCH] ascending and padded, `counts` [n] all features."""
+    """n texts: SimHashes [n, _BLOCKS], features [n, SKETCH] ascending and padded, and how many there are in all [n]."""
 
-    hashes: UInt64s
+    hashes: NDArray[np.uint8]
     features: NDArray[np.uint32]
     counts: NDArray[np.int64]
 
@@ -45,7 +46,7 @@ class Sketches:
     @classmethod
     def joined(cls, parts: Sequence[Sketches]) -> Sketches:
         """All of them in order."""
-        parts = [cls(np.empty(0, np.uint64), np.empty((0, SKETCH), np.uint32), np.empty(0, np.int64)), *parts]
+        parts = [cls(np.empty((0, _BLOCKS), np.uint8), np.empty((0, SKETCH), np.uint32), np.empty(0, np.int64)), *parts]
         return cls(
             np.concatenate([part.hashes for part in parts]),
             np.concatenate([part.features for part in parts]),
@@ -81,16 +82,20 @@ def sketches(texts: Sequence[str]) -> Sketches:
     starts = np.flatnonzero(np.diff(text_of, prepend=-1))
     counts = np.bincount(text_of, minlength=len(texts))
     found = Sketches(
-        np.zeros(len(texts), np.uint64), np.full((len(texts), SKETCH), _PAD, np.uint32), counts.astype(np.int64)
+        np.zeros((len(texts), _BLOCKS), np.uint8),
+        np.full((len(texts), SKETCH), _PAD, np.uint32),
+        counts.astype(np.int64),
     )
     rank = np.arange(len(feature)) - np.repeat(starts, counts[counts > 0])
     kept = rank < SKETCH
     found.features[text_of[kept], rank[kept]] = feature[kept]
     if len(feature):
-        bits = np.unpackbits(mixed(feature.astype(np.uint64) + np.uint64(_MULTIPLIER)).view(np.uint8).reshape(-1, 8), 1)
+        halves = [
+            mixed(feature + np.uint64(seed * _MULTIPLIER % 2**64)).view(np.uint8).reshape(-1, 8) for seed in (1, 2)
+        ]
+        bits = np.unpackbits(np.concatenate(halves, axis=1), axis=1)
         sums = np.add.reduceat(bits, starts, axis=0, dtype=np.uint32)
-        ones = 2 * sums > counts[counts > 0, None]
-        found.hashes[counts > 0] = np.packbits(ones, axis=1).view(np.uint64)[:, 0]
+        found.hashes[counts > 0] = np.packbits(2 * sums > counts[counts > 0, None], axis=1)
     return found
 
 
@@ -148,21 +153,21 @@ def jaccard(one: Sketches, other: Sketches) -> NDArray[np.float64]:
 def near_duplicates(left: Sketches, right: Sketches, threshold: float = THRESHOLD) -> NearDuplicates:
     """Texts of the left with a near-duplicate on the right, and the other way round.
 
-    SimHashes are cut into 8 blocks of 8 bits, and texts that agree in any two blocks are candidates: all that differ
-    in 6 bits or fewer, and most that differ in 10. Those of at most 16 bits are held to their Jaccard.
+    SimHashes of 128 bits are cut into 16 blocks, and texts that agree in any two of them are candidates: all that
+    differ in 14 bits or fewer, and nearly all that differ in 20. Those that differ in at most 32, four standard
+    deviations below what unrelated texts differ in, are held to their Jaccard.
     """
     seen_left, seen_right = np.zeros(len(left.hashes), bool), np.zeros(len(right.hashes), bool)
     found: list[tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float64]]] = []
     cut = 0
-    blocks = [
-        [(side.hashes >> np.uint64(8 * block)).astype(np.uint8).astype(np.uint16) for block in range(8)]
-        for side in (left, right)
-    ]
-    for one, other in combinations(range(8), 2):
-        keys, wanted = (side[one] << np.uint16(8) | side[other] for side in blocks)
+    left_bits, right_bits = (side.hashes.view(np.uint64) for side in (left, right))
+    for one, other in combinations(range(_BLOCKS), 2):
+        keys, wanted = (
+            side.hashes[:, one].astype(np.uint16) << np.uint16(8) | side.hashes[:, other] for side in (left, right)
+        )
         for rows, candidates, missed in _candidates(keys, wanted):
             cut += missed
-            near = np.bitwise_count(left.hashes[rows] ^ right.hashes[candidates]) <= _FAR
+            near = np.bitwise_count(left_bits[rows] ^ right_bits[candidates]).sum(axis=1) <= _FAR
             near &= ~(seen_left[rows] & seen_right[candidates])
             near &= (left.counts[rows] > 0) & (right.counts[candidates] > 0)
             rows, candidates = rows[near], candidates[near]
