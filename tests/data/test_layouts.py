@@ -238,8 +238,10 @@ ARGUMENTS = {"fields": {"prompt": "topic", "responses": ["a1", "a2"], "preferred
 def test_two_texts_and_the_name_of_the_better_ones_column() -> None:
     row = {"topic": "Tea?", "a1": "Yes.", "a2": "No.", "label": "a2", "id": 7}
     records, findings, layouts = read(COMPARISONS, row, **ARGUMENTS)
-    assert (records, findings, layouts) == ([Comparison("Tea?", "No.", "Yes.", extra={"id": 7})], [], {"pairs"})
-    assert read(COMPARISONS, row | {"label": "a1"}, **ARGUMENTS)[0][0].chosen == "Yes."
+    second = Comparison("Tea?", "No.", "Yes.", extra={"id": 7, "chosen_first": False})
+    assert (records, findings, layouts) == ([second], [], {"pairs"})
+    first = Comparison("Tea?", "Yes.", "No.", extra={"id": 7, "chosen_first": True})
+    assert read(COMPARISONS, row | {"label": "a1"}, **ARGUMENTS)[0] == [first]
     assert read(RANKINGS, row, **ARGUMENTS)[0] == [Ranking("Tea?", ("Yes.", "No."), (2, 1), extra={"id": 7})]
     _, (finding,), _ = read(COMPARISONS, row | {"label": "tie"}, **ARGUMENTS)
     assert finding == Finding(Reason.TIE, "f", 0, "")
@@ -252,7 +254,7 @@ def test_two_texts_and_the_name_of_the_better_ones_column() -> None:
 def test_outcomes_say_what_a_value_stands_for() -> None:
     row = {"prompt": "Tea?", "x": "Yes.", "y": "No.", "winner": 1}
     config = {"fields": {"responses": ["x", "y"], "preferred": "winner"}, "outcomes": {0: "first", 1: "second"}}
-    assert read(COMPARISONS, row, **config)[0] == [Comparison("Tea?", "No.", "Yes.")]
+    assert read(COMPARISONS, row, **config)[0] == [Comparison("Tea?", "No.", "Yes.", extra={"chosen_first": False})]
 
 
 K_WISE = {"prompt": "Tea?", "responses": ["a", "b", "c"]}
@@ -261,8 +263,8 @@ K_WISE = {"prompt": "Tea?", "responses": ["a", "b", "c"]}
 def test_a_ranking_expands_to_all_its_comparisons_but_for_ties() -> None:
     records, findings, _ = read(COMPARISONS, K_WISE | {"ranks": [2, 1, 2], "id": 7, "annotator": "ann"})
     assert records == [
-        Comparison("Tea?", "b", "a", annotator="ann", extra={"id": 7}),
-        Comparison("Tea?", "b", "c", annotator="ann", extra={"id": 7}),
+        Comparison("Tea?", "b", "a", annotator="ann", extra={"id": 7, "chosen_first": False}),
+        Comparison("Tea?", "b", "c", annotator="ann", extra={"id": 7, "chosen_first": True}),
     ]
     assert findings == [Finding(Reason.TIE, "f", 0, "responses 1 and 3")]
     ranking = Ranking("Tea?", ("a", "b", "c"), (2, 1, 2), "ann", {"id": 7})
@@ -314,7 +316,7 @@ def test_preferences_in_keels_own_layout_are_its_own_words(preferred: Any) -> No
 
 def test_a_fault_of_one_comparison_names_its_responses() -> None:
     records, findings, _ = read(COMPARISONS, K_WISE | {"responses": ["a", "b", " "], "ranks": [1, 2, 3]})
-    assert records == [Comparison("Tea?", "a", "b")]
+    assert records == [Comparison("Tea?", "a", "b", extra={"chosen_first": True})]
     assert [(finding.reason, finding.detail) for finding in findings] == [
         (Reason.EMPTY_RESPONSE, "responses 1 and 3: rejected"),
         (Reason.EMPTY_RESPONSE, "responses 2 and 3: rejected"),

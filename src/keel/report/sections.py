@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from keel.report import against_kl, curves, facts
+from keel.report import against_kl, audit_section, curves, facts
 from keel.report.about import annotator, method, source, standing
 from keel.report.facts import Row, of_runs, summary
 from keel.report.figures import Panel
@@ -15,6 +15,7 @@ from keel.report.samples import Sample, first_comparisons
 from keel.runs.read import RunView
 
 Part = tuple[str, Callable[[Any], str]]
+_AUDIT = "audit"
 
 
 @dataclass(frozen=True)
@@ -37,8 +38,13 @@ class Stage:
 
 def stages(runs: Sequence[RunView]) -> list[Stage]:
     """The stages that any of the runs has, or means to have."""
-    made = [_sft, _collect, _reward, _direct, _ppo, _evaluate]
-    return [stage for stage in (make(runs) for make in made) if any(standing(run, stage.anchor) for run in runs)]
+    made = [_sft, _collect, _audit, _reward, _direct, _ppo, _evaluate]
+    found = (make(runs) for make in made)
+    return [
+        stage
+        for stage in found
+        if (stage.anchor == _AUDIT and (stage.rows or stage.notes)) or any(standing(run, stage.anchor) for run in runs)
+    ]
 
 
 def each(runs: Sequence[RunView], find: Callable[[RunView], str | None]) -> list[str]:
@@ -73,6 +79,15 @@ def _collect(runs: Sequence[RunView]) -> Stage:
     lead = "Responses of the model before alignment are compared two at a time; what is preferred is written down."
     notes = _missing(runs, "collect") + _shared(runs, "collect")
     return Stage("collect", "Feedback", lead, notes, of_runs(parts, runs), [], first_comparisons(runs))
+
+
+def _audit(runs: Sequence[RunView]) -> Stage:
+    lead = (
+        "What the data look like that preferences were learned from, as they are now; intervals are 95%. "
+        "keel data audit says which rows."
+    )
+    notes, rows = audit_section.of_runs(runs)
+    return Stage(_AUDIT, "Preference data", lead, notes, rows, [])
 
 
 def _reward(runs: Sequence[RunView]) -> Stage:
