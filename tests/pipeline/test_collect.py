@@ -96,6 +96,7 @@ def test_the_file_reads_back_as_comparisons(tmp_path: Path) -> None:
             "topic": 1,
             "chosen_ended": False,
             "rejected_ended": True,
+            "chosen_first": rows[4].extra["first_probability"] == 1.0,
             "utility_gap": 2.0,
             "first_probability": rows[4].extra["first_probability"],
         },
@@ -115,6 +116,7 @@ def test_both_orders_are_shown_and_the_label_follows_the_response(tmp_path: Path
     assert all((row.chosen, row.extra["utility_gap"]) == ("b", 1.0) for row in rows)
     first = Counter(row.extra["first_probability"] for row in rows)  # 1 where b was shown first
     assert set(first) == {0.0, 1.0}
+    assert all(row.extra["chosen_first"] == (row.extra["first_probability"] == 1.0) for row in rows)
     assert abs(first[1.0] - 100) < 3 * math.sqrt(50)
 
 
