@@ -87,7 +87,7 @@ def _order(audit: Audit) -> Iterator[Line]:
 
 def _length(audit: Audit) -> Iterator[Line]:
     length = audit.length
-    equal = f"; {count(length.equal)} pairs are equally long" if length.equal else ""
+    equal = f"; pairs of equal lengths ({count(length.equal)}) apart" if length.equal else ""
     yield Line("longer wins", rate(length.longer), "", f"In characters{equal}. 50% is no bias of length.")
     if length.slope is not None:
         yield Line(
