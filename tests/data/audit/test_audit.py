@@ -270,6 +270,14 @@ def test_the_ceiling_of_labels_that_were_drawn(tmp_path: Path) -> None:
     assert audit_of(tmp_path, [*rows, pair("c", "x", "y")]).balance.noise_ceiling is None
 
 
+def test_what_is_being_done_is_told(tmp_path: Path) -> None:
+    told: list[tuple[str, int]] = []
+    path = save(tmp_path / "rows.jsonl", [pair(f"p{n}", "x", "y") for n in range(5000)])
+    audit([source(path)], lambda what, count: told.append((what, count)))
+    assert told[:2] == [(f"reading {path}", 2048), (f"reading {path}", 4096)]
+    assert [count for _, count in told[2:]] == [5000] * len(told[2:])
+
+
 def test_nothing_to_audit_is_said(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"no row says which of two replies is better, most often “empty response”"):
         audit_of(tmp_path, [pair("a", "", "y")])

@@ -119,6 +119,14 @@ def test_rankings_are_written_as_comparisons_and_ratings_as_they_are(tmp_path: P
     assert lines(tmp_path / "rated.jsonl") == [rated[0], rated[2]]
 
 
+def test_a_row_is_left_out_for_the_first_of_its_faults(tmp_path: Path) -> None:
+    rows = [pair("a", "Human: x", "y", "ann")] * 2 + [pair("a", "x", "y", "ann")] * 2 + [pair("a", "y", "x", "ann")]
+    clean(audit_of(tmp_path, [*rows, pair("b", "x", "y")]), tmp_path / "clean.jsonl")
+    assert [line["reason"] for line in lines(tmp_path / "clean.left-out.jsonl")] == [
+        "role marker in a reply", "role marker in a reply", "contradicts itself", "duplicate", "contradicts itself",
+    ]  # fmt: skip
+
+
 def test_nothing_is_written_where_nothing_is_fit(tmp_path: Path) -> None:
     found = audit_of(tmp_path, [pair("a", "Human: x", "y")])
     with pytest.raises(UserError, match="no row is fit to use"):
