@@ -67,12 +67,14 @@ def audit(
     """
     from keel.data.audit.as_json import as_json as json_of
     from keel.data.audit.audit import audit as audited
+    from keel.data.audit.clean import beside
     from keel.data.audit.clean import clean as cleaned
     from keel.report.audit import write_audit
     from keel.runs.files import to_json
 
     if clean is not None:
-        refuse_out("--clean", clean, force)
+        for out in (clean, beside(clean)):
+            refuse_out("--clean", out, force)
     given = sources_of(files, layout, field, outcome, map, validation=validation, together=together)
     sources = [_source(config, kind, False if held_out else None) for config in given]
     sources += [_source(config, kind, True) for config in sources_of(held_out or [], layout, field, outcome, map)]

@@ -113,6 +113,9 @@ def _balance(audit: Audit) -> Iterator[Line]:
     if 0 < len(balance.numbers) <= 30:
         each = ", ".join(f"{value:g}: {count(times)}" for value, times in balance.numbers.items())
         yield Line("numbers given", each, "", "How often each rating was given; of labels 1 is accepted.")
+    if audit.gathered.not_compared:
+        left = count(audit.gathered.not_compared)
+        yield Line("ratings not compared", left, "", "Those after the first 200 of a prompt.")
     least, median, most = balance.labels_per_prompt
     yield Line("labels a prompt", f"{least}, {median:g}, {most}", "", "Least, median, most.")
     if balance.empty_judged:

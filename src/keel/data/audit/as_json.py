@@ -48,6 +48,7 @@ def as_json(audit: Audit) -> dict[str, Any]:
         },
         "balance": {
             "ties": audit.balance.ties,
+            "ratings_not_compared": audit.gathered.not_compared,
             "numbers": {f"{number:g}": count for number, count in audit.balance.numbers.items()},
             "labels_per_prompt": list(audit.balance.labels_per_prompt),
             "empty_judged": audit.balance.empty_judged,
@@ -74,7 +75,7 @@ def _order(audit: Audit) -> dict[str, Any]:
 
 def _cycle(audit: Audit, cycle: Cycle) -> list[dict[str, Any]]:
     labels, files = audit.gathered.labels, audit.gathered.files
-    return [{"file": files[int(labels.file[one])], "row": int(labels.row[one])} for one in cycle.labels]
+    return [{"file": files[int(labels.file[one])], "row": int(labels.row[one])} for one in cycle]
 
 
 def _splits(audit: Audit) -> dict[str, Any]:

@@ -40,10 +40,6 @@ class Audit:
     balance: Balance
     annotators: Annotators
 
-    def count(self, fault: Fault) -> int:
-        """How many labels and refused rows have it."""
-        return sum(len(one) for one in self.found if one.fault is fault)
-
     @property
     def pairs_contradicted(self) -> int:
         """Pairs of replies that are preferred both ways, by whomever."""

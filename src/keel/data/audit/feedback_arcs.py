@@ -8,7 +8,7 @@ groups of up to EXACT responses that lie on common cycles it is solved, beyond t
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence, Sized
 from dataclasses import dataclass
 from itertools import islice, pairwise
 
@@ -19,7 +19,7 @@ EXACT = 15
 """Responses on common cycles up to which the answer is exact: 2^15 subsets."""
 
 _MOST_SWEEPS = 20
-_MOST_PATHS = 5000  # edges whose cycles are looked for
+_MOST_STEPS = 20_000_000  # edges walked along in search of cycles to pack
 _DENSE = 600  # responses up to which an order is improved by moving each of them
 
 Edges = dict[tuple[int, int], int]
@@ -194,7 +194,7 @@ def packed_cycles(nodes: Iterable[int], edges: Mapping[tuple[int, int], int]) ->
     for one, other in left:
         below[one].add(other)
     found = 0
-    for edge in islice(list(left), _MOST_PATHS):
+    for edge in islice(list(left), most_paths(edges)):
         while left.get(edge, 0) > 0:
             back = path(below, edge[1], edge[0])
             if back is None:
@@ -207,6 +207,11 @@ def packed_cycles(nodes: Iterable[int], edges: Mapping[tuple[int, int], int]) ->
                 if not left[each]:
                     below[each[0]].discard(each[1])
     return found
+
+
+def most_paths(edges: Sized) -> int:
+    """How many paths are searched for in a graph with these edges, so that the search ends."""
+    return max(1, _MOST_STEPS // max(1, len(edges)))
 
 
 def path(

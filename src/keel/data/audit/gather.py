@@ -24,6 +24,7 @@ from keel.schema import CHOSEN_ENDED, CHOSEN_FIRST, FIRST_PROBABILITY, REJECTED_
 
 _SKETCHED_AT_ONCE = 2048  # prompts
 _TOLD_EVERY = 2048  # records
+_COMPARED = 200  # ratings of one prompt, each two of which are a comparison
 
 Int64s = NDArray[np.int64]
 UInt64s = NDArray[np.uint64]
@@ -136,6 +137,7 @@ class Gathered:
     prompts: Prompts
     annotators: Sequence[str]
     files: Sequence[str]
+    not_compared: int  # ratings beyond the first _COMPARED of their prompt
 
     @property
     def prompt_keys(self) -> UInt64s:
@@ -251,10 +253,10 @@ class Gatherer:
                     self._rated(record, prompt, place)
             checks.append(reading.check)
         ratings = Ratings(**self._ratings.done())
-        self._imply(ratings)
+        not_compared = self._imply(ratings)
         return Gathered(
             sources, checks, Labels(**self._labels.done()), ratings, self._prompts.done(), list(self._annotators),
-            list(self._files),
+            list(self._files), not_compared,
         )  # fmt: skip
 
     def _told(self, records: Iterator[Any], name: str) -> Iterator[Any]:
@@ -284,7 +286,7 @@ class Gatherer:
         )
         self._ratings.add(
             reply=fingerprint(normal(record.response)),
-            exact=fingerprint("\0".join((prompt, record.response, f"{number:g}"))),
+            exact=fingerprint("\0".join((prompt, record.response, repr(number)))),
             number=number,
             scale=self._scales[scale],
             length=len(record.response),
@@ -292,10 +294,17 @@ class Gatherer:
             **place,
         )
 
-    def _imply(self, ratings: Ratings) -> None:
-        """The comparisons that ratings of one prompt stand for, by `from_ratings`; a text is its fingerprint there."""
+    def _imply(self, ratings: Ratings) -> int:
+        """The comparisons that ratings of one prompt stand for, by `from_ratings`; a text is its fingerprint there.
+
+        Their number grows with the square of the ratings, so only the first _COMPARED of a prompt meet. Returns how
+        many ratings are left.
+        """
         order = np.argsort(ratings.prompt, kind="stable")
-        for group in np.split(order, np.flatnonzero(np.diff(ratings.prompt[order])) + 1):
+        left = 0
+        for whole in np.split(order, np.flatnonzero(np.diff(ratings.prompt[order])) + 1):
+            group = whole[:_COMPARED]
+            left += len(whole) - len(group)
             if len(group) < 2:
                 continue
             place_of = {str(ratings.reply[at]): at for at in group.tolist()[::-1]}
@@ -307,6 +316,7 @@ class Gatherer:
             ]
             for pair in from_ratings(light, "drop"):
                 self._implied(ratings, place_of[pair.chosen], place_of[pair.rejected], str(pair.annotator))
+        return left
 
     def _implied(self, ratings: Ratings, chosen: int, rejected: int, judge: str) -> None:
         replies = int(ratings.reply[chosen]), int(ratings.reply[rejected])

@@ -8,20 +8,15 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from keel.data.audit.feedback_arcs import against, components, minimum_feedback_arcs, path
+from keel.data.audit.feedback_arcs import against, components, minimum_feedback_arcs, most_paths, path
 from keel.data.audit.gather import Int64s
 from keel.data.audit.grouping import combined, groups
 from keel.data.audit.simhash import UInt64s
 
 _TRIANGLES_UP_TO = 500  # replies to a prompt
-_MOST_PATHS = 2000  # searched for a cycle of one prompt
 
-
-@dataclass(frozen=True)
-class Cycle:
-    """Labels that go in a circle, the shortest circle that was met: label k's rejected reply is chosen by the next."""
-
-    labels: tuple[int, ...]
+Cycle = tuple[int, ...]
+"""Labels that go in a circle: what one rejects the next one chooses."""
 
 
 @dataclass(frozen=True)
@@ -70,7 +65,7 @@ def order_of(prompt: UInt64s, chosen: UInt64s, rejected: UInt64s, labels: Int64s
         found = _long_cycle(edges)
         if found is not None:
             cyclic += 1
-            cycles.append(Cycle(tuple(_first_labels(found, rows, one, other))))
+            cycles.append(tuple(_first_labels(found, rows, one, other)))
             more = _triangles(edges)
             triangles = None if triangles is None or more is None else triangles + more
     return Order(
@@ -128,7 +123,7 @@ def _long_cycle(edges: dict[tuple[int, int], int]) -> list[int] | None:
         back = path(below, other, one, without=(other, one))
         if back is not None and (shortest is None or len(back) < len(shortest)):
             shortest = back
-        if shortest is not None and (len(shortest) == 3 or tried >= _MOST_PATHS):
+        if (shortest is not None and len(shortest) == 3) or tried >= most_paths(edges):
             break
     return shortest
 
