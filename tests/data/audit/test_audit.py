@@ -162,7 +162,7 @@ def test_cut_off_and_mid_sentence(tmp_path: Path) -> None:
     found = audit_of(tmp_path, rows)
     assert rows_of(found, Fault.MID_SENTENCE) == [0, 6]
     assert rows_of(found, Fault.CUT_OFF) == [4]
-    assert (found.balance.cut_chosen, found.balance.cut_rejected) == (pytest.approx(2 / 7), pytest.approx(1 / 7))
+    assert [found.balance.cut_chosen, found.balance.cut_rejected] == pytest.approx([2 / 7, 1 / 7])
 
 
 @pytest.mark.parametrize(
