@@ -10,6 +10,7 @@ import pytest
 from numpy.typing import NDArray
 
 from keel.data.audit.annotators import Annotators, Votes, annotators_of, ceiling_of, krippendorff_alpha, votes_of
+from keel.data.audit.intervals import wilson
 
 _UNKNOWN = np.int8(-1)
 
@@ -78,6 +79,8 @@ def test_agreement_by_hand_and_by_a_naive_loop() -> None:
     assert [(p.name, p.votes, p.agreement.hits, p.agreement.total) for p in found.people] == [
         ("a0", 3, 3, 4), ("a1", 2, 2, 4), ("a2", 2, 3, 4),
     ]  # fmt: skip
+    # Hers agree with 2 of 2 and 1 of 2: a variance of 2·(½² + ½²)/4² = 1/16, that of 3 independent ones at ¾.
+    assert found.people[0].agreement.interval == pytest.approx(wilson(0.75 * 3, 3))
 
 
 def crowd(seed: int, pairs: int, people: int, sure: float) -> Votes:

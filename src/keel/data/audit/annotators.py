@@ -28,7 +28,10 @@ class Estimate:
 
 @dataclass(frozen=True)
 class Person:
-    """One annotator. `agreement` is with the others' votes on the same pairs, `first` on the reply that stood first."""
+    """One annotator. `agreement` is with the others' votes on the same pairs, `first` on the reply that stood first.
+
+    What others say of one pair is not independent: the interval of `agreement` takes the annotator's votes for that.
+    """
 
     name: str
     votes: int
@@ -171,33 +174,48 @@ def _people(
     same = counts[pair, mine] - 1
     others = counts[pair].sum(axis=1) - 1
     total = len(names)
-    agreeing, met = (np.bincount(votes.annotator, weights=each, minlength=total) for each in (same, others))
+    agreeing, met, shared = (
+        np.bincount(votes.annotator, weights=each, minlength=total) for each in (same, others, others > 0)
+    )
     given = np.bincount(votes.annotator, minlength=total)
     sides = {}
     for name, column in (("first", first), ("longer", longer)):
         known = column[votes.label]
         sides[name] = [np.bincount(votes.annotator[known == value], minlength=total).astype(int) for value in (1, 0)]
+    independent = _independent(votes.annotator, same, others, agreeing, met, shared)
     usual = float(agreeing.sum() / met.sum()) if met.sum() else math.nan
     confidence = 1 - (1 - _SURE) / max(1, int((given > 0).sum()))
     people = []
     for number in np.argsort(-given, kind="stable").tolist():
         if given[number]:
-            agreement = _rate(agreeing[number], met[number])
+            agreement = _rate(agreeing[number], met[number], independent[number])
             tastes = {name: _rate(yes[number], yes[number] + no[number]) for name, (yes, no) in sides.items()}
-            remarks = _remarks(agreement, tastes, usual, confidence)
+            remarks = _remarks(tastes, confidence)
+            if shared[number] >= _ENOUGH_VOTES:
+                most = wilson(agreement.share * independent[number], independent[number], confidence)[1]
+                remarks = ["low agreement", *remarks] if most < usual else remarks
             people.append(Person(names[number], int(given[number]), agreement, **tastes, remarks=remarks))
     return people
 
 
-def _rate(hits: float, total: float) -> Rate:
-    return Rate(int(hits), int(total), wilson(hits, total))
+def _independent(
+    annotator: Int64s, same: Int64s, others: Int64s, agreeing: Floats, met: Floats, shared: Floats
+) -> Floats:
+    """For how many independent others the agreement of each annotator counts: see `intervals.rate`."""
+    share = agreeing / np.maximum(met, 1)
+    squares = np.bincount(annotator, weights=(same - share[annotator] * others) ** 2, minlength=len(met))
+    variance = squares / np.maximum(met, 1) ** 2 * shared / np.maximum(shared - 1, 1)
+    return np.asarray(np.where(variance > 0, share * (1 - share) / np.where(variance > 0, variance, 1), shared))
 
 
-def _remarks(agreement: Rate, tastes: dict[str, Rate], usual: float, confidence: float) -> list[str]:
+def _rate(hits: float, total: float, independent: float | None = None) -> Rate:
+    number = total if independent is None else independent
+    return Rate(int(hits), int(total), wilson(hits / total * number if total else 0.0, number))
+
+
+def _remarks(tastes: dict[str, Rate], confidence: float) -> list[str]:
     """What stands out, beyond what chance does to the most extreme of that many annotators."""
     found = []
-    if agreement.total >= _ENOUGH_VOTES and wilson(agreement.hits, agreement.total, confidence)[1] < usual:
-        found.append("low agreement")
     for name, taste in tastes.items():
         if taste.total < _ENOUGH_VOTES:
             continue
