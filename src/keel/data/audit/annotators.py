@@ -175,7 +175,8 @@ def _people(
     others = counts[pair].sum(axis=1) - 1
     total = len(names)
     agreeing, met, shared = (
-        np.bincount(votes.annotator, weights=each, minlength=total) for each in (same, others, others > 0)
+        np.bincount(votes.annotator, weights=each, minlength=total).astype(np.float64)
+        for each in (same, others, others > 0)
     )
     given = np.bincount(votes.annotator, minlength=total)
     sides = {}
