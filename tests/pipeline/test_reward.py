@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 from transformers import AutoModelForSequenceClassification
 
+from keel.assessment.statistics import wilson_interval
 from keel.batching import pad_rows
 from keel.config.data import DataConfig
 from keel.config.reward import RewardConfig
@@ -32,11 +33,8 @@ from keel.pipeline.reward import (
     HeldOut,
     RewardEngines,
     bootstrap,
-    effective_count,
     judge,
-    reliability,
     train_reward,
-    wilson_interval,
 )
 from keel.records import EncodedRow, Pairs, PromptItem
 from keel.runs.metrics import read_lines
@@ -52,46 +50,6 @@ def pair(chosen: Sequence[int], rejected: Sequence[int], prompt: Sequence[int] =
 
 
 # --- how it is judged ---
-
-
-@pytest.mark.parametrize(
-    ("right", "count", "low", "high"),
-    [(81, 263, 0.2553, 0.3662), (15, 148, 0.0624, 0.1605), (0, 20, 0.0, 0.1611), (1, 29, 0.0061, 0.1718)],
-)
-def test_wilson_interval_as_published(right: int, count: int, low: float, high: float) -> None:
-    """Newcombe (1998), Statistics in Medicine 17, table I, method 3."""
-    assert wilson_interval(right / count, count) == pytest.approx((low, high), abs=5e-5)
-
-
-def test_comparisons_of_one_prompt_are_not_independent() -> None:
-    """By hand: share 1/2. Alone, 4 residuals of 1/2 give variance 4 x 1/4 / 16 = 1/16, that of 4 trials. In two groups
-    that are alike, the residuals add up to 1 and -1: 2 / 16 = 1/8, that of 2 trials."""
-    right = [1.0, 1.0, 0.0, 0.0]
-    assert effective_count(right, "abcd") == pytest.approx(4.0)
-    assert effective_count(right, "aabb") == pytest.approx(2.0)
-    assert effective_count(right, "abab") == 4.0  # groups that balance are worth more, but not more than all
-    assert effective_count([1.0, 1.0, 1.0, 1.0], "aabb") == 2.0  # nothing varies: one trial a group
-
-
-def test_wilson_interval_at_the_edges() -> None:
-    z2 = 1.959964**2
-    assert wilson_interval(1.0, 4) == pytest.approx((4 / (4 + z2), 1.0))
-    assert wilson_interval(0.5, 1)[0] == pytest.approx(1 - wilson_interval(0.5, 1)[1])
-
-
-def test_reliability_bins_by_hand() -> None:
-    gap = torch.tensor([0.1, -0.2, 3.0, 1.0, -0.4, 0.0], dtype=torch.float64)
-    bins = reliability(gap)
-    assert len(bins) == 6  # fewer pairs than bins: one each, from the least to the most certain
-    expected = [(0.0, 0.5), (0.1, 1.0), (0.2, 0.0), (0.4, 0.0), (1.0, 1.0), (3.0, 1.0)]
-    for found, (size, right) in zip(bins, expected, strict=True):
-        assert found == {"predicted": pytest.approx(1 / (1 + math.exp(-size))), "right": right, "pairs": 1.0}
-    tens = reliability(torch.linspace(-1, 1, 40, dtype=torch.float64))
-    assert [found["pairs"] for found in tens] == [4.0] * 10
-    assert [found["right"] for found in tens] == [0.5] * 10  # symmetric: it knows nothing
-    assert tens[-1]["predicted"] == pytest.approx(
-        sum(1 / (1 + math.exp(-abs(-1 + 2 * i / 39))) for i in (0, 1, 38, 39)) / 4
-    )
 
 
 def length_of(rows: Sequence[EncodedRow]) -> Tensor:

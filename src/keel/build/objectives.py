@@ -10,7 +10,7 @@ from typing import Any, Generic, TypeVar
 from torch import nn
 
 from keel.config.reward import RewardConfig
-from keel.data.judgements import RatingScale, comparisons_of
+from keel.data.judgements import RatingScale, comparisons_of, told_apart
 from keel.data.load import Labelled, Mixed
 from keel.engines.base import Weighted
 from keel.engines.losses import Loss, ensemble_loss, reward_loss
@@ -64,11 +64,7 @@ def learned_from(config: RewardConfig, rows: Sequence[Labelled[Any]], draws: Dra
 
 def judged_on(config: RewardConfig, rows: Sequence[Labelled[Any]], draws: Draws) -> Sequence[Labelled[Any]]:
     """What validates: as what trains, but every pair of which one is better, so that settings can be compared."""
-    return _told_apart(rows, draws) if config.objective == "bradley_terry" else rows
-
-
-def _told_apart(rows: Sequence[Labelled[Any]], draws: Draws) -> list[Labelled[Comparison]]:
-    return comparisons_of(rows, how="all", ties="drop", draws=draws)
+    return told_apart(rows, draws)[0] if config.objective == "bradley_terry" else rows
 
 
 def make_task(
@@ -82,9 +78,8 @@ def make_task(
     """The objective's task on these data. Raises UserError where they hold nothing that it could learn from."""
     encode = _Encoder(renderer, room)
     learned, judged = learned_from(config, data.train, draws), judged_on(config, data.validation, draws)
-    told_apart = _told_apart(data.validation, draws)
-    ties = (len(comparisons_of(data.validation, how="all", ties="half", draws=draws)) - len(told_apart)) // 2
-    pairs = [encode.pair(row) for row in told_apart]
+    one_better, ties = told_apart(data.validation, draws)
+    pairs = [encode.pair(row) for row in one_better]
 
     def task(encoded: Callable[[Labelled[Any]], J], collate: Collate[J, B], loss: Loss[B], *others: Any) -> Task[J, B]:
         held_out = HeldOut([encoded(row) for row in judged], pairs, ties)

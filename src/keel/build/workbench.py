@@ -139,12 +139,7 @@ class Workbench:
     def report(self, data: DataConfig, check: Check) -> None:
         """Say which rows were left out, if any."""
         if check.left_out:
-            reasons = ", ".join(
-                f"{count} {reason.value}" for reason, count in check.counts.items() if not reason.is_warning
-            )
-            self.console.say(
-                f"{self.stage.name}: {data.name}: {check.left_out} of {check.total} rows left out ({reasons})."
-            )
+            self.console.say(f"{self.stage.name}: {left_out(data, check)}")
 
     def report_cuts(self, name: str, fits: Fits) -> None:
         """Say how many prompts of `name` are kept for their cut, if any."""
@@ -199,6 +194,12 @@ class Workbench:
         if text not in self._said:
             self._said.add(text)
             self._warn(text)
+
+
+def left_out(data: DataConfig, check: Check) -> str:
+    """How many rows of a source, and why."""
+    reasons = ", ".join(f"{count} {reason.value}" for reason, count in check.counts.items() if not reason.is_warning)
+    return f"{data.name}: {check.left_out} of {check.total} rows left out ({reasons})."
 
 
 def load_renderer(source: str, *, chat_template: str = "auto", trust_remote_code: bool = False) -> Renderer:

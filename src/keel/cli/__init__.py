@@ -12,6 +12,7 @@ from keel.cli.data import data_app
 from keel.cli.data_audit import audit
 from keel.cli.demo import demo
 from keel.cli.doctor import doctor
+from keel.cli.evaluate import evaluate
 from keel.cli.export import export
 from keel.cli.generate import generate
 from keel.cli.init import init
@@ -36,6 +37,7 @@ app.command()(init)
 app.command()(doctor)
 app.command()(run)
 add_stage_commands(app)
+app.command()(evaluate)
 app.command()(report)
 app.command()(generate)
 app.command()(chat)

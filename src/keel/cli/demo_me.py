@@ -13,6 +13,7 @@ from rich.text import Text
 
 from keel.annotate.base import Pair
 from keel.annotate.terminal import Journal, Key, judge, reading_keys
+from keel.assessment.statistics import wilson_interval
 from keel.build import generate_responses, run_recipe
 from keel.build.judge import score_gaps
 from keel.cli.console import TerminalConsole
@@ -38,7 +39,6 @@ from keel.demo.recipe import my_recipe
 from keel.demo.rows import heldout, prompts
 from keel.errors import UserError
 from keel.inputs import stage_identity, stage_inputs
-from keel.pipeline.reward import wilson_interval
 from keel.report.page import write_report
 from keel.runs import files
 from keel.runs.console import SilentConsole

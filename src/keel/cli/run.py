@@ -17,7 +17,6 @@ _STAGES = {
     "reward": "Train the reward model on comparisons, rankings, ratings or labels.",
     "direct": "Train the policy on comparisons themselves: DPO, IPO, KTO, ORPO, SimPO.",
     "ppo": "Train the policy against the rewards, on a KL leash.",
-    "evaluate": "Judge the policy against its reference on held-out prompts.",
 }
 
 
@@ -45,7 +44,7 @@ def run(
         without_effect = {"--out": out, "--reuse": reuse, "--fresh-from": fresh_from, "--fork": fork}
         _smoke(recipe, set_, without_effect | {"--extend": extend or None})
     else:
-        _walk(recipe, out, set_, reuse=reuse, fresh_from=fresh_from, fork=fork, extend=extend)
+        walk(recipe, out, set_, reuse=reuse, fresh_from=fresh_from, fork=fork, extend=extend)
 
 
 def _launch(processes: int, restarts: int) -> None:
@@ -77,7 +76,7 @@ def _stage_command(name: str, purpose: str) -> Callable[..., None]:
     def command(
         recipe: RecipePath, out: Out = None, set_: Set = None, fresh_from: FreshFrom = None, extend: Extend = False
     ) -> None:
-        _walk(recipe, out, set_, only=name, fresh_from=fresh_from, extend=extend)
+        walk(recipe, out, set_, only=name, fresh_from=fresh_from, extend=extend)
 
     command.__doc__ = f"{purpose}\n\n**Example:** `keel {name} recipes/tinystories.yaml --out runs/tinystories`"
     return command
@@ -114,7 +113,7 @@ def _smoke(recipe_path: Path, overrides: list[str] | None, without_effect: Mappi
     )
 
 
-def _walk(
+def walk(
     recipe_path: Path,
     out: Path | None,
     overrides: list[str] | None,
@@ -122,6 +121,7 @@ def _walk(
     only: str | None = None,
     **options: Any,
 ) -> None:
+    """Run a recipe, or `only` one stage of it, to the report."""
     from keel.config.recipe import load_recipe
     from keel.dist.launcher import leads
     from keel.errors import UserError

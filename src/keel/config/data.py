@@ -23,6 +23,11 @@ LongPrompts = Literal["drop", "cut"]
 _REFERENCE = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*:[^\W\d]\w*")
 
 
+def is_reference(text: str) -> bool:
+    """Whether a text has the form module:function, and so is no path."""
+    return _REFERENCE.fullmatch(text) is not None
+
+
 class DataConfig(Config):
     """One source of rows: files or a hub data set (`path`), or a Python function (`function`).
 
@@ -70,7 +75,7 @@ class DataConfig(Config):
             return {"function": value}
         if not isinstance(value, str):
             return value
-        return {"function" if _REFERENCE.fullmatch(value) else "path": value}
+        return {"function" if is_reference(value) else "path": value}
 
     @field_validator("together")
     @classmethod

@@ -41,6 +41,13 @@ def comparisons_of(
     return found
 
 
+def told_apart(rows: Sequence[Labelled[Feedback]], draws: Draws) -> tuple[list[Labelled[Comparison]], int]:
+    """Every pair of which the judgements call one better, and how many they call equal: those say nothing of which."""
+    pairs = comparisons_of(rows, how="all", ties="drop", draws=draws)
+    with_ties = comparisons_of(rows, how="all", ties="half", draws=draws)  # each tie as two
+    return pairs, (len(with_ties) - len(pairs)) // 2
+
+
 def from_ranking(ranking: Ranking, how: Reduction, ties: Ties, draws: Draws) -> list[Comparison]:
     """The comparisons of a ranking's `matches`, each of weight 1 / their number.
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Generic, Literal, TypeVar
+from typing import Any, Generic, Literal, TypeVar
 
 from keel.config.data import DataConfig, sources_of
-from keel.data.convert import COMPARISONS, DEMONSTRATIONS, LABELS, PROMPTS, Kind, guess_kind
+from keel.data.convert import COMPARISONS, DEMONSTRATIONS, LABELS, PROMPTS, RANKINGS, RATINGS, Kind, guess_kind
 from keel.data.dialogues import without_system
 from keel.data.mix import Mixture
 from keel.data.read import read_rows
@@ -78,8 +78,18 @@ class Mixed(Generic[R]):
 
 def labels_or_comparisons(data: DataConfig) -> Kind[Label] | Kind[Comparison]:
     """What a source holds, by the first of its rows that can be read; comparisons where that is no label."""
+    return LABELS if _seen(data) is LABELS else COMPARISONS
+
+
+def feedback_kind(data: DataConfig) -> Kind[Any]:
+    """Comparisons, rankings, ratings or labels, by the first row; comparisons where that is none of them."""
+    seen = _seen(data)
+    return seen if seen in (RANKINGS, RATINGS, LABELS) else COMPARISONS
+
+
+def _seen(data: DataConfig) -> Kind[Any] | None:
     first = next((row.value for row in read_rows(data) if row.value is not None), {})
-    return LABELS if guess_kind(first, data) is LABELS else COMPARISONS
+    return guess_kind(first, data)
 
 
 def load_mixed(data: DataConfig | tuple[DataConfig, ...], kind: Kind[R]) -> Mixed[R]:

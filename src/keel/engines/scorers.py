@@ -129,6 +129,14 @@ class RewardModelScorer:
         said = zip(prompts, texts, ended, strict=True)
         return self._scores(pad_rows([encode(prompt.source, text, ended=whole) for prompt, text, whole in said]))
 
+    def has_room(self, prompt: PromptItem, response: str, *, whole: bool = False) -> bool:
+        """Whether a response is short enough to be read, with a token of its prompt at least; `whole`: with all."""
+        assert self._encoder is not None, "this reward model reads sampled ids"
+        if self._limit is None:
+            return True
+        row = self._encoder.encode(prompt.source, response)
+        return len(row.tokens) <= self._limit.tokens if whole else row.response_length < self._limit.tokens
+
     def _scores(self, sequences: Sequences) -> Scores:
         sequences, cut = self._within_limit(sequences)
         members = self._map(sequences)

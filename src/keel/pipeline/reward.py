@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Generic, TypeVar
@@ -12,6 +11,8 @@ import torch
 from torch import Tensor
 
 from keel.annotate.base import noise_ceiling
+from keel.assessment.calibration import reliability
+from keel.assessment.statistics import effective_count, wilson_interval
 from keel.config.reward import RewardConfig
 from keel.data.judgements import RatingScale
 from keel.data.mix import by_kind
@@ -30,8 +31,6 @@ J = TypeVar("J", bound=Encoded)
 B = TypeVar("B", bound=Weighted)
 ScoreRows = Callable[[Sequence[EncodedRow]], Tensor]
 """The model on texts: float [len(rows)]."""
-
-_RELIABILITY_BINS = 10
 
 
 @dataclass(frozen=True)
@@ -199,7 +198,7 @@ def judge(score_rows: ScoreRows, pairs: Sequence[EncodedPair], *, log_odds: bool
         "accuracy_interval": wilson_interval(accuracy, effective_count(right.tolist(), prompts)),
         "longer_wins": sum(longer) / len(longer),
         "noise_ceiling": noise_ceiling(known) if len(known) == len(pairs) else None,
-        "reliability": reliability(gap) if log_odds else [],
+        "reliability": reliability(gap.numpy()) if log_odds else [],
     }
 
 
@@ -234,40 +233,3 @@ def thresholds(judges: Judges, moments: Moments) -> dict[str, Any]:
 
 def _wins(mine: int, other: int) -> float:
     return 1.0 if mine > other else 0.5 if mine == other else 0.0
-
-
-def effective_count(right: Sequence[float], groups: Sequence[Hashable]) -> float:
-    """How many independent trials are worth as much as these, which are alike within a group (Kish, 1965).
-
-    The variance of the share is taken over groups; never more than there are trials, nor fewer than groups / 2.
-    """
-    share = sum(right) / len(right)
-    residuals: dict[Hashable, float] = {}
-    for value, group in zip(right, groups, strict=True):
-        residuals[group] = residuals.get(group, 0.0) + value - share
-    spread = sum(residual * residual for residual in residuals.values()) / len(right)
-    if share * (1 - share) == 0:  # nothing varies, so nothing is known of how alike a group is
-        return float(len(residuals))
-    count = share * (1 - share) / spread * len(right) if spread > 0 else math.inf
-    return min(float(len(right)), max(len(residuals) / 2, count))
-
-
-def wilson_interval(share: float, count: float, z: float = 1.959964) -> tuple[float, float]:
-    """The 95 % interval of a share of `count` independent trials (Wilson, 1927)."""
-    centre = (share + z * z / (2 * count)) / (1 + z * z / count)
-    half = z / (1 + z * z / count) * math.sqrt(share * (1 - share) / count + z * z / (4 * count * count))
-    return (max(0.0, centre - half), min(1.0, centre + half))
-
-
-def reliability(gap: Tensor) -> list[dict[str, float]]:
-    """Does a predicted probability come true? Pairs in bins of sigmoid(|gap|): its mean, the share right, the count.
-
-    `gap` [N] is the score of the chosen minus that of the rejected; bins of equal counts.
-    """
-    order = gap.abs().argsort()
-    bins = []
-    for part in order.tensor_split(min(_RELIABILITY_BINS, len(order))):
-        confidence = torch.sigmoid(gap[part].abs())
-        right = (gap[part] > 0).double() + 0.5 * (gap[part] == 0).double()
-        bins.append({"predicted": float(confidence.mean()), "right": float(right.mean()), "pairs": float(len(part))})
-    return bins

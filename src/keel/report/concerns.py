@@ -6,6 +6,7 @@ import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
+from keel.report import assessment
 from keel.report.facts import reliability_note, summary
 from keel.report.numbers import dig, known, number, percent, percent_range, series
 from keel.runs.read import RunView, StageView
@@ -51,6 +52,7 @@ def concerns(run: RunView) -> list[Concern]:
     found = [
         _overfitting(run, "sft"),
         *_reward(run),
+        *(Concern("reward", sentence) for sentence in dig(assessment.of_run(run), "alarms") or []),
         _overfitting(run, "reward"),
         _overfitting(run, "direct"),
         *_ppo(run),

@@ -6,6 +6,7 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
+from keel.report.assessment import reliability
 from keel.report.charts import ACCURACY, KL, PPO, PREFERENCES, REWARD, REWARD_LOSS, SCORE, SFT, UTILITY, Chart
 from keel.report.figures import Curve, Level, Panel, run_colour
 from keel.report.numbers import dig, known, percent, series
@@ -74,7 +75,10 @@ def reward_panels(runs: Sequence[RunView]) -> list[Panel]:
     found = sources(runs, "reward")
     return [
         _panel(found, ACCURACY, "step", _accuracy_levels(found)),
-        _reliability(found),
+        reliability(
+            [(dig(source.stage.summary, "reliability"), source.colour) for source in found],
+            "On held-out pairs, with 95% bars.",
+        ),
         _panel(found, REWARD_LOSS, "step", _loss_levels(found)),
         *(_panel(found, chart, "step") for chart in REWARD),
     ]
@@ -113,28 +117,6 @@ def _loss_levels(found: Sequence[Source]) -> list[Level]:
     """Where pairs alone are trained on, what a coin would lose."""
     objectives = {dig(source.run.recipe, "reward", "objective") or "bradley_terry" for source in found}
     return [Level(math.log(2), "a coin’s")] if objectives == {"bradley_terry"} else []
-
-
-def _reliability(found: Sequence[Source]) -> Panel:
-    curves = []
-    for source in found:
-        bins = [
-            part for part in dig(source.stage.summary, "reliability") or [] if None not in map(known, part.values())
-        ]
-        most = max((part["pairs"] for part in bins), default=1.0)
-        spread = [1.96 * math.sqrt(part["right"] * (1 - part["right"]) / part["pairs"]) for part in bins]
-        sizes = [10 + 30 * part["pairs"] / most for part in bins]
-        predicted, right = [part["predicted"] for part in bins], [part["right"] for part in bins]
-        curves.append(Curve(predicted, right, source.colour, sizes=sizes, errors=spread))
-    return Panel(
-        "Reliability",
-        "How sure the reward model is (across) against how often it is right (up), on held-out pairs with 95% bars. "
-        "Healthy: on the diagonal; below it, it is surer than it should be.",
-        curves,
-        x_label="predicted probability",
-        percent=True,
-        diagonal=True,
-    )
 
 
 def _kl_levels(found: Sequence[Source]) -> list[Level]:

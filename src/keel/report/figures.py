@@ -63,7 +63,7 @@ class Panel:
     """One figure with its title and the sentence below it, which are the page's and not drawn.
 
     `healthy` is the range that is shaded, from one end of the axis where a bound is infinite. `minor` figures are
-    folded away.
+    folded away. `lines` are fixed words that stand at y = 0, 1, … in the place of numbers.
     """
 
     title: str
@@ -77,6 +77,7 @@ class Panel:
     diagonal: bool = False
     healthy: tuple[float, float] | None = None
     minor: bool = False
+    lines: Sequence[str] = ()
 
     @property
     def empty(self) -> bool:
@@ -115,6 +116,9 @@ def draw(panel: Panel, number: int) -> str:
 def describe(panel: Panel) -> str:
     """What the figure shows, in a sentence: where every line starts and ends."""
     form = numbers.percent if panel.percent else numbers.number
+    if panel.lines:
+        said = [f"{panel.lines[int(curve.ys[0])]}: {form(curve.xs[0])}" for curve in panel.curves if len(curve.xs) == 1]
+        return f"{panel.title}. {'; '.join(said)}."
     parts = []
     for curve in panel.curves:
         if not len(curve.xs):
@@ -122,7 +126,7 @@ def describe(panel: Panel) -> str:
         label = f"{curve.label}: " if curve.label else ""
         first, last = form(curve.ys[0]), form(curve.ys[-1])
         ends = f"{first} at {numbers.number(curve.xs[0], 0)} to {last} at {numbers.number(curve.xs[-1], 0)}"
-        if panel.sqrt_x or panel.diagonal or len(curve.xs) == 1:
+        if panel.sqrt_x or panel.diagonal or curve.sizes is not None or len(curve.xs) == 1:
             ends = f"{len(curve.xs)} points up to {form(max(curve.ys))}" if len(curve.xs) > 1 else last
         parts.append(f"{label}{ends}")
     parts += [level.label for level in panel.levels]
@@ -210,7 +214,10 @@ def thinned(xs: np.ndarray, ys: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 def _dress(axes: Axes, panel: Panel) -> None:
     axes.set_xlabel(panel.x_label)
-    axes.yaxis.set_major_locator(MaxNLocator(5))
+    if panel.lines:
+        axes.set_yticks(range(len(panel.lines)), panel.lines, fontsize=8.5)
+    else:
+        axes.yaxis.set_major_locator(MaxNLocator(5))
     axes.margins(x=0.02, y=0.08)
     if panel.percent:
         axes.set_ylim(top=min(axes.get_ylim()[1], 1.03))

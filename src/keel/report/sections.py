@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from keel.report import against_kl, audit_section, curves, facts
+from keel.report import against_kl, assessment, audit_section, curves, facts
 from keel.report.about import annotator, method, source, standing
 from keel.report.facts import Row, of_runs, summary
 from keel.report.figures import Panel
@@ -15,7 +15,6 @@ from keel.report.samples import Sample, first_comparisons
 from keel.runs.read import RunView
 
 Part = tuple[str, Callable[[Any], str]]
-_AUDIT = "audit"
 
 
 @dataclass(frozen=True)
@@ -38,13 +37,14 @@ class Stage:
 
 def stages(runs: Sequence[RunView]) -> list[Stage]:
     """The stages that any of the runs has, or means to have."""
-    made = [_sft, _collect, _audit, _reward, _direct, _ppo, _evaluate]
-    found = (make(runs) for make in made)
-    return [
-        stage
-        for stage in found
-        if (stage.anchor == _AUDIT and (stage.rows or stage.notes)) or any(standing(run, stage.anchor) for run in runs)
-    ]
+
+    def there(*made: Callable[[Sequence[RunView]], Stage]) -> list[Stage]:
+        found = [make(runs) for make in made]
+        return [stage for stage in found if any(standing(run, stage.anchor) for run in runs)]
+
+    audit = _audit(runs)
+    audited = [audit] if audit.rows or audit.notes else []
+    return [*there(_sft, _collect), *audited, *there(_reward), *_assessed(runs), *there(_direct, _ppo, _evaluate)]
 
 
 def each(runs: Sequence[RunView], find: Callable[[RunView], str | None]) -> list[str]:
@@ -87,7 +87,7 @@ def _audit(runs: Sequence[RunView]) -> Stage:
         "keel data audit says which rows."
     )
     notes, rows = audit_section.of_runs(runs)
-    return Stage(_AUDIT, "Preference data", lead, notes, rows, [])
+    return Stage("audit", "Preference data", lead, notes, rows, [])
 
 
 def _reward(runs: Sequence[RunView]) -> Stage:
@@ -107,6 +107,21 @@ def _reward(runs: Sequence[RunView]) -> Stage:
     rows = [*of_runs(parts, runs), *facts.reward_model(runs), *of_runs([("share of what is allowed", _share)], runs)]
     notes = _missing(runs, "reward") + _shared(runs, "reward")
     return Stage("reward", "Reward model", lead, notes, rows, curves.reward_panels(runs))
+
+
+def _assessed(runs: Sequence[RunView]) -> list[Stage]:
+    """What `keel evaluate RUN` wrote, of the runs that have it."""
+    found = curves.sources(runs, "reward")
+    judged = [(one, source.colour) for source in found if (one := assessment.read(source.stage.path)) is not None]
+    if not judged:
+        return []
+    lead = (
+        "What the scores can be trusted with, on comparisons that were not trained on, on replies the reference gives "
+        "and would not give, and on probes that nobody should prefer."
+    )
+    own = [assessment.of_run(run) for run in runs]
+    notes = each(runs, lambda run: assessment.about(assessment.of_run(run)))
+    return [Stage("assessment", "Reward model, assessed", lead, notes, assessment.rows(own), assessment.panels(judged))]
 
 
 def _direct(runs: Sequence[RunView]) -> Stage:

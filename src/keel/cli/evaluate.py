@@ -1,0 +1,150 @@
+"""`keel evaluate`: a recipe's policy, or how far a reward model can be trusted."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from keel.cli.options import Extend, FreshFrom, Out, Set
+from keel.cli.run import walk
+
+if TYPE_CHECKING:
+    from keel.cli.console import TerminalConsole
+
+_OUT = Path("runs/assessment")
+
+
+def evaluate(
+    what: Annotated[
+        str,
+        typer.Argument(
+            metavar="RECIPE|RUN|REWARD",
+            help="A recipe: its policy. A run's directory: its reward model, on what that held out. A reward model's "
+            "directory or hub name, a service's URL, or module:function: on --data.",
+        ),
+    ],
+    out: Out = None,
+    set_: Set = None,
+    fresh_from: FreshFrom = None,
+    extend: Extend = False,
+    data: Annotated[
+        list[str] | None, typer.Option(help="Judgements to hold a reward against, as a stage reads them. Repeatable.")
+    ] = None,
+    reference: Annotated[
+        str | None, typer.Option(help="The policy it is to train: it is judged on its replies too.")
+    ] = None,
+    prompts: Annotated[str | None, typer.Option(help="What the reference replies to; the data's prompts.")] = None,
+    max_new_tokens: Annotated[int | None, typer.Option(min=1, help="Of the reference's replies; 64.")] = None,
+    samples: Annotated[int | None, typer.Option(min=2, help="Prompts for replies and probes; 128.")] = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="Judgements to read of each of --data.")] = None,
+    label: Annotated[str | None, typer.Option(help="Which label of a model is its score.")] = None,
+    template: Annotated[str | None, typer.Option(help="Who writes what a model reads, as in a recipe.")] = None,
+    seed: Annotated[int | None, typer.Option(min=0, help="Of replies and probes; 0.")] = None,
+    device: Annotated[str | None, typer.Option(help="auto, cpu, cuda, mps.")] = None,
+) -> None:
+    """Judge a recipe's policy against its reference on held-out prompts; or a reward model, on what it has not seen.
+
+    Of a reward: accuracy and what it depends on, calibration, length, probes that no one should prefer, and whether
+    a score depends on its batch.
+
+    **Example:** `keel evaluate runs/demo/polite`
+    """
+    from keel.errors import UserError
+
+    of_policy: dict[str, object] = {"--set": set_, "--fresh-from": fresh_from, "--extend": extend or None}
+    settings: dict[str, Any] = {"samples": samples, "seed": seed, "device": device, "reference": reference}
+    of_reward: dict[str, object] = {f"--{key}": value for key, value in settings.items()}
+    of_reward |= {"--data": data, "--prompts": prompts, "--max-new-tokens": max_new_tokens, "--limit": limit}
+    of_reward |= {"--label": label, "--template": template}
+    is_recipe = what.endswith((".yaml", ".yml")) or Path(what).is_file()
+    given = [key for key, value in (of_reward if is_recipe else of_policy).items() if value is not None]
+    if given:
+        what_is = "a recipe, which says everything itself" if is_recipe else "a reward, which is no recipe"
+        raise UserError(f"{given[0]} has no effect on {what_is}; leave it out")
+    if is_recipe:
+        walk(Path(what), out, set_, only="evaluate", fresh_from=fresh_from, extend=extend)
+        return
+    kept = {key: value for key, value in settings.items() if value is not None}
+    if max_new_tokens is not None:
+        kept["max_new_tokens"] = max_new_tokens
+    _assess(what, out, data or [], prompts, limit, {"label": label, "template": template}, kept)
+
+
+def _assess(
+    what: str,
+    out: Path | None,
+    data: list[str],
+    prompts: str | None,
+    limit: int | None,
+    reading: dict[str, str | None],
+    settings: dict[str, Any],
+) -> None:
+    from keel.config.data import DataConfig
+    from keel.errors import UserError
+    from keel.runs.layout import RUN
+
+    is_run = (Path(what) / RUN).is_file()
+    if not data and not is_run:
+        raise UserError(f"there is nothing to judge {what} on: give comparisons with --data FILE, or a run's directory")
+    if limit is not None and not data:
+        raise UserError("--limit is of --data, and a run's held-out comparisons are judged whole; leave it out")
+    if not is_run and "reference" not in settings and (prompts is not None or "max_new_tokens" in settings):
+        raise UserError("--prompts and --max-new-tokens are of the --reference's replies; give one, or leave them out")
+    if is_run and any(reading.values()):
+        raise UserError("--label and --template have no effect on a run, whose model is read as it was trained")
+    sources = tuple(DataConfig.model_validate(one) for one in data)
+    settings["data"] = tuple(one.model_copy(update={"validation": 0.0, "limit": limit}) for one in sources)
+    if prompts is not None:
+        settings["prompts"] = DataConfig.model_validate(prompts).model_copy(update={"validation": 0.0})
+
+    from keel.build.assess import Asked, assess_reward, of_run  # torch: no sooner than a mistake is named
+    from keel.cli.console import TerminalConsole
+    from keel.config.sampling import SamplingConfig
+    from keel.report.assessment import FILE
+    from keel.report.assessment_page import write
+    from keel.report.page import write_report
+    from keel.runs import files
+
+    if "max_new_tokens" in settings:
+        settings["sampling"] = SamplingConfig(max_new_tokens=settings.pop("max_new_tokens"))
+    asked = of_run(Path(what), **settings) if is_run else Asked(_reward(what, reading), **settings)
+    with TerminalConsole() as console:
+        found = assess_reward(asked, console)
+    _print(console, found)
+    if is_run and out is None:
+        files.write_json(Path(what) / "reward" / FILE, found)
+        print(f"Report: {write_report([Path(what)], Path(what) / 'report.html')}")
+    else:
+        print(f"Report: {write(found, out or _OUT)}")
+
+
+def _reward(what: str, reading: dict[str, str | None]) -> Any:
+    from pydantic import ValidationError
+
+    from keel.config.data import is_reference
+    from keel.config.rewards import RewardSource
+    from keel.errors import UserError
+
+    kind = "service" if what.startswith(("http://", "https://")) else "function" if is_reference(what) else "model"
+    name = {"name": "service"} if kind == "service" else {}
+    given: dict[str, Any] = {key: value for key, value in reading.items() if value is not None}
+    if str(given.get("label", "")).isdigit():
+        given["label"] = int(given["label"])
+    try:
+        return RewardSource.model_validate({kind: what, **name, **given})
+    except ValidationError as error:
+        raise UserError(str(error.errors()[0]["ctx"]["error"])) from None
+
+
+def _print(console: TerminalConsole, found: dict[str, Any]) -> None:
+    from keel.report.assessment import reply_rows, rows
+
+    console.table("The reward model", ["", "value"], [[row.label, *row.values] for row in rows([found])])
+    header, *lines = reply_rows(found)
+    console.table("Replies that it meets, and probes", header, lines)
+    for sentence in found["alarms"]:
+        console.say(f"✕ {sentence}")
+    if not found["alarms"]:
+        console.say("✓ No alarm.")
