@@ -32,7 +32,7 @@ SUMMARIES = {
         "pipeline/reward.py:judge": "",
         "pipeline/reward.py:judge_levels": "",
         "pipeline/reward.py:thresholds": "thresholds.",
-        "pipeline/reward.py:reliability": "reliability.",
+        "assessment/calibration.py:reliability": "reliability.",
     },
     "direct": {"pipeline/direct.py:train_direct": ""},
     "ppo": {"pipeline/ppo.py:_publish": ""},
@@ -42,6 +42,19 @@ SUMMARIES = {
         "pipeline/evaluate.py:compare": "score.",
         "pipeline/evaluate.py:likelihoods": "demonstrations.",
         "pipeline/evaluate.py:spent": "frontier.",
+    },
+    "assessment": {
+        "build/assess.py:assess_reward": "",
+        "pipeline/assess.py:assess": "",
+        "assessment/findings.py:comparisons": "",
+        "assessment/statistics.py:share_right": "accuracy.",
+        "assessment/statistics.py:by_value": "by_margin.",
+        "assessment/agreement.py:by_agreement": "by_agreement.",
+        "assessment/findings.py:_length": "length.",
+        "assessment/calibration.py:calibration": "calibration.",
+        "assessment/agreement.py:ceiling": "ceiling.",
+        "assessment/findings.py:replies": "replies.",
+        "assessment/invariance.py:invariance": "invariance.",
     },
 }
 

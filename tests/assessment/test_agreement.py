@@ -14,7 +14,7 @@ NONE = np.nan
 
 def test_agreement_is_the_majoritys_share_unless_the_chance_is_known() -> None:
     items = np.array([5, 5, 5, 8, 9, 9])
-    first = np.array([1, 0, 1, 1, 1, 0])
+    first = np.array([1, 0, 0, 1, 1, 0])
     known = np.array([NONE, NONE, NONE, NONE, 0.1, 0.9])
     found = agreement_of(items, first, known)
     assert found[:3] == pytest.approx([2 / 3] * 3)

@@ -77,8 +77,12 @@ def assess_reward(asked: Asked, console: Console) -> dict[str, Any]:
         reference = _reference(asked, prompts, console) if asked.reference is not None else None
         names = [config.name for config, _ in data.sources]
         found = assess(judge, pairs, names, reference, samples=asked.samples, draws=draws, console=console)
-    about = {"reward": asked.reward.logged_as if asked.run is None else "reward", "source": _source(asked.reward)}
-    return about | {"data": names, "held_out": _is_held_out(asked), "ties_left_out": ties} | found
+    return {
+        "source": str(asked.reward.model or asked.reward.function or ", ".join(asked.reward.service or ())),
+        "data": names,
+        "held_out": _is_held_out(asked),
+        "ties_left_out": ties,
+    } | found
 
 
 def of_run(path: Path, **settings: Any) -> Asked:
@@ -116,10 +120,6 @@ def _scale(source: str) -> float:
 def _is_held_out(asked: Asked) -> bool:
     """Whether it is judged on what its own stage held out."""
     return asked.run is not None and not asked.data
-
-
-def _source(reward: RewardSource) -> str:
-    return str(reward.model or reward.function or ", ".join(reward.service or ()))
 
 
 def _data(asked: Asked, scorer: Scorer, console: Console) -> Mixed[Any]:
