@@ -49,7 +49,7 @@ def test_a_runs_reward_model_on_what_it_held_out(run: Path) -> None:
     page = (run / "report.html").read_text()
     assert "Reward model, assessed" in page
     assert "Scores of real replies and of probes" in page
-    assert "members disagree" in " ".join(result.output.split())
+    assert "members disagree" in result.output
 
 
 def test_a_model_by_path_on_data_of_ones_own(run: Path, tmp_path: Path) -> None:

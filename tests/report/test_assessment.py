@@ -63,7 +63,7 @@ def test_the_votes_bounds_stand_where_nothing_better_is_known() -> None:
 def test_members_are_shown_where_there_are_some() -> None:
     assert len(assessment.reply_rows(found())[0]) == 4
     header, *lines = assessment.reply_rows(found(apart=True))
-    assert header[-2:] == ["members disagree", "more than on a real one"]
+    assert header[-2:] == ["members disagree", "above the real"]
     assert lines[1] == [OTHER_PROMPTS, "−2.25", "0%", "0%", "0.50", "100%"]
 
 

@@ -39,6 +39,9 @@ def evaluate(
     max_new_tokens: Annotated[int | None, typer.Option(min=1, help="Of the reference's replies; 64.")] = None,
     samples: Annotated[int | None, typer.Option(min=2, help="Prompts for replies and probes; 128.")] = None,
     limit: Annotated[int | None, typer.Option(min=1, help="Judgements to read of each of --data.")] = None,
+    max_unusable: Annotated[
+        float | None, typer.Option(min=0, max=1, help="Stop where a larger share of --data is unusable; 0.05.")
+    ] = None,
     label: Annotated[str | None, typer.Option(help="Which label of a model is its score.")] = None,
     template: Annotated[str | None, typer.Option(help="Who writes what a model reads, as in a recipe.")] = None,
     seed: Annotated[int | None, typer.Option(min=0, help="Of replies and probes; 0.")] = None,
@@ -57,7 +60,7 @@ def evaluate(
     settings: dict[str, Any] = {"samples": samples, "seed": seed, "device": device, "reference": reference}
     of_reward: dict[str, object] = {f"--{key}": value for key, value in settings.items()}
     of_reward |= {"--data": data, "--prompts": prompts, "--max-new-tokens": max_new_tokens, "--limit": limit}
-    of_reward |= {"--label": label, "--template": template}
+    of_reward |= {"--max-unusable": max_unusable, "--label": label, "--template": template}
     is_recipe = what.endswith((".yaml", ".yml")) or Path(what).is_file()
     given = [key for key, value in (of_reward if is_recipe else of_policy).items() if value is not None]
     if given:
@@ -69,7 +72,8 @@ def evaluate(
     kept = {key: value for key, value in settings.items() if value is not None}
     if max_new_tokens is not None:
         kept["max_new_tokens"] = max_new_tokens
-    _assess(what, out, data or [], prompts, limit, {"label": label, "template": template}, kept)
+    of_data = {"limit": limit, "max_unusable": max_unusable}
+    _assess(what, out, data or [], prompts, of_data, {"label": label, "template": template}, kept)
 
 
 def _assess(
@@ -77,7 +81,7 @@ def _assess(
     out: Path | None,
     data: list[str],
     prompts: str | None,
-    limit: int | None,
+    of_data: dict[str, float | None],
     reading: dict[str, str | None],
     settings: dict[str, Any],
 ) -> None:
@@ -88,14 +92,17 @@ def _assess(
     is_run = (Path(what) / RUN).is_file()
     if not data and not is_run:
         raise UserError(f"there is nothing to judge {what} on: give comparisons with --data FILE, or a run's directory")
-    if limit is not None and not data:
-        raise UserError("--limit is of --data, and a run's held-out comparisons are judged whole; leave it out")
+    reading_data = {key: value for key, value in of_data.items() if value is not None}
+    if reading_data and not data:
+        raise UserError(
+            "--limit and --max-unusable are of --data; a run's held-out comparisons are read as it read them"
+        )
     if not is_run and "reference" not in settings and (prompts is not None or "max_new_tokens" in settings):
         raise UserError("--prompts and --max-new-tokens are of the --reference's replies; give one, or leave them out")
     if is_run and any(reading.values()):
         raise UserError("--label and --template have no effect on a run, whose model is read as it was trained")
     sources = tuple(DataConfig.model_validate(one) for one in data)
-    settings["data"] = tuple(one.model_copy(update={"validation": 0.0, "limit": limit}) for one in sources)
+    settings["data"] = tuple(one.model_copy(update={"validation": 0.0, **reading_data}) for one in sources)
     if prompts is not None:
         settings["prompts"] = DataConfig.model_validate(prompts).model_copy(update={"validation": 0.0})
 

@@ -27,6 +27,7 @@ from keel.text.render import dialogue_text
 _CHUNK = 2048  # replies that are token ids at a time
 _HOT = 2.0  # times the temperature of the reference, for replies it would hardly give
 _INVARIANT_TEXTS = 16
+_FLAT = 1e-2  # a spread of scores, as a share of their size, that is none
 
 
 @dataclass(frozen=True)
@@ -202,7 +203,8 @@ def _invariance(judge: Judge, given: Sequence[Reply], real: Floats) -> dict[str,
     places = np.linspace(0, len(ordered) - 1, min(_INVARIANT_TEXTS, len(ordered))).astype(int)
     texts = [ordered[place] for place in places]
     lengths = [len(one.prompt.text) + len(one.text) for one in texts]
-    tolerance = judge.tolerance * max(float(real.std()), 1e-6)
+    size = max(float(real.std()), _FLAT * float(np.abs(real).max()))  # rounding goes by the size of a score too
+    tolerance = judge.tolerance * max(size, _FLAT)
     return invariance(lambda rows: judge.opinions([texts[row] for row in rows]).scores, lengths, tolerance)
 
 

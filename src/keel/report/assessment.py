@@ -47,8 +47,8 @@ def reply_rows(found: Any) -> list[list[str]]:
     """What the model meets besides comparisons, below its header."""
     groups = dig(found, "replies") or []
     apart = any("disagreement" in group for group in groups)
-    header = ["", "median score", "share of real replies below", "beats the prompt’s own"]
-    lines = [header + (["members disagree", "more than on a real one"] if apart else [])]
+    header = ["", "median score", "passes of the real", "beats its prompt’s"]
+    lines = [header + (["members disagree", "above the real"] if apart else [])]
     for group in groups:
         line = [group["name"], number(group["quartiles"][1]), percent(group["percentile"]), percent(group["beats"])]
         more = [number(group.get("disagreement")), percent(group.get("disagreement_above"))]
