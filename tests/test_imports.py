@@ -10,6 +10,7 @@ import pytest
 WITHOUT_TORCH = (
     "keel",
     "keel.annotate",
+    "keel.assessment.findings",
     "keel.cli",
     "keel.config",
     "keel.data",

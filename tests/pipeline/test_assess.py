@@ -11,6 +11,7 @@ import torch
 from keel.config.sampling import SamplingConfig
 from keel.data.load import Labelled
 from keel.engines.base import DrawKey
+from keel.errors import UserError
 from keel.pipeline import assess as module
 from keel.pipeline.assess import Judge, Reference, Reply, assess, item_of
 from keel.records import PromptItem, Samples, Scores
@@ -139,3 +140,23 @@ def test_a_probe_that_is_too_long_loses_its_end() -> None:
     judge = Judge(Stub(on_point), has_room=lambda prompt, text: len(text) <= 20)
     assert judge.within(item_of("q", {}), "a" * 30).text == "a" * 16
     assert judge.within(item_of("q", {}), "a" * 20).text == "a" * 20
+
+
+def test_a_score_that_is_no_number_is_refused() -> None:
+    def broken(prompt: str, text: str, longest: int) -> float:
+        return float("nan") if text.startswith(BAD) else 1.0
+
+    with pytest.raises(UserError, match="no finite score to the reply 'no idea at all"):
+        assessed(Judge(Stub(broken)))
+
+
+def test_one_prompt_has_no_other() -> None:
+    pair = comparisons()[:1]
+    found = assess(Judge(Stub(on_point)), pair, ["data"], None, samples=16, draws=Draws(0, "assess"), console=Heard())
+    assert [group["kind"] for group in found["replies"]] == ["real", *["probe"] * 8]
+
+
+def test_a_response_that_was_cut_off_is_judged_as_one() -> None:
+    pair = Comparison("p", "whole", "cut", extra={"rejected_ended": False})
+    chosen, rejected = module._sides(pair)
+    assert (chosen.ended, rejected.ended) == (True, False)

@@ -13,11 +13,12 @@ from typing import Any
 import torch
 
 from keel.adapter_config import members_of
-from keel.build.conversation import load_policy
-from keel.build.rewards import function_scorer, model_scorer, service_scorer
-from keel.build.workbench import SCORING_TOKENS, Fits, left_out, load_renderer
+from keel.build.conversation import load_policy, load_reward
+from keel.build.rewards import function_scorer, service_scorer
+from keel.build.workbench import Fits, left_out, load_renderer
 from keel.config.data import DataConfig
 from keel.config.recipe import parse_recipe
+from keel.config.reward import RewardConfig
 from keel.config.rewards import RewardSource
 from keel.config.sampling import SamplingConfig
 from keel.data.convert import KINDS, Kind
@@ -28,11 +29,10 @@ from keel.engines.base import Scorer
 from keel.engines.sampler import make_sampler
 from keel.engines.scorers import RewardModelScorer
 from keel.errors import UserError
-from keel.inputs import stage_inputs
+from keel.inputs import Inputs, stage_inputs
 from keel.models.export import NORMALISATION_FILE
-from keel.models.load import context_length, load_classifier, resolve_device, resolve_precision
+from keel.models.load import context_length, resolve_precision
 from keel.models.quiet import quiet_transformers
-from keel.models.reward import RewardModel
 from keel.pipeline.assess import Judge, Reference, assess, item_of
 from keel.runs.console import Console
 from keel.runs.read import read_run
@@ -87,15 +87,19 @@ def assess_reward(asked: Asked, console: Console) -> dict[str, Any]:
 
 def of_run(path: Path, **settings: Any) -> Asked:
     """The reward model of a run, beside its reference. Raises UserError where it is not finished."""
-    run = read_run(path)
-    stage = run.stages.get("reward")
+    stage = read_run(path).stages.get("reward")
     if stage is None or not stage.finished:
         raise UserError(f"{path} has no finished reward stage, so there is no reward model to evaluate in it yet")
-    recipe = parse_recipe(run.recipe, str(path / "recipe.json"))
-    assert recipe.reward is not None
-    inputs = stage_inputs(recipe, path, "reward")
-    known: dict[str, Any] = {"reference": inputs.models["reference"], "sampling": recipe.reward.normalise_sampling}
+    config, inputs = _reward_stage(path)
+    known: dict[str, Any] = {"reference": inputs.models["reference"], "sampling": config.normalise_sampling}
     return Asked(RewardSource(model=str(path / "reward" / "model")), run=path, **known | settings)
+
+
+def _reward_stage(path: Path) -> tuple[RewardConfig, Inputs]:
+    """How a run's reward model was made, and from what."""
+    recipe = parse_recipe(read_run(path).recipe, str(path / "recipe.json"))
+    assert recipe.reward is not None
+    return recipe.reward, stage_inputs(recipe, path, "reward")
 
 
 def load_judged(reward: RewardSource, device: str, say: Callable[[str], None], closing: ExitStack) -> Judge:
@@ -104,11 +108,10 @@ def load_judged(reward: RewardSource, device: str, say: Callable[[str], None], c
         return Judge(function_scorer(reward, say, closing))
     if reward.service is not None:
         return Judge(service_scorer(reward, closing))
-    source, place = str(reward.model), resolve_device(device)
-    dtype = resolve_precision("auto", place)
-    models = [RewardModel(load_classifier(one, dtype=dtype)).to(place) for one in members_of(source)]
-    scorer = model_scorer(reward, models, None, token_budget=SCORING_TOKENS, trust_remote_code=False, say=say)
-    return Judge(scorer, _scale(source), _ROUNDING.get(dtype, _COARSE), partial(scorer.has_room, whole=True))
+    scorer = load_reward(reward, device, say=say)
+    dtype = resolve_precision("auto", scorer.model.device)
+    whole = partial(scorer.has_room, whole=True)
+    return Judge(scorer, _scale(str(reward.model)), _ROUNDING.get(dtype, _COARSE), whole)
 
 
 def _scale(source: str) -> float:
@@ -138,10 +141,7 @@ def _load(data: DataConfig, kind: Kind[Any], fits: Keeps | None, console: Consol
 
 
 def _held_out(path: Path, model: str, console: Console) -> Mixed[Any]:
-    recipe = parse_recipe(read_run(path).recipe, str(path / "recipe.json"))
-    config = recipe.reward
-    assert config is not None
-    inputs = stage_inputs(recipe, path, "reward")
+    config, inputs = _reward_stage(path)
     limit = context_length(inputs.models["init"]) or _LONGEST
     fits = Fits(load_renderer(members_of(model)[0]), min(config.max_tokens, limit), config.long_prompts)
     parts = [_load(data, KINDS[config.reads], fits, console) for data in inputs.sources("reward.data")]

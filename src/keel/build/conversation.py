@@ -38,12 +38,17 @@ def load_judge(
     source: str, device: str, policy: Renderer | None = None, *, say: Callable[[str], None] = lambda text: None
 ) -> RewardModelScorer:
     """A reward model, or an ensemble, that does not train; `policy` writes what it is to judge, if it is known who."""
+    return load_reward(RewardSource(model=source), device, policy, say=say)
+
+
+def load_reward(
+    reward: RewardSource, device: str, policy: Renderer | None = None, *, say: Callable[[str], None]
+) -> RewardModelScorer:
+    """The same, read as a recipe says."""
     place = resolve_device(device)
     dtype = resolve_precision("auto", place)
-    models = [RewardModel(load_classifier(one, dtype=dtype)).to(place) for one in members_of(source)]
-    return model_scorer(
-        RewardSource(model=source), models, policy, token_budget=SCORING_TOKENS, trust_remote_code=False, say=say
-    )
+    models = [RewardModel(load_classifier(one, dtype=dtype)).to(place) for one in members_of(str(reward.model))]
+    return model_scorer(reward, models, policy, token_budget=SCORING_TOKENS, trust_remote_code=False, say=say)
 
 
 class Responder:

@@ -17,6 +17,7 @@ from keel.batching import pad_rows
 from keel.config.sampling import SamplingConfig
 from keel.data.load import Labelled
 from keel.engines.base import DrawKey, Sampler, Scorer
+from keel.errors import UserError
 from keel.functional.ensembles import disagreement
 from keel.records import EncodedRow, PromptItem, Samples
 from keel.runs.console import Console
@@ -73,6 +74,9 @@ class Judge:
             cut += int(sum(part.sum() for part in found.cut.values()))
             hear(start + len(found.total))
         total = torch.cat(scores).double().numpy()
+        if not np.isfinite(total).all():
+            first = given[int(np.flatnonzero(~np.isfinite(total))[0])]
+            raise UserError(f"the reward gives no finite score to the reply {first.text[:60]!r}: it cannot be judged")
         return Opinions(total, torch.cat(apart).double().numpy() if apart else None, cut)
 
 
@@ -95,8 +99,10 @@ def assess(
     draws: Draws,
     console: Console,
 ) -> dict[str, Any]:
-    """Everything docs/guides/assess.md names; `names` are those of the pairs' sources, without a reference the real
-    replies are the data's own, one each of `samples` prompts."""
+    """Everything that docs/guides/assess.md names, for at most `samples` prompts where replies are concerned.
+
+    `names` are those of the pairs' sources. Without a reference the real replies are the data's own.
+    """
     compared, cut = _compare(judge, pairs, names, console)
     console.say("Scoring replies that the reference does and does not give, and degenerate ones.")
     real, off = _groups(pairs, reference, samples, draws)
@@ -123,16 +129,14 @@ def _compare(
     given: list[Reply] = []
     ends: list[tuple[int, int]] = []
     for pair in pairs:
-        row = pair.record
-        prompt = item_of(row.prompt, row.extra)
-        sides = []
-        for text, column in ((row.chosen, CHOSEN_ENDED), (row.rejected, REJECTED_ENDED)):
-            key = (row.prompt, text, row.extra.get(column) is not False)
+        places = []
+        for one in _sides(pair.record):
+            key = (one.prompt.source, one.text, one.ended)
             if key not in numbers:
                 numbers[key] = len(given)
-                given.append(Reply(prompt, text, key[2]))
-            sides.append(numbers[key])
-        ends.append((sides[0], sides[1]))
+                given.append(one)
+            places.append(numbers[key])
+        ends.append((places[0], places[1]))
     said = judge.opinions(given, lambda done: console.progress("assess", done, len(given), {}))
     order = {prompt: number for number, prompt in enumerate(dict.fromkeys(key[0] for key in numbers))}
     known = [pair.record.extra.get(FIRST_PROBABILITY) for pair in pairs]
@@ -167,7 +171,7 @@ def _groups(
         off.append(("replies of the reference, twice as hot", _drawn(reference, asked, hot, draws)))
     turned = [*real[1:], *real[:1]]
     others = [Reply(one.prompt, other.text, other.ended) for one, other in zip(real, turned, strict=True)]
-    return (name, real), [(OTHER_PROMPTS, others), *off]
+    return (name, real), [(OTHER_PROMPTS, others)] * (len(real) > 1) + off
 
 
 def _of_data(pairs: Sequence[Labelled[Comparison]], samples: int, draws: Draws) -> list[Reply]:
@@ -175,10 +179,7 @@ def _of_data(pairs: Sequence[Labelled[Comparison]], samples: int, draws: Draws) 
     asked = list({pair.record.prompt: pair.record for pair in pairs}.values())
     rows = [asked[row] for row in draws.permutation("prompts", len(asked)).tolist()[:samples]]
     better = draws.generator("sides").random(len(rows)) < 0.5
-    return [
-        Reply(item_of(row.prompt, row.extra), row.chosen if good else row.rejected)
-        for row, good in zip(rows, better, strict=True)
-    ]
+    return [_sides(row)[0 if good else 1] for row, good in zip(rows, better, strict=True)]
 
 
 def _drawn(reference: Reference, asked: Sequence[PromptItem], sampling: SamplingConfig, draws: Draws) -> list[Reply]:
@@ -206,6 +207,13 @@ def _invariance(judge: Judge, given: Sequence[Reply], real: Floats) -> dict[str,
     size = max(float(real.std()), _FLAT * float(np.abs(real).max()))  # rounding goes by the size of a score too
     tolerance = judge.tolerance * max(size, _FLAT)
     return invariance(lambda rows: judge.opinions([texts[row] for row in rows]).scores, lengths, tolerance)
+
+
+def _sides(row: Comparison) -> tuple[Reply, Reply]:
+    """The preferred response, and the other one."""
+    prompt = item_of(row.prompt, row.extra)
+    ended = [row.extra.get(column) is not False for column in (CHOSEN_ENDED, REJECTED_ENDED)]
+    return Reply(prompt, row.chosen, ended[0]), Reply(prompt, row.rejected, ended[1])
 
 
 def item_of(prompt: Dialogue, row: Any) -> PromptItem:
