@@ -109,6 +109,7 @@ def test_a_service(votes: Path, tmp_path: Path) -> None:
         (("r.yaml", "--data", "x"), "--data has no effect on a recipe, which says everything itself"),
         (("model", "--set", "a=1", "--data", "x"), "--set has no effect on a reward, which is no recipe"),
         (("model", "--data", "x", "--prompts", "y"), "--prompts and --max-new-tokens are of the --reference's replies"),
+        (("model", "--data", ""), "the path or function is empty"),
         (("m:f", "--data", "x", "--label", "1"), "label has no effect on a function"),
     ],
 )

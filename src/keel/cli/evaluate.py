@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
 
@@ -12,7 +12,10 @@ from keel.cli.run import walk
 
 if TYPE_CHECKING:
     from keel.cli.console import TerminalConsole
+    from keel.config.base import Config
+    from keel.config.rewards import RewardSource
 
+C = TypeVar("C", bound="Config")
 _OUT = Path("runs/assessment")
 
 
@@ -101,10 +104,10 @@ def _assess(
         raise UserError("--prompts and --max-new-tokens are of the --reference's replies; give one, or leave them out")
     if is_run and any(reading.values()):
         raise UserError("--label and --template have no effect on a run, whose model is read as it was trained")
-    sources = tuple(DataConfig.model_validate(one) for one in data)
+    sources = [_valid(DataConfig, one) for one in data]
     settings["data"] = tuple(one.model_copy(update={"validation": 0.0, **reading_data}) for one in sources)
     if prompts is not None:
-        settings["prompts"] = DataConfig.model_validate(prompts).model_copy(update={"validation": 0.0})
+        settings["prompts"] = _valid(DataConfig, prompts).model_copy(update={"validation": 0.0})
 
     from keel.build.assess import Asked, assess_reward, of_run  # torch: no sooner than a mistake is named
     from keel.cli.console import TerminalConsole
@@ -127,22 +130,28 @@ def _assess(
         print(f"Report: {write(found, out or _OUT)}")
 
 
-def _reward(what: str, reading: dict[str, str | None]) -> Any:
-    from pydantic import ValidationError
-
+def _reward(what: str, reading: dict[str, str | None]) -> RewardSource:
     from keel.config.data import is_reference
     from keel.config.rewards import RewardSource
-    from keel.errors import UserError
 
     kind = "service" if what.startswith(("http://", "https://")) else "function" if is_reference(what) else "model"
     name = {"name": "service"} if kind == "service" else {}
     given: dict[str, Any] = {key: value for key, value in reading.items() if value is not None}
     if str(given.get("label", "")).isdigit():
         given["label"] = int(given["label"])
+    return _valid(RewardSource, {kind: what, **name, **given})
+
+
+def _valid(kind: type[C], given: object) -> C:
+    """The record, or a UserError with what is wrong with it."""
+    from pydantic import ValidationError
+
+    from keel.errors import UserError
+
     try:
-        return RewardSource.model_validate({kind: what, **name, **given})
+        return kind.model_validate(given)
     except ValidationError as error:
-        raise UserError(str(error.errors()[0]["ctx"]["error"])) from None
+        raise UserError(error.errors()[0]["msg"].removeprefix("Value error, ")) from None
 
 
 def _print(console: TerminalConsole, found: dict[str, Any]) -> None:
