@@ -71,7 +71,7 @@ def test_formats(tmp_path: Path, name: str, content: bytes, format: Format, comp
         ("a.csv", "a,b\n".encode("utf-16"), "is UTF-16 text; save it as UTF-8"),
         ("a.jsonl", b"PK\x03\x04", r"is a zip archive \(or a spreadsheet\), which Keel does not read"),
         ("a.jsonl.zst", b"\x28\xb5\x2f\xfd", "is compressed with zstd"),
-        ("a.parquet", b"<html>", "is no Parquet file"),
+        ("a.parquet", b"<xml>", "is no Parquet file"),
         ("a.parquet", b"", "is no Parquet file"),
         ("a.data", b"a,b\n", "cannot be told; give its name the ending"),
     ],

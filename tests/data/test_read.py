@@ -41,8 +41,8 @@ def test_rows_keep_the_number_of_their_line(write: Write) -> None:
         ('{"a": 1}'.encode("utf-16"), "not UTF-8 at byte 0"),
         (b'{"a": "\\ud83d"}', "half a surrogate pair"),
         (b'{"a": ' + b"9" * 5000 + b"}", "4300 digits"),
-        (b'{"a": ' * 100_000, "recursion"),
-        (b"\x00\x01", "Expecting value"),
+        (b'{"a": ' * 100_000, "200 deep"),
+        (b"\x00\x01", "NUL bytes"),
     ],
 )
 def test_a_bad_line_is_a_row_with_a_problem_and_the_next_is_read(write: Write, line: bytes, detail: str) -> None:

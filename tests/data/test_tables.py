@@ -18,7 +18,7 @@ def read(text: str, reader: Any = None) -> list[Any]:
     def lines() -> Iterator[str]:
         return iter(io.StringIO(text, newline="\n"))
 
-    values = table_rows(lines, "t.csv") if reader is None else reader(lines)
+    values = table_rows(lines, "t.csv") if reader is None else reader(lines, "t.txt")
     return [(v.reason, v.detail) if isinstance(v, Unusable) else v for v in values]
 
 

@@ -59,7 +59,9 @@ def main() -> None:
         sys.exit(LOST)
     except UserError as error:
         if leads():
-            print(f"keel: {error}", file=sys.stderr)
+            from keel.cli.console import printable  # rich, where a mistake is to be told
+
+            print(f"keel: {printable(str(error)).replace(chr(10), ' ')}", file=sys.stderr)
         sys.exit(USER_ERROR)
     except Dismissed:
         sys.exit(USER_ERROR)

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from enum import StrEnum
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, get_args
 
 import typer
 
@@ -187,8 +187,8 @@ def sources_of(
     from keel.config.data import DataConfig
 
     shared = {"layout": layout.value, "fields": fields_of(field or []), "outcomes": outcomes_of(outcome or [])}
-    bare = [DataConfig.model_validate(file) for file in files]
     try:
+        bare = [DataConfig.model_validate(file) for file in files]
         return [
             DataConfig.model_validate({"path": each.path, "function": each.function, "map": map} | shared | more)
             for each in bare
@@ -224,6 +224,15 @@ def kind_of(config: DataConfig, name: KindName | None) -> Kind[Any]:
     if guess is None:
         raise UserError(
             f"{config.name} has the columns {', '.join(rows[0]) or '(none)'}, which fit no kind of record; "
-            "say what they are, such as --field prompt=question --field response=answer."
+            f"say what they are, such as {_meant(rows[0])}."
         )
     return guess
+
+
+def _meant(columns: Iterable[str]) -> str:
+    """The options that map the columns whose names are a field's but for capitals and spaces, or an example."""
+    from keel.config.data import FieldName
+
+    fields = [(field, column) for field in get_args(FieldName) for column in columns if column.strip().lower() == field]
+    mapped = " ".join(f"--field '{field}={column}'" for field, column in fields)
+    return mapped or "--field prompt=question --field response=answer"

@@ -9,6 +9,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from keel.cli.console import printable
 from keel.data.reasons import Check, Finding, Reason
 
 Found = dict[Reason, tuple[Finding, ...]]
@@ -33,7 +34,9 @@ def report(source: str, kind: str, check: Check) -> dict[str, Any]:
 def show(source: str, kind: str, check: Check, rows: int) -> None:
     """One line that sums up, and a table a sort of finding, with up to `rows` row numbers a reason."""
     console = Console()
-    console.print(f"{source}: {_summary(kind, check)}", style="bold", markup=False, highlight=False, soft_wrap=True)
+    console.print(
+        printable(f"{source}: {_summary(kind, check)}"), style="bold", markup=False, highlight=False, soft_wrap=True
+    )
     faults, on_purpose, warnings = _sorts(check)
     titles = ("Unusable", "Left out on purpose", "Warnings (no reason to leave a row out)")
     for title, found in zip(titles, (faults, on_purpose, warnings), strict=True):
@@ -82,5 +85,7 @@ def _table(title: str, found: Found, source: str, rows: int) -> Table:
         which, more = ", ".join(places[:rows]), ", …" if len(places) > rows else ""
         first = findings[0]
         detail = f" Row {first.place(source)}: {first.detail}." if first.detail else ""
-        table.add_row(reason.value, f"{len(findings):,}", Text(which + more), Text(reason.sentence + detail))
+        table.add_row(
+            reason.value, f"{len(findings):,}", Text(printable(which + more)), Text(printable(reason.sentence + detail))
+        )
     return table

@@ -27,8 +27,15 @@ _FOREIGN = {
     b"\xfd7zXZ": "compressed with xz",
     b"BZh": "compressed with bzip2",
     b"ARROW1": "an Arrow file",
+    b"\x1f\x8b": "compressed twice",
+    b"\x80\x04\x95": "a pickle, which can run code",
+    b"\x80\x05\x95": "a pickle, which can run code",
 }
 _UTF16 = (b"\xff\xfe", b"\xfe\xff")
+_POINTER = b"version https://git-lfs"
+_WEB_PAGE = (b"<!doctype html", b"<html")
+
+LONGEST_ROW = 2**26  # bytes of a row, so that a file without line ends, or a gzip bomb, cannot fill the memory
 
 
 class Format(Enum):
@@ -45,7 +52,13 @@ def data_files(name: str) -> list[Path] | None:
     In the order of their names. Of a folder's files those count that end as data do, but for a README and a licence.
     Raises UserError for a folder without data files.
     """
-    path = Path(name).expanduser()
+    try:
+        return _data_files(name, Path(name).expanduser())
+    except (OSError, RuntimeError) as error:  # a name too long, a user that is not there
+        raise UserError(f"{name[:80]} cannot be read: {getattr(error, 'strerror', None) or error}.") from None
+
+
+def _data_files(name: str, path: Path) -> list[Path] | None:
     if path.is_dir():
         files = [file for file in sorted(path.iterdir()) if _is_data(file)]
         if not files:
@@ -55,7 +68,13 @@ def data_files(name: str) -> list[Path] | None:
             )
         return files
     if path.exists():
+        if not path.is_file():
+            raise UserError(
+                f"{name} is no ordinary file but a pipe or device, and Keel reads some twice; save it first."
+            )
         return [path]
+    if path.is_symlink():
+        raise UserError(f"{name} is a symbolic link to {path.readlink()}, where there is nothing; mend the link.")
     return [file for file in map(Path, sorted(glob.glob(str(path), recursive=True))) if file.is_file()] or None
 
 
@@ -83,6 +102,22 @@ def opened(path: Path) -> Iterator[BinaryIO]:
         raise UserError(f"{path} cannot be read: {error.strerror or error}.") from error
 
 
+def lines_of(file: BinaryIO) -> Iterator[bytes | None]:
+    """The lines of a file with their ends; None in the place of one that is longer than any row may be."""
+    while line := file.readline(LONGEST_ROW + 1):
+        if len(line) <= LONGEST_ROW:
+            yield line
+            continue
+        while line and not line.endswith(b"\n"):
+            line = file.readline(LONGEST_ROW)
+        yield None
+
+
+def in_words(size: int) -> str:
+    """A limit as sentences say it."""
+    return f"{size / 2**20:,.0f} MiB"
+
+
 def format_of(path: Path) -> Format:
     """What a file holds, by its first bytes, and where they leave it open by the ending of its name.
 
@@ -94,7 +129,14 @@ def format_of(path: Path) -> Format:
         return Format.PARQUET
     for magic, what in _FOREIGN.items():
         if start.startswith(magic):
-            raise UserError(f"{path} is {what}, which Keel does not read; unpack it, or compress it with gzip.")
+            raise UserError(
+                f"{path} is {what}, which Keel does not read; save its rows as JSON lines, CSV or Parquet, "
+                "with gzip if you like."
+            )
+    if start.startswith(_POINTER):
+        raise UserError(f"{path} is a pointer to a file in Git LFS; fetch the file itself with `git lfs pull`.")
+    if start.lstrip()[:14].lower().startswith(_WEB_PAGE) and path.suffix.lower() not in _TEXT_ENDINGS:
+        raise UserError(f"{path} is a web page, such as one that asks to log in; fetch the data again.")
     if start.startswith(_UTF16):
         raise UserError(f"{path} is UTF-16 text; save it as UTF-8.")
     ending = path.with_suffix("").suffix if path.suffix.lower() == ".gz" else path.suffix

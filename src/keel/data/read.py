@@ -12,13 +12,15 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from keel.config.data import DataConfig
-from keel.data.files import ENDINGS, Format, data_files, format_of, opened
+from keel.data.files import ENDINGS, LONGEST_ROW, Format, data_files, format_of, in_words, lines_of, opened
+from keel.data.json_text import array_values, parse_row
 from keel.data.reasons import Reason, Unusable
 from keel.data.tables import table_rows, text_rows
 from keel.errors import UserError, first_line
 from keel.references import resolve
 
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
+_MOST_UNPACKED = 2**29  # bytes
 _HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
 FILE_COLUMN = "file"
 
@@ -86,33 +88,28 @@ def _with_file(rows: Iterable[Row], path: Path) -> Iterator[Row]:
 def _rows_of_json(name: str, path: Path, format: Format) -> Iterator[Row]:
     with opened(path) as file:
         if format is Format.JSON_ARRAY:
-            yield from _rows_of_values(name, _array(name, file.read()))
+            yield from _rows_of_values(name, array_values(file, name))
             return
-        for number, line in enumerate(file):
-            line = line.removeprefix(_BYTE_ORDER_MARK) if number == 0 else line
-            if line.strip():
-                yield _row(name, number, line)
-
-
-def _array(name: str, content: bytes) -> list[Any]:
-    try:
-        values = json.loads(content.decode("utf-8-sig"))
-    except UnicodeDecodeError as error:
-        raise UserError(f"{name} is not UTF-8 (at byte {error.start}); save it as UTF-8.") from error
-    except (ValueError, RecursionError) as error:
-        raise UserError(f"{name} is no whole JSON array ({error}); mend it there, or fetch it again.") from error
-    assert isinstance(values, list)
-    return values
+        for number, line in enumerate(lines_of(file)):
+            if line is None:
+                yield Row(name, number, None, Reason.NOT_JSON, f"longer than {in_words(LONGEST_ROW)}")
+            elif line.strip():
+                yield _row(name, number, line.removeprefix(_BYTE_ORDER_MARK) if number == 0 else line)
 
 
 def _rows_of_text(name: str, path: Path, format: Format) -> Iterator[Row]:
     def lines() -> Iterator[str]:
         with opened(path) as file:
-            for number, line in enumerate(file):
+            for number, line in enumerate(lines_of(file)):
+                if line is None:
+                    raise UserError(
+                        f"{name}: line {number + 1} is longer than {in_words(LONGEST_ROW)}, which no row may be; mend "
+                        "the ends of its lines."
+                    )
                 line = line.removeprefix(_BYTE_ORDER_MARK) if number == 0 else line
                 yield line.decode("utf-8", errors="surrogateescape")
 
-    values = table_rows(lines, name) if format is Format.TABLE else text_rows(lines)
+    values = table_rows(lines, name) if format is Format.TABLE else text_rows(lines, name)
     for number, value in enumerate(values):
         if isinstance(value, Unusable):
             yield Row(name, number, None, value.reason, value.detail)
@@ -125,54 +122,34 @@ def _rows_of_parquet(name: str, path: Path) -> Iterator[Row]:
     from pyarrow.parquet import ParquetFile  # only here: other files do without
 
     with opened(path) as file, _damaged_parquet(name, pyarrow.ArrowException):
-        seekable: BinaryIO = file if isinstance(file, io.BufferedReader) else io.BytesIO(file.read())
+        seekable: BinaryIO = file if isinstance(file, io.BufferedReader) else _unpacked(name, file)
         batches = ParquetFile(seekable).iter_batches(batch_size=1024)
         yield from _rows_of_values(name, (value for batch in batches for value in batch.to_pylist()))
+
+
+def _unpacked(name: str, file: BinaryIO) -> BinaryIO:
+    content = file.read(_MOST_UNPACKED + 1)
+    if len(content) > _MOST_UNPACKED:
+        raise UserError(
+            f"{name} is Parquet inside gzip, and of that only {in_words(_MOST_UNPACKED)} are unpacked in memory; "
+            "unpack it yourself (gunzip), since Parquet is compressed as it is."
+        )
+    return io.BytesIO(content)
 
 
 @contextmanager
 def _damaged_parquet(name: str, damage: type[Exception]) -> Iterator[None]:
     try:
         yield
-    except (damage, OSError) as error:
+    except (damage, OSError, ValueError, ArithmeticError, LookupError, NotImplementedError) as error:
         raise UserError(f"{name} is damaged Parquet ({first_line(error)}); fetch it again.") from error
 
 
 def _row(file: str, number: int, line: bytes) -> Row:
     try:
-        return Row(file, number, _parse(line))
+        return Row(file, number, parse_row(line))
     except Unusable as problem:
         return Row(file, number, None, problem.reason, problem.detail)
-
-
-def _parse(line: bytes) -> dict[str, Any]:
-    try:
-        text = line.decode("utf-8").rstrip()  # so that a column in a message lies on the line
-    except UnicodeDecodeError as error:
-        raise Unusable(Reason.NOT_JSON, f"not UTF-8 at byte {error.start}") from None
-    if text.lstrip().startswith("["):
-        raise Unusable(Reason.NOT_JSON, "a JSON array, where each line should be one object")
-    if text == "{":
-        raise Unusable(Reason.NOT_JSON, "an object over several lines, where each line should be one")
-    try:
-        value = json.loads(text)
-    except json.JSONDecodeError as error:
-        raise Unusable(Reason.NOT_JSON, f"{error.msg} at column {error.colno}") from None
-    except (ValueError, RecursionError) as error:  # a number of thousands of digits; thousands of nested brackets
-        raise Unusable(Reason.NOT_JSON, str(error)) from None
-    if not isinstance(value, dict):
-        raise Unusable(Reason.NOT_JSON, f"a {type(value).__name__}, not an object")
-    if "\\ud" in text.lower() and _has_lone_surrogate(value):
-        raise Unusable(Reason.NOT_JSON, "half a surrogate pair, which is no character")
-    return value
-
-
-def _has_lone_surrogate(value: dict[str, Any]) -> bool:
-    try:
-        json.dumps(value, ensure_ascii=False).encode("utf-8")
-    except UnicodeEncodeError:
-        return True
-    return False
 
 
 def _rows_of_function(reference: str) -> Iterator[Row]:
@@ -205,9 +182,11 @@ def _rows_of_values(source: str, values: Iterable[Any]) -> Iterator[Row]:
 
 def _row_of_value(source: str, number: int, value: Any) -> Row:
     """A row that comes as a Python object is taken as it would lie on disk: as JSON, times in ISO 8601."""
+    if isinstance(value, Unusable):
+        return Row(source, number, None, value.reason, value.detail)
     try:
         line = json.dumps(value, default=_time_as_text)
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, RecursionError) as error:
         return Row(source, number, None, Reason.NOT_JSON, str(error))
     return _row(source, number, line.encode())
 

@@ -14,6 +14,8 @@ from keel.data.read import Row, read_rows
 from keel.data.reasons import Check, Finding, Reason
 from keel.errors import UserError
 
+_GIVE_UP_AFTER = 100_000  # rows
+
 
 class Reading(Generic[R]):
     """Iterate over it once: the records come in the source's order, up to its `limit`, and `check` tallies them.
@@ -37,6 +39,8 @@ class Reading(Generic[R]):
     def with_rows(self) -> Iterator[tuple[Row, R]]:
         """The records, each beside the row that it was read from."""
         for row in read_rows(self._config):
+            if self._rows == _GIVE_UP_AFTER:
+                self._refuse_if_all_are_unusable()
             self._rows += 1
             for converted in convert(row, self._kind, self._config):
                 record = self._tallied(row, converted)
@@ -49,6 +53,12 @@ class Reading(Generic[R]):
     def check(self) -> Check:
         """The tally of what has been read so far."""
         return Check(self._total, self._usable, tuple(self._findings), self._rows, dict(self._layouts))
+
+    def _refuse_if_all_are_unusable(self) -> None:
+        """What is no data at all, however long, should neither be read to its end nor kept row by row."""
+        so_far = self.check
+        if so_far.unusable == so_far.total:
+            so_far.enforce(1.0, f"{self._config.name}, read so far")
 
     def _tallied(self, row: Row, converted: Converted[R]) -> R | None:
         self._total += 1

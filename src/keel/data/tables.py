@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import csv
 import re
-import sys
 from collections.abc import Callable, Iterable, Iterator
 
+from keel.data.files import LONGEST_ROW, in_words
 from keel.data.reasons import Reason, Unusable
 from keel.errors import UserError
 
@@ -52,6 +52,8 @@ def _delimiter(header: str) -> str:
 
 
 def _columns(cells: list[str] | Unusable, name: str) -> list[str]:
+    if isinstance(cells, Unusable) and "new-line" in cells.detail:
+        raise UserError(f"{name}: its lines end in a bare carriage return; save it with line feeds (\\n or \\r\\n).")
     if isinstance(cells, Unusable):
         raise UserError(f"{name}: the header cannot be read ({cells.detail}); mend its quotes.")
     columns = [cell.strip() for cell in cells]
@@ -59,6 +61,8 @@ def _columns(cells: list[str] | Unusable, name: str) -> list[str]:
     twice = next((column for column in columns if columns.count(column) > 1), None)
     if twice is not None:
         raise UserError(f"{name}: its first line should name the columns, and names “{twice}” twice; mend the header.")
+    if any("\0" in column for column in columns):
+        raise UserError(f"{name}: NUL bytes in its header, as UTF-16 and binary files have them; save it as UTF-8.")
     if not all(map(_is_text, columns)):
         raise UserError(f"{name}: its header is not UTF-8; save the file as UTF-8.")
     return columns
@@ -79,20 +83,24 @@ def _keeps_to_quoting(lines: Iterable[str], delimiter: str) -> bool:
     cell = f'(?:{_QUOTED_CELL}|[^"{re.escape(delimiter)}]*)'
     row = re.compile(f"{cell}(?:{re.escape(delimiter)}{cell})*")
     begun: list[str] = []
+    length = 0
     for line in lines:
         is_open = bool(begun) != bool(line.count('"') % 2)
         begun.append(line)
-        if is_open:
+        length += len(line)
+        if is_open and length <= LONGEST_ROW:
             continue
+        if is_open:
+            return False
         whole = "".join(begun)
-        begun = []
+        begun, length = [], 0
         if '"' in whole and not row.fullmatch(whole.rstrip("\r\n")):
             return False
     return not begun
 
 
 def _quoted_rows(lines: Iterator[str], delimiter: str) -> Iterator[list[str] | Unusable]:
-    csv.field_size_limit(sys.maxsize)  # of the whole process, and no limit that anybody asked for: 128 KiB a cell
+    csv.field_size_limit(LONGEST_ROW)  # of the whole process, in place of 128 KiB a cell
     reader = csv.reader(lines, delimiter=delimiter, strict=True)
     while True:
         try:
@@ -110,37 +118,44 @@ def _plain(lines: Iterable[str], delimiter: str) -> Iterator[list[str]]:
     return (line.rstrip("\r\n").split(delimiter) for line in lines if line.strip("\r\n"))
 
 
-def text_rows(lines: Lines) -> Iterator[dict[str, str] | Unusable]:
+def text_rows(lines: Lines, name: str) -> Iterator[dict[str, str] | Unusable]:
     """{"text": …} for each document of a text, white space around it apart.
 
     Documents end at <|endoftext|> if the file has it anywhere, else at empty lines, as paragraphs do.
+    Raises UserError for one that is longer than a row may be.
     """
     has_ends = any(DOCUMENT_END in line for line in lines())
-    for document in _split(lines(), DOCUMENT_END) if has_ends else _paragraphs(lines()):
+    for document in _documents(_pieces(lines(), has_ends), name):
         text = document.strip()
         if text:
             yield {"text": text} if _is_text(text) else Unusable(Reason.BROKEN_ROW, "not UTF-8")
 
 
-def _split(lines: Iterable[str], end: str) -> Iterator[str]:
-    begun: list[str] = []
+def _pieces(lines: Iterable[str], has_ends: bool) -> Iterator[tuple[str, bool]]:
+    """(a piece of a document, whether the document ends with it)"""
     for line in lines:
-        first, *others = line.split(end)
-        begun.append(first)
-        for other in others:
-            yield "".join(begun)
-            begun = [other]
-    yield "".join(begun)
-
-
-def _paragraphs(lines: Iterable[str]) -> Iterator[str]:
-    begun: list[str] = []
-    for line in lines:
-        if line.strip():
-            begun.append(line)
+        if has_ends:
+            *ended, rest = line.split(DOCUMENT_END)
+            yield from ((one, True) for one in ended)
+            yield rest, False
         else:
+            yield line, not line.strip()
+
+
+def _documents(pieces: Iterable[tuple[str, bool]], name: str) -> Iterator[str]:
+    begun: list[str] = []
+    length = 0
+    for piece, ends in pieces:
+        begun.append(piece)
+        length += len(piece)
+        if length > LONGEST_ROW:
+            raise UserError(
+                f"{name}: a document longer than {in_words(LONGEST_ROW)}; end documents with {DOCUMENT_END} or, where "
+                "the file has none of these, with empty lines."
+            )
+        if ends:
             yield "".join(begun)
-            begun = []
+            begun, length = [], 0
     yield "".join(begun)
 
 

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from keel.runs.files import move, sync
+from keel.runs.files import move, sync, to_json
 from keel.schema import Record
 
 
@@ -17,13 +17,20 @@ def write_jsonl(path: Path, records: Iterable[Record]) -> None:
 
 
 def write_rows(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
-    """The same for rows that are JSON-ready already; they are written as they come."""
+    """The same for rows that are JSON-ready already; they are written as they come, NaN and infinities as null."""
     beside = path.with_name(f".{path.name}.tmp")
     try:
         with beside.open("wb") as file:
             for row in rows:
-                file.write(json.dumps(row, ensure_ascii=False).encode("utf-8") + b"\n")
+                file.write(_line(row).encode("utf-8") + b"\n")
         sync(beside)
         move(beside, path)
     finally:
         beside.unlink(missing_ok=True)
+
+
+def _line(row: Mapping[str, Any]) -> str:
+    try:
+        return json.dumps(row, ensure_ascii=False, allow_nan=False)
+    except ValueError:  # a NaN or infinity in a column of the user's, which no JSON holds
+        return to_json(row)
