@@ -42,7 +42,7 @@ def test_simpo_starts_from_its_own_beta_and_what_is_given_stays() -> None:
         ({"kind": "hinge", "length_normalised": True}, "with kind: hinge, which has one form; leave it out"),
         ({"kind": "orpo", "sft_coef": 1}, "sft_coef has no effect with kind: orpo, whose loss has the likelihood"),
         ({"kind": "kto", "sft_coef": 1}, "sft_coef has no effect with kind: kto, which has no chosen response"),
-        ({"label_smoothing": 0.5}, "less than 0.5"),
+        ({"label_smoothing": 0.5}, "below 0.5"),
         ({"kind": "ppo"}, "`direct.kind`: no method is called 'ppo'; there are dpo, ipo, hinge, kto, orpo, simpo"),
         ({"kind": ["dpo"]}, "`direct.kind`: input should be a valid string, not ['dpo']"),
         ({"data": "collect"}, "direct.data is `collect`, but the recipe has no collect stage"),

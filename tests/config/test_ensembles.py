@@ -16,7 +16,7 @@ ENSEMBLE = {"ensemble": {"members": 2}}
     ("changes", "said"),
     [
         ({"reward": {"ensemble": {"of": "adapters"}}}, "reward.ensemble of: adapters needs model.tune: lora"),
-        ({"reward": {"ensemble": {"members": 1}}}, "`reward.ensemble.members`: input should be greater than or equal"),
+        ({"reward": {"ensemble": {"members": 1}}}, "`reward.ensemble.members`: should be at least 2"),
         ({"ppo": PPO | {"reward": [{"model": "reward", "combine": "min"}]}}, "ppo.reward combines the members of"),
         ({"reward": ENSEMBLE, "ppo": PPO | {"critic": "network"}}, "ppo.critic: network starts from one reward model"),
         (

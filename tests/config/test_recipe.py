@@ -111,19 +111,25 @@ SFT = {"data": "d.jsonl"}
         ({"sft": SFT | {"schedule": "linear"}}, "`sft.schedule`: input should be 'cosine' or 'constant', not 'linear'"),
         ({"ppo": PPO | {"critic": "tail"}}, "`ppo.critic`: input should be 'head', 'network' or 'none', not 'tail'"),
         # out of range
-        ({"seed": -1}, "`seed`: input should be greater than or equal to 0, not -1"),
-        ({"sft": SFT | {"lr": 0}}, "`sft.lr`: input should be greater than 0, not 0"),
+        ({"seed": -1}, "`seed`: should be at least 0, not -1"),
+        ({"sft": SFT | {"lr": 0}}, "`sft.lr`: should be above 0, not 0"),
         ({"sft": SFT | {"lr": float("nan")}}, "`sft.lr`: input should be a finite number, not nan"),
         ({"sft": SFT | {"lr": float("inf")}}, "`sft.lr`: input should be a finite number, not inf"),
-        ({"sft": SFT | {"betas": [0.9, 1.0]}}, "`sft.betas.1`: input should be less than 1, not 1.0"),
+        ({"sft": SFT | {"betas": [0.9, 1.0]}}, "`sft.betas.1`: should be at least 0 and below 1, not 1.0"),
         (
             {"reward": {"data": {"path": "x", "limit": 0}}},
-            "`reward.data.limit`: input should be greater than or equal to 1",
+            "`reward.data.limit`: should be at least 1, not 0",
         ),
-        ({"reward": {"flip_probability": 0.5}}, "`reward.flip_probability`: input should be less than 0.5, not 0.5"),
-        ({"ppo": PPO | {"advantage": {"lam": 1.1}}}, "`ppo.advantage.lam`: input should be less than or equal to 1"),
-        ({"model": {"scratch": {"vocab": 100}}}, "`model.scratch.vocab`: input should be greater than or equal to 260"),
-        ({"collect": {"prompts": "p", "annotator": {"script": "a:b"}, "per_prompt": 1}}, "`collect.per_prompt`: input"),
+        (
+            {"reward": {"flip_probability": 0.5}},
+            "`reward.flip_probability`: should be at least 0 and below 0.5, not 0.5",
+        ),
+        ({"ppo": PPO | {"advantage": {"lam": 1.1}}}, "`ppo.advantage.lam`: should be at least 0 and at most 1"),
+        ({"model": {"scratch": {"vocab": 100}}}, "`model.scratch.vocab`: should be at least 260"),
+        (
+            {"collect": {"prompts": "p", "annotator": {"script": "a:b"}, "per_prompt": 1}},
+            "`collect.per_prompt`: should be at least 2",
+        ),
         # combinations
         ({"model": {}}, "`model`: give exactly one of `base` (a path or a hub name) and `scratch`"),
         ({"model": {"base": "m", "scratch": {}}}, "`model`: give exactly one of `base`"),
@@ -212,7 +218,7 @@ SFT = {"data": "d.jsonl"}
         ({"sft": {"data": ["a", {"pth": "b"}]}}, "unknown key `sft.data.1.pth`; did you mean `path`?"),
         (
             {"reward": {"data": ["a", {"path": "b", "weight": 0}]}},
-            "`reward.data.1.weight`: input should be greater than 0",
+            "`reward.data.1.weight`: should be above 0 and at most 1000",
         ),
         (
             {"evaluate": {"prompts": {"path": "a", "weight": 2}, "policy": "p"}},

@@ -37,7 +37,7 @@ def test_an_address_is_a_root() -> None:
         ({"urls": [f"{URL}/v1"]}, f"ends with /v1; give the server's root, {URL}"),
         ({"urls": [URL, f"{URL}/"]}, "stands there twice"),
         ({"urls": []}, "at least 1 item"),
-        ({"urls": [URL], "max_logprob_gap": 0}, "greater than 0"),
+        ({"urls": [URL], "max_logprob_gap": 0}, "above 0, not 0"),
     ],
 )
 def test_another_address_is_refused(servers: dict[str, Any], what: str) -> None:

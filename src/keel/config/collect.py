@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from pydantic import Field, model_validator
+from collections.abc import Iterator
 
-from keel.config.base import Config, Function, refuse_without_effect
+from pydantic import Field
+
+from keel.config.base import Config, Function, without_effect
 from keel.config.data import LongPrompts, Sources
 from keel.config.sampling import SamplingConfig
 
@@ -17,15 +19,13 @@ class AnnotatorConfig(Config):
     temperature: float = Field(0.0, ge=0, description="noise: P(first wins) = sigmoid(utility gap / temperature)")
     name: str = "scripted"
 
-    @model_validator(mode="after")
-    def _one_judge(self) -> AnnotatorConfig:
+    def contradictions(self) -> Iterator[str]:
         if (self.script is None) == (self.factory is None):
-            raise ValueError("an annotator is either `script:` (a utility) or `factory:` (one of your own)")
+            yield "an annotator is either `script:` (a utility) or `factory:` (one of your own)"
         if self.factory is not None:
-            refuse_without_effect(self, "temperature", because="with a factory, whose annotator has its own noise")
+            yield from without_effect(self, "temperature", because="with a factory, whose annotator has its own noise")
             if self.name == "scripted":
-                raise ValueError("an annotator of your own needs a `name:`, which each comparison carries")
-        return self
+                yield "an annotator of your own needs a `name:`, which each comparison carries"
 
 
 class CollectConfig(Config):

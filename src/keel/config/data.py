@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from typing import Annotated, Any, Literal, Self
+from collections.abc import Iterator
+from typing import Annotated, Any, Literal
 
 from pydantic import Discriminator, Field, Tag, field_validator, model_validator
 
@@ -91,24 +92,18 @@ class DataConfig(Config):
     def _values_as_text(cls, value: Any) -> Any:
         return {str(key): outcome for key, outcome in value.items()} if isinstance(value, dict) else value
 
-    @model_validator(mode="after")
-    def _columns(self) -> Self:
+    def contradictions(self) -> Iterator[str]:
         for field, column in self.fields.items():
             if field != "responses" and not isinstance(column, str):
-                raise ValueError(f"fields: {field} is read from one column; only responses may name several")
+                yield f"fields: {field} is read from one column; only responses may name several"
         if self.outcomes and self.layout not in ("auto", "pairs"):
-            raise ValueError(f"outcomes has no effect with layout: {self.layout}; leave it out")
-        return self
-
-    @model_validator(mode="after")
-    def _one_source(self) -> Self:
+            yield f"outcomes has no effect with layout: {self.layout}; leave it out"
         if (self.path is None) == (self.function is None):
-            raise ValueError("give either path (a file, or a hub name) or function (module:function)")
+            yield "give either path (a file, or a hub name) or function (module:function)"
         if not self.name:
-            raise ValueError("the path or function is empty")
+            yield "the path or function is empty"
         if self.function is not None and self.split != "train":
-            raise ValueError("split has no effect on a function; leave it out")
-        return self
+            yield "split has no effect on a function; leave it out"
 
     @property
     def name(self) -> str:
@@ -132,10 +127,10 @@ def sources_of(data: DataConfig | tuple[DataConfig, ...]) -> tuple[DataConfig, .
     return data if isinstance(data, tuple) else (data,)
 
 
-def refuse_weights(data: DataConfig | tuple[DataConfig, ...] | None) -> None:
+def idle_weights(data: DataConfig | tuple[DataConfig, ...] | None) -> Iterator[str]:
     """Where rows are judged and not trained on, each counts once."""
     if data is not None and any(source.weight != 1.0 for source in sources_of(data)):
-        raise ValueError("weight has no effect on prompts that are judged, each once; leave it out, or give a limit")
+        yield "weight has no effect on prompts that are judged, each once; leave it out, or give a limit"
 
 
 def limited(data: DataConfig | tuple[DataConfig, ...], rows: int) -> DataConfig | tuple[DataConfig, ...]:

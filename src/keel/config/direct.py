@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, Field, WithJsonSchema, model_validator
 
-from keel.config.base import given_keys, refuse_without_effect
+from keel.config.base import given_keys, without_effect
 from keel.config.data import Sources
 from keel.config.training import TrainingConfig
 
@@ -80,20 +80,18 @@ class DirectConfig(TrainingConfig):
         method = METHODS.get(str(given.get("kind"))) if given else None
         return {**method.defaults, **given} if given and method else value
 
-    @model_validator(mode="after")
-    def _keys_are_read(self) -> DirectConfig:
+    def contradictions(self) -> Iterator[str]:
         because = f"with kind: {self.kind}"
         every = {key for method in METHODS.values() for key in method.reads}
-        refuse_without_effect(self, *sorted(every - set(self.method.reads)), because=because)
+        yield from without_effect(self, *sorted(every - set(self.method.reads)), because=because)
         if not self.method.reference:
-            refuse_without_effect(self, "reference", because=f"{because}, which has none")
+            yield from without_effect(self, "reference", because=f"{because}, which has none")
         if self.method.lengths != "either":
-            refuse_without_effect(self, "length_normalised", because=f"{because}, which has one form")
+            yield from without_effect(self, "length_normalised", because=f"{because}, which has one form")
         if self.kind == "orpo":
-            refuse_without_effect(self, "sft_coef", because=f"{because}, whose loss has the likelihood already")
+            yield from without_effect(self, "sft_coef", because=f"{because}, whose loss has the likelihood already")
         if not self.method.pairs:
-            refuse_without_effect(self, "sft_coef", because=f"{because}, which has no chosen response")
-        return self
+            yield from without_effect(self, "sft_coef", because=f"{because}, which has no chosen response")
 
     @property
     def method(self) -> Method:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from pydantic import Field, model_validator
+from collections.abc import Iterator
+
+from pydantic import Field
 
 from keel.config.base import Config, Function
-from keel.config.data import LongPrompts, Sources, refuse_weights
+from keel.config.data import LongPrompts, Sources, idle_weights
 from keel.config.rewards import Rewards
 from keel.config.sampling import RLSamplingConfig
 
@@ -32,8 +34,6 @@ class EvaluateConfig(Config):
     frontier_prompts: int = Field(64, gt=0)
     bootstrap: int = Field(2000, gt=0, description="resamples for the confidence intervals")
 
-    @model_validator(mode="after")
-    def _judged_once(self) -> EvaluateConfig:
+    def contradictions(self) -> Iterator[str]:
         for data in (self.prompts, self.demonstrations):
-            refuse_weights(data)
-        return self
+            yield from idle_weights(data)

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field
 
-from keel.config.base import Config, refuse_without_effect
+from keel.config.base import Config, without_effect
 
 
 class KLConfig(Config):
@@ -36,37 +37,29 @@ class KLConfig(Config):
         None, gt=0, description="end the run when the held-out KL (nats a response) reaches it"
     )
 
-    @model_validator(mode="after")
-    def _target_fits(self) -> KLConfig:
+    def contradictions(self) -> Iterator[str]:
         if (self.kind == "fixed") != (self.target is None):
-            raise ValueError(
+            yield (
                 "kl.target belongs to `kind: adaptive` and `kind: constraint`, which need it; `kind: fixed` has none"
             )
         if self.kind != "fixed" and self.coef == 0:
-            raise ValueError(f"kl.coef 0 cannot adapt with kind: {self.kind} (it is multiplied); start above 0")
+            yield f"kl.coef 0 cannot adapt with kind: {self.kind} (it is multiplied); start above 0"
         if self.kind != "adaptive":
-            refuse_without_effect(self, "horizon", because=f"with kind: {self.kind}")
+            yield from without_effect(self, "horizon", because=f"with kind: {self.kind}")
         if self.kind != "constraint":
-            refuse_without_effect(self, "dual_lr", "min_coef", because=f"with kind: {self.kind}")
+            yield from without_effect(self, "dual_lr", "min_coef", because=f"with kind: {self.kind}")
         if self.kind != "fixed":
-            refuse_without_effect(self, "anneal_from", because=f"with kind: {self.kind}")
-        if self.kind == "constraint" and self.coef < self.min_coef:
-            raise ValueError(f"kl.coef {self.coef:g} is below kl.min_coef {self.min_coef:g}; start above it")
+            yield from without_effect(self, "anneal_from", because=f"with kind: {self.kind}")
+        if self.kind == "constraint" and 0 < self.coef < self.min_coef:
+            yield f"kl.coef {self.coef:g} is below kl.min_coef {self.min_coef:g}; start above it"
         if (self.anneal_from is None) != (self.anneal_over is None):
-            raise ValueError(
-                "kl.anneal_from and kl.anneal_over go together: where it starts, and the iterations it takes"
-            )
+            yield "kl.anneal_from and kl.anneal_over go together: where it starts, and the iterations it takes"
         if self.anneal_from is not None and self.coef == 0:
-            raise ValueError("kl.coef 0 cannot be reached in equal steps of the logarithm; anneal to a coef above 0")
-        return self
-
-    @model_validator(mode="after")
-    def _estimator_fits(self) -> KLConfig:
+            yield "kl.coef 0 cannot be reached in equal steps of the logarithm; anneal to a coef above 0"
         if self.place == "reward" and self.estimator not in (None, "k1"):
-            raise ValueError(f"estimator: {self.estimator} is a term of the loss; in the reward the estimate is k1")
+            yield f"estimator: {self.estimator} is a term of the loss; in the reward the estimate is k1"
         if self.place == "loss" and self.estimator == "k1":
-            raise ValueError(
+            yield (
                 "the gradient of k1 in the loss is zero in expectation, so it would hold nothing: take sequence_k2, "
                 "or place: reward, where k1 is right"
             )
-        return self

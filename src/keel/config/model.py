@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Annotated, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field
 
-from keel.config.base import Config, refuse_without_effect
+from keel.config.base import Config, without_effect
 
 
 class ScratchConfig(Config):
@@ -22,13 +23,11 @@ class ScratchConfig(Config):
     )
     context: int = Field(512, gt=0, description="longest text in tokens")
 
-    @model_validator(mode="after")
-    def _heads_divide(self) -> ScratchConfig:
+    def contradictions(self) -> Iterator[str]:
         if self.hidden % (2 * self.heads):
-            raise ValueError(f"hidden ({self.hidden}) must be a multiple of twice the heads ({self.heads})")
+            yield f"hidden ({self.hidden}) must be a multiple of twice the heads ({self.heads})"
         if self.tokenizer is not None:
-            refuse_without_effect(self, "vocab", because="with a given tokenizer, which has its own")
-        return self
+            yield from without_effect(self, "vocab", because="with a given tokenizer, which has its own")
 
 
 class LoRAConfig(Config):
@@ -64,10 +63,8 @@ class ModelConfig(Config):
     )
     trust_remote_code: bool = Field(False, description="run Python code that comes with a hub model")
 
-    @model_validator(mode="after")
-    def _one_origin(self) -> ModelConfig:
+    def contradictions(self) -> Iterator[str]:
         if (self.base is None) == (self.scratch is None):
-            raise ValueError("give exactly one of `base` (a path or a hub name) and `scratch` (a model from nothing)")
+            yield "give exactly one of `base` (a path or a hub name) and `scratch` (a model from nothing)"
         if self.tune == "full":
-            refuse_without_effect(self, "lora", because="with tune: full")
-        return self
+            yield from without_effect(self, "lora", because="with tune: full")

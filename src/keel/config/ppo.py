@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, Field, WithJsonSchema, model_validator
 
-from keel.config.base import Config, Function, given_keys, refuse_without_effect
-from keel.config.data import LongPrompts, Sources, refuse_weights
+from keel.config.base import Config, Function, given_keys, without_effect
+from keel.config.data import LongPrompts, Sources, idle_weights
 from keel.config.estimators import ESTIMATORS, Estimator
 from keel.config.kl import KLConfig
 from keel.config.rewards import Rewards, RewardSource
@@ -49,15 +50,13 @@ class AdvantageConfig(Config):
         choices = (self.whiten, self.estimator.whiten, True)
         return next(choice for choice in choices if choice is not None)
 
-    @model_validator(mode="after")
-    def _all_is_read(self) -> AdvantageConfig:
+    def contradictions(self) -> Iterator[str]:
         unread = [key for key in ("gamma", "lam", "n") if key not in self.estimator.reads]
-        refuse_without_effect(self, *unread, because=f"with kind: {self.kind}")
+        yield from without_effect(self, *unread, because=f"with kind: {self.kind}")
         fixed = self.estimator.whiten
         if self.whiten is not None and fixed is not None and self.whiten != fixed:
             why = "whitening is its baseline" if fixed else "it has a baseline of its own"
-            raise ValueError(f"whiten: {str(self.whiten).lower()} does not go with kind: {self.kind}; {why}")
-        return self
+            yield f"whiten: {str(self.whiten).lower()} does not go with kind: {self.kind}; {why}"
 
 
 class UpdateConfig(OptimConfig):
@@ -104,30 +103,24 @@ class UpdateConfig(OptimConfig):
             return tree
         return {"epochs": 1, "minibatches": 1} | given
 
-    @model_validator(mode="after")
-    def _loss_is_read(self) -> UpdateConfig:
+    def contradictions(self) -> Iterator[str]:
         if self.loss == "dpo":
             unread = ("clip_low", "clip_high", "ratio", "reduction", "entropy_coef", "importance_cap")
-            refuse_without_effect(self, *unread, because="with loss: dpo, which compares whole responses")
+            yield from without_effect(self, *unread, because="with loss: dpo, which compares whole responses")
         if self.loss == "policy_gradient":
             because = "with loss: policy_gradient, which has no ratio"
-            refuse_without_effect(self, "clip_low", "clip_high", "ratio", "stop_at_kl", because=because)
+            yield from without_effect(self, "clip_low", "clip_high", "ratio", "stop_at_kl", because=because)
             if (self.epochs, self.minibatches) != (1, 1):
-                raise ValueError(
+                yield (
                     "loss: policy_gradient is the gradient at the policy that sampled, good for one step a rollout: "
                     "give epochs 1 and minibatches 1"
                 )
         if self.ratio != "token":
-            refuse_without_effect(
+            yield from without_effect(
                 self, "reduction", because=f"with ratio: {self.ratio}, where each response counts once"
             )
-        return self
-
-    @model_validator(mode="after")
-    def _critic_is_trained(self) -> UpdateConfig:
         if self.value_coef == 0:
-            refuse_without_effect(self, "value_clip", "critic_lr_scale", because="with value_coef 0")
-        return self
+            yield from without_effect(self, "value_clip", "critic_lr_scale", because="with value_coef 0")
 
 
 class HeldOutConfig(Config):
@@ -141,10 +134,8 @@ class HeldOutConfig(Config):
         None, gt=0, description="end the run after so many evaluations without a better objective"
     )
 
-    @model_validator(mode="after")
-    def _judged_once(self) -> HeldOutConfig:
-        refuse_weights(self.prompts)
-        return self
+    def contradictions(self) -> Iterator[str]:
+        yield from idle_weights(self.prompts)
 
 
 class PPOConfig(Config):
@@ -200,72 +191,70 @@ class PPOConfig(Config):
             needs["per_prompt"] = GROUP
         return needs | given
 
-    @model_validator(mode="after")
-    def _batches_divide(self) -> PPOConfig:
+    def contradictions(self) -> Iterator[str]:
         if self.rollout_batch % self.per_prompt:
-            raise ValueError(
+            yield (
                 f"rollout_batch ({self.rollout_batch}) counts responses and must be a multiple of per_prompt "
                 f"({self.per_prompt})"
             )
         if self.rollout_batch % self.update.minibatches:
-            raise ValueError(
+            yield (
                 f"rollout_batch ({self.rollout_batch}) must be a multiple of update.minibatches "
                 f"({self.update.minibatches})"
             )
         if self.kl.kind == "adaptive" and self.kl.horizon < self.rollout_batch:
-            raise ValueError(
+            yield (
                 f"kl.horizon ({self.kl.horizon}) counts responses; give at least rollout_batch ({self.rollout_batch}): "
                 "the coefficient could fall below 0"
             )
-        self._lengths_and_limits_fit()
+        yield from self._lengths_and_limits_fit()
         if self.servers is not None:
-            refuse_without_effect(self.sampling, "batch", because="with ppo.servers, which batch by themselves")
+            yield from without_effect(self.sampling, "batch", because="with ppo.servers, which batch by themselves")
         if self.update.loss == "dpo":
-            self._pairs_fit()
+            yield from self._pairs_fit()
         else:
-            self._estimator_fits()
-        self._critic_fits()
-        return self
+            yield from self._estimator_fits()
+        yield from self._critic_fits()
 
-    def _lengths_and_limits_fit(self) -> None:
+    def _lengths_and_limits_fit(self) -> Iterator[str]:
         if self.shaping.overlong_buffer > self.sampling.max_new_tokens:
-            raise ValueError(
+            yield (
                 f"shaping.overlong_buffer ({self.shaping.overlong_buffer}) counts the last of the "
                 f"sampling.max_new_tokens ({self.sampling.max_new_tokens}); give at most so many"
             )
         if self.kl.place == "loss" and self.rollout_batch < 2:
-            raise ValueError("kl.place: loss measures a response against its neighbours: give rollout_batch 2 or more")
+            yield "kl.place: loss measures a response against its neighbours: give rollout_batch 2 or more"
         if self.kl.kind == "constraint" and (self.final == "best" or self.evaluate.patience is not None):
-            raise ValueError(
+            yield (
                 "final: best and evaluate.patience go by score - kl.coef x KL, and with kl.kind: constraint no "
                 "coefficient is known beforehand: leave them out"
             )
 
-    def _pairs_fit(self) -> None:
+    def _pairs_fit(self) -> Iterator[str]:
         """Online DPO: scores label pairs, so nothing estimates an advantage, and kl.coef is its beta."""
         because = "with update.loss: dpo"
-        refuse_without_effect(self, "advantage", because=because)
-        refuse_without_effect(self.kl, "place", "estimator", because=f"{because}, whose beta kl.coef is")
+        yield from without_effect(self, "advantage", because=because)
+        yield from without_effect(self.kl, "place", "estimator", because=f"{because}, whose beta kl.coef is")
         if self.kl.coef == 0:
-            raise ValueError("kl.coef is the beta of update.loss: dpo, which must be above 0")
+            yield "kl.coef is the beta of update.loss: dpo, which must be above 0"
         if self.per_prompt % 2 or self.rollout_batch % (2 * self.update.minibatches):
-            raise ValueError(
+            yield (
                 f"update.loss: dpo pairs responses to a prompt: give an even per_prompt (not {self.per_prompt}) and "
                 f"a rollout_batch ({self.rollout_batch}) that is a multiple of twice update.minibatches"
             )
 
-    def _estimator_fits(self) -> None:
+    def _estimator_fits(self) -> Iterator[str]:
         kind, estimator = self.advantage.kind, self.advantage.estimator
         if estimator.groups and self.per_prompt < 2:
-            raise ValueError(f"advantage.kind {kind} compares the responses to a prompt: give per_prompt 2 or more")
+            yield f"advantage.kind {kind} compares the responses to a prompt: give per_prompt 2 or more"
         if self.update.ratio != "token" and not estimator.per_sequence:
             whole = ", ".join(name for name, one in ESTIMATORS.items() if one.per_sequence)
-            raise ValueError(
+            yield (
                 f"update.ratio: {self.update.ratio} clips whole responses and needs one advantage a response, and "
                 f"{kind} gives one a token; take {whole}, or ratio: token"
             )
         if self.kl.place == "loss" and self.advantage.whiten is None and self.advantage.whitens:
-            raise ValueError(
+            yield (
                 "kl.place: loss beside whitened advantages acts as kl.coef times the advantages' spread: say "
                 "advantage.whiten: false, or true if that is meant"
                 if estimator.whiten is None
@@ -273,21 +262,21 @@ class PPOConfig(Config):
                 "by the advantages' spread; take place: reward"
             )
 
-    def _critic_fits(self) -> None:
+    def _critic_fits(self) -> Iterator[str]:
         pairs = self.update.loss == "dpo"
         reader = "update.loss: dpo" if pairs else f"advantage.kind {self.advantage.kind}"
         reads_values = self.advantage.estimator.critic and not pairs
         if self.critic != "network" and self.critic_init is not None:
-            raise ValueError(f"critic_init has no effect with critic: {self.critic}; leave it out")
+            yield f"critic_init has no effect with critic: {self.critic}; leave it out"
         if self.critic == "network" and self.critic_init is None and not any(source.model for source in self.reward):
-            raise ValueError("critic: network starts from a reward model, and ppo.reward names none: give critic_init")
+            yield "critic: network starts from a reward model, and ppo.reward names none: give critic_init"
         if self.critic == "none" and reads_values:
-            raise ValueError(
+            yield (
                 f"critic: none leaves {reader} without the values it reads; take reward_to_go, rloo or "
                 "another that needs none"
             )
         if self.critic == "none":
             because = "with critic: none"
-            refuse_without_effect(self.update, "value_clip", "value_coef", "critic_lr_scale", because=because)
+            yield from without_effect(self.update, "value_clip", "value_coef", "critic_lr_scale", because=because)
         elif not reads_values:
-            raise ValueError(f"critic: {self.critic} would be trained and never read with {reader}; leave it out")
+            yield f"critic: {self.critic} would be trained and never read with {reader}; leave it out"

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field
 
-from keel.config.base import Config, refuse_without_effect
+from keel.config.base import Config, without_effect
 from keel.config.data import Sources
 from keel.config.sampling import SamplingConfig
 from keel.config.training import TrainingConfig
@@ -70,26 +71,20 @@ class RewardConfig(TrainingConfig):
         """What the data are read as."""
         return self.records or _OWN_RECORDS[self.objective]
 
-    @model_validator(mode="after")
-    def _one_noise(self) -> RewardConfig:
+    def contradictions(self) -> Iterator[str]:
         if self.flip_probability and self.label_smoothing:
-            raise ValueError("flip_probability models noise, label_smoothing shrinks the scores: give one, not both")
-        return self
-
-    @model_validator(mode="after")
-    def _records_fit(self) -> RewardConfig:
+            yield "flip_probability models noise, label_smoothing shrinks the scores: give one, not both"
         own, pairwise = _OWN_RECORDS[self.objective], self.objective == "bradley_terry"
         if not pairwise and self.reads != own:
-            raise ValueError(f"objective: {self.objective} trains on {own}, not on {self.reads}; leave records out")
+            yield f"objective: {self.objective} trains on {own}, not on {self.reads}; leave records out"
         if self.data == "collect" and self.reads != "comparisons":
-            raise ValueError(f"data: collect holds comparisons, not {self.reads}; name a file")
+            yield f"data: collect holds comparisons, not {self.reads}; name a file"
         if not pairwise:
             because = f"with objective: {self.objective}, which compares no pairs"
-            refuse_without_effect(self, "flip_probability", "label_smoothing", "pairs", "ties", because=because)
+            yield from without_effect(self, "flip_probability", "label_smoothing", "pairs", "ties", because=because)
             if self.ensemble:
-                raise ValueError("an ensemble's members draw pairs: take objective: bradley_terry, which makes them")
-        if self.reads == "comparisons":
-            refuse_without_effect(self, "pairs", "ties", because="on comparisons, which are pairs already")
+                yield "an ensemble's members draw pairs: take objective: bradley_terry, which makes them"
+        elif self.reads == "comparisons":
+            yield from without_effect(self, "pairs", "ties", because="on comparisons, which are pairs already")
         elif self.reads != "rankings":
-            refuse_without_effect(self, "pairs", because=f"on {self.reads}, where all of a prompt are compared")
-        return self
+            yield from without_effect(self, "pairs", because=f"on {self.reads}, where all of a prompt are compared")

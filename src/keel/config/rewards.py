@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, BeforeValidator, Field, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field
 
-from keel.config.base import Config, Function, refuse_without_effect
+from keel.config.base import Config, Function, without_effect
 from keel.config.servers import Urls
 
 SERVICE_TIMEOUT = 60.0
@@ -60,23 +61,22 @@ class RewardSource(Config):
         "stop", description="function in workers: end the run, or count a failed response as no opinion"
     )
 
-    @model_validator(mode="after")
-    def _one_source(self) -> RewardSource:
+    def contradictions(self) -> Iterator[str]:
         kinds = [kind for kind in ("model", "function", "service") if getattr(self, kind) is not None]
         if len(kinds) != 1:
-            raise ValueError("a reward is either `model:` or `function:` or `service:`")
+            yield "a reward is either `model:` or `function:` or `service:`"
+            return
         (kind,) = kinds
-        refuse_without_effect(self, *_UNREAD[kind], because=f"on a {kind}")
+        yield from without_effect(self, *_UNREAD[kind], because=f"on a {kind}")
         if kind == "service" and self.name is None:
-            raise ValueError("a service needs a `name:`, under which it is logged")
+            yield "a service needs a `name:`, under which it is logged"
         if (self.combine == "uncertainty") != (self.uncertainty_coef is not None):
-            raise ValueError("uncertainty_coef belongs to `combine: uncertainty`, which needs it; others have none")
+            yield "uncertainty_coef belongs to `combine: uncertainty`, which needs it; others have none"
         if self.combine is not None and self.label is not None:
-            raise ValueError("combine takes all members of an ensemble and label one of them: give one of the two")
+            yield "combine takes all members of an ensemble and label one of them: give one of the two"
         if kind == "function" and self.workers is None:
             because = "without workers, since what runs in Keel's own process cannot be ended (`workers: 1` can)"
-            refuse_without_effect(self, "timeout", "on_error", because=because)
-        return self
+            yield from without_effect(self, "timeout", "on_error", because=because)
 
     @property
     def logged_as(self) -> str:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Annotated
 
-from pydantic import Field, model_validator
+from pydantic import Field
 
 from keel.config.base import Config
 
@@ -28,13 +29,11 @@ class SamplingConfig(Config):
 class RLSamplingConfig(SamplingConfig):
     """Sampling whose log-probabilities are trained on: the full distribution at a temperature above 0."""
 
-    @model_validator(mode="after")
-    def _full_distribution(self) -> RLSamplingConfig:
+    def contradictions(self) -> Iterator[str]:
         if self.temperature == 0:
-            raise ValueError("temperature 0 has no distribution to learn from; give one above 0")
+            yield "temperature 0 has no distribution to learn from; give one above 0"
         if self.truncated:
-            raise ValueError(
+            yield (
                 "top_k/top_p draw from a cut distribution that is not the policy's, so ratio and KL would be biased; "
                 "remove them, or lower the temperature instead"
             )
-        return self

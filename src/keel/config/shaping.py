@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from pydantic import Field, model_validator
+from collections.abc import Iterator
+
+from pydantic import Field
 
 from keel.config.base import Config
 
@@ -19,10 +21,6 @@ class ShapingConfig(Config):
         0, ge=0, description="the last so many tokens before the length limit cost up to 1; 0: no such penalty"
     )
 
-    @model_validator(mode="after")
-    def _one_scale(self) -> ShapingConfig:
+    def contradictions(self) -> Iterator[str]:
         if self.running_scale and self.whiten:
-            raise ValueError(
-                "running_scale has no effect beside whiten, which divides by the rollout's spread; give one"
-            )
-        return self
+            yield "running_scale has no effect beside whiten, which divides by the rollout's spread; give one"
