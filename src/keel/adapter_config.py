@@ -18,7 +18,7 @@ def read_adapter_config(folder: Path) -> dict[str, Any]:
     try:
         config = json.loads((folder / CONFIG_FILE).read_text(encoding="utf-8"))
         assert isinstance(config, dict)
-    except (OSError, ValueError, AssertionError):
+    except (OSError, ValueError, RecursionError, AssertionError):
         raise UserError(f"{folder / CONFIG_FILE} cannot be read as an adapter's description") from None
     return config
 
@@ -27,15 +27,25 @@ def adapter_base(source: str) -> str | None:
     """The model that a directory's adapter belongs on; None where the directory holds a whole model.
 
     A relative path starts at the adapter's own directory, or where there is nothing, at the working directory.
+    Raises UserError for an adapter that belongs, by one or several others, on itself.
     """
+    chain = [source]
+    while (base := _named_base(chain[-1])) is not None:
+        if Path(base).resolve() in (Path(known).resolve() for known in chain):
+            raise UserError(f"the adapter {source} belongs on itself ({CONFIG_FILE} names {base}); name its model")
+        chain.append(base)
+    return chain[1] if len(chain) > 1 else None
+
+
+def _named_base(source: str) -> str | None:
     folder = Path(source)
     if not (folder / CONFIG_FILE).is_file():
         return None
     base = read_adapter_config(folder).get("base_model_name_or_path")
-    if not base:
+    if not base or not isinstance(base, str):
         raise UserError(f"{folder / CONFIG_FILE} does not name the model the adapter belongs on")
-    beside = folder / str(base)
-    return str(beside) if beside.is_dir() else str(base)
+    beside = folder / base
+    return str(beside) if beside.is_dir() else base
 
 
 def whole_model(source: str) -> str:
@@ -60,6 +70,7 @@ def members_of(source: str) -> tuple[str, ...]:
     try:
         names = json.loads(file.read_text(encoding="utf-8"))["members"]
         assert len(names) > 1
+        assert all(name == Path(name).name != ".." for name in names)  # beside it, and nowhere else
         return tuple(str(Path(source) / name) for name in names)
-    except (OSError, ValueError, KeyError, TypeError, AssertionError):
+    except (OSError, ValueError, LookupError, TypeError, RecursionError, AssertionError):
         raise UserError(f"{file} does not list the members of an ensemble") from None

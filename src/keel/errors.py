@@ -11,6 +11,12 @@ class UserError(Exception):
     """
 
 
+def wants_code(error: Exception) -> str:
+    """How a sentence goes on where a library refused to run the code that comes with a model; else nothing."""
+    asked = "custom code" in str(error) or "trust_remote_code" in str(error)
+    return "; give model.trust_remote_code: true in a recipe if you trust that code" if asked else ""
+
+
 def first_line(error: Exception) -> str:
     """The first line of an exception's message, to be quoted in a sentence of our own."""
     return (str(error).strip().splitlines() or [type(error).__name__])[0]

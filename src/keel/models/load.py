@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import copy
+import json
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from safetensors import SafetensorError
 from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSequenceClassification
+from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, cached_file
 
 from keel.adapter_config import adapter_base, members_of, whole_model
-from keel.errors import UserError, first_line
+from keel.errors import UserError, first_line, wants_code
 from keel.models.adapters import body_of, load_adapter, merge_adapter
 from keel.models.attention import use_attention
 from keel.models.kernels import tune_cpu
@@ -116,7 +117,7 @@ def context_length(source: str, *, trust_remote_code: bool = False) -> int | Non
     source = whole_model(source)
     try:
         config = AutoConfig.from_pretrained(source, trust_remote_code=trust_remote_code)
-    except (OSError, ValueError) as error:
+    except Exception as error:
         raise UserError(f"no model could be loaded from {source}: {first_line(error)}{_hint(source)}") from error
     limit = getattr(config.get_text_config(), "max_position_embeddings", None)
     return None if limit is None else int(limit)
@@ -190,10 +191,31 @@ def _load(kind: Any, source: str, trust_remote_code: bool, **options: Any) -> An
     options["trust_remote_code"] = trust_remote_code
     try:
         _refuse_quantised(source, trust_remote_code)
+        _refuse_other_shards(source)
         with quiet_transformers():
             return kind.from_pretrained(source, use_safetensors=True, **options)
-    except (OSError, ValueError, ImportError, SafetensorError) as error:
-        raise UserError(f"no model could be loaded from {source}: {first_line(error)}{_hint(source)}") from error
+    except UserError:
+        raise
+    except Exception as error:  # the libraries raise many kinds for files that are not what they should be
+        if isinstance(error, RuntimeError) and "mismatch" in str(error):
+            raise
+        raise UserError(
+            f"no model could be loaded from {source}: {first_line(error)}{wants_code(error)}{_hint(source)}"
+        ) from error
+
+
+def _refuse_other_shards(source: str) -> None:
+    """transformers unpickles a shard whose name does not end in .safetensors, wherever the index says it lies."""
+    index = cached_file(source, SAFE_WEIGHTS_INDEX_NAME, _raise_exceptions_for_missing_entries=False)
+    if index is None:
+        return
+    names = {str(name) for name in json.loads(Path(index).read_bytes())["weight_map"].values()}
+    others = sorted(name for name in names if name != Path(name).name or not name.endswith(".safetensors"))
+    if others:
+        raise UserError(
+            f"{source}: {SAFE_WEIGHTS_INDEX_NAME} names {others[0]}, which is no safetensors file beside it, and only "
+            "such weights are read; convert pickled ones with transformers first"
+        )
 
 
 def _refuse_quantised(source: str, trust_remote_code: bool) -> None:

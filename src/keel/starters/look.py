@@ -42,7 +42,7 @@ def look_at_model(source: str) -> tuple[ModelFacts, Renderer]:
         config: Any = AutoConfig.from_pretrained(whole_model(source))
         with quiet_transformers(), torch.device("meta"):
             parameters = sum(parameter.numel() for parameter in kind.from_config(config).parameters())
-    except (OSError, ValueError) as error:
+    except Exception as error:  # many kinds, for files that are not what they should be
         raise UserError(f"{source} is no causal language model that can be loaded: {first_line(error)}") from error
     codec = load_codec(source)
     facts = ModelFacts(

@@ -6,8 +6,6 @@ import re
 from pathlib import Path
 from typing import Any, Protocol
 
-from jinja2 import TemplateError
-
 from keel.errors import UserError
 from keel.text.tokenizers import TextCodec
 
@@ -57,7 +55,7 @@ def write_turns(codec: HasTokenizer, turns: list[dict[str, Any]], *, open_turn: 
     """
     try:
         return str(codec.hf.apply_chat_template(turns, tokenize=False, add_generation_prompt=open_turn))
-    except TemplateError as error:
+    except Exception as error:  # what a template computes may fail in any way
         roles = ", ".join(turn["role"] for turn in turns)
         raise UserError(f"the chat template fails on a dialogue of {roles}: {error}") from None
 

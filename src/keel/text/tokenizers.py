@@ -12,7 +12,7 @@ from tokenizers import decoders, models, pre_tokenizers, trainers
 from transformers import AutoTokenizer, GPT2Tokenizer, PreTrainedTokenizerFast
 
 from keel.adapter_config import tokenizer_source, whole_model
-from keel.errors import UserError, first_line
+from keel.errors import UserError, first_line, wants_code
 
 EOS, PAD = "<|eos|>", "<|pad|>"
 _ANCHOR = "\n"  # never merges with a letter: what follows it is encoded as inside a text
@@ -110,9 +110,12 @@ def load_tokenizer(source: str, *, trust_remote_code: bool = False) -> Any:
     source = tokenizer_source(source)
     try:
         return _bare_bpe(Path(source)) or AutoTokenizer.from_pretrained(source, trust_remote_code=trust_remote_code)
-    except (OSError, ValueError) as error:
-        hint = "" if Path(source).is_dir() else " (and there is no such directory)"
-        raise UserError(f"no tokenizer could be loaded from {source}: {first_line(error)}{hint}") from error
+    except Exception as error:  # the libraries raise many kinds for files that are not what they should be
+        what = f"{first_line(error)} ({type(error).__name__})"
+        hint = wants_code(error) or "; fetch its files again, or save it anew with transformers"
+        if not Path(source).is_dir():
+            hint = " (and there is no such directory)"
+        raise UserError(f"no tokenizer could be loaded from {source}: {what}{hint}") from error
 
 
 def _bare_bpe(folder: Path) -> Any:
@@ -129,11 +132,16 @@ def _generation_eos(source: str) -> list[int]:
 
     try:
         eos: Any = GenerationConfig.from_pretrained(source).eos_token_id
-    except OSError as error:
+    except Exception as error:
         if (Path(source) / "generation_config.json").exists():
             raise UserError(f"{source}/generation_config.json cannot be read: {first_line(error)}") from None
         return []
-    return [eos] if isinstance(eos, int) else list(eos or [])
+    ids = [eos] if isinstance(eos, int) else list(eos or [])
+    if not all(isinstance(one, int) for one in ids):
+        raise UserError(
+            f"{source}/generation_config.json: eos_token_id is {eos!r}, neither a number nor a list of them"
+        )
+    return ids
 
 
 def train_codec(texts: Iterable[str], *, vocab: int, context: int) -> TextCodec:
