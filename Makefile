@@ -7,7 +7,7 @@ STAMP := $(VENV)/.stamp
 PIP := $(VENV)/bin/python -m pip --disable-pip-version-check -qq
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-servers check bench clean
+.PHONY: help demo test test-servers check bench fuzz clean
 
 help: ## list these targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1|/p' $(MAKEFILE_LIST) | awk -F'|' '{ printf "make %-12s %s\n", $$1, $$2 }'
@@ -33,8 +33,13 @@ bench: $(STAMP) ## speed and memory beside TRL: the short form, under 10 minutes
 	done
 	@$(VENV)/bin/python -m benchmarks.table $(patsubst %,.bench/results/%.json,ppo grpo dpo reward sft)
 
+fuzz: $(STAMP) ## coverage-guided fuzzing of what reads data and recipes: 5 minutes (ARGS="--seconds 60")
+	@test -x .fuzz/bin/python || { $(VENV)/bin/python -m venv .fuzz && .fuzz/bin/python -m pip -qq install atheris; }
+	@PYTHONPATH="src:$$($(VENV)/bin/python -c 'import site; print(site.getsitepackages()[0])')" \
+		OMP_NUM_THREADS=1 .fuzz/bin/python -m tests.hostile.fuzz $(ARGS)
+
 clean: ## remove .venv, build files and caches, never your runs
-	@rm -rf $(VENV) build dist src/*.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
+	@rm -rf $(VENV) .fuzz build dist src/*.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
 	@find src tests benchmarks -type d -name __pycache__ -prune -exec rm -rf {} +
 
 # The stamp is touched last, so an installation that was interrupted is taken up again.

@@ -21,8 +21,10 @@ def read_yaml(text: str) -> Any:
         return yaml.load(text, _EachKeyOnce)  # a SafeLoader
     except RecursionError:
         raise NoYaml("brackets or levels too deep in each other") from None
-    except (yaml.YAMLError, ValueError, OverflowError) as error:  # ValueError: a day or a number that cannot be
+    except yaml.YAMLError as error:
         raise NoYaml(str(error)) from None
+    except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:  # of the loader
+        raise NoYaml(f"a value that is not what its form or its tag says ({error})") from None
 
 
 class _EachKeyOnce(yaml.SafeLoader):

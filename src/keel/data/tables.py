@@ -23,9 +23,11 @@ def table_rows(lines: Lines, name: str) -> Iterator[dict[str, str] | Unusable]:
 
     The delimiter (tab, comma, semicolon, bar) is the header's. Quotes are the table's own where the whole file keeps
     to RFC 4180: around a whole cell, doubled inside one. Otherwise they are characters like any other.
-    Raises UserError if two columns bear one name.
+    Raises UserError if two columns bear one name, or the lines do not end as lines do.
     """
     header = next((line for line in lines() if line.strip("\r\n")), "")
+    if "\r" in re.sub(_QUOTED_CELL, "", header).rstrip("\r\n"):
+        raise UserError(f"{name}: its lines end in a bare carriage return; save it with line feeds (\\n or \\r\\n).")
     delimiter = _delimiter(header)
     rows = _quoted_rows(lines(), delimiter) if _has_quoting(lines, header, delimiter) else _plain(lines(), delimiter)
     columns: list[str] | None = None
@@ -52,8 +54,6 @@ def _delimiter(header: str) -> str:
 
 
 def _columns(cells: list[str] | Unusable, name: str) -> list[str]:
-    if isinstance(cells, Unusable) and "new-line" in cells.detail:
-        raise UserError(f"{name}: its lines end in a bare carriage return; save it with line feeds (\\n or \\r\\n).")
     if isinstance(cells, Unusable):
         raise UserError(f"{name}: the header cannot be read ({cells.detail}); mend its quotes.")
     columns = [cell.strip() for cell in cells]

@@ -98,8 +98,10 @@ def verify(path: Path) -> str | None:
         expected = {str(name): (int(entry["size"]), str(entry["sha256"])) for name, entry in listed.items()}
     except FileNotFoundError:
         return f"{MANIFEST} is missing"
-    except (ValueError, KeyError, TypeError, AttributeError):
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return f"{MANIFEST} is damaged"
+    if any(name != Path(name).name for name in expected):
+        return f"{MANIFEST} names files outside the checkpoint"
     for name, (size, _) in expected.items():
         file = path / name
         if not file.is_file():

@@ -79,7 +79,7 @@ def read_json(path: Path) -> dict[str, Any] | None:
         value = json.loads(path.read_bytes())
     except FileNotFoundError:
         return None
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise UserError(f"{path} is not readable JSON ({error}); restore it or remove it.") from error
     if not isinstance(value, dict):
         raise UserError(f"{path} holds no JSON object; restore it or remove it.")

@@ -38,7 +38,10 @@ class Identity:
 
     @classmethod
     def from_dict(cls, content: Mapping[str, Any]) -> Identity:
-        return cls(config=content["config"], inputs=content["inputs"])
+        try:
+            return cls(config=dict(content["config"]), inputs=dict(content["inputs"]))
+        except (KeyError, TypeError, ValueError):
+            raise UserError(f"an {IDENTITY} does not say what its stage was made with; it was changed since.") from None
 
     @classmethod
     def read(cls, stage: Path) -> Identity:

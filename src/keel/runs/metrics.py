@@ -73,6 +73,7 @@ def _whole_lines(path: Path) -> Iterator[tuple[bytes, dict[str, Any]]]:
             continue
         try:
             row = json.loads(line)
-        except ValueError:  # torn by a power cut: the space was there before the bytes
+        except (ValueError, RecursionError):  # torn by a power cut: the space was there before the bytes
             continue
-        yield line, row
+        if isinstance(row, dict) and "iteration" in row:
+            yield line, row

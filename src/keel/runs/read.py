@@ -43,6 +43,8 @@ def read_run(path: Path) -> RunView:
     about = files.read_json(path / RUN)
     if about is None:
         raise UserError(f"{path} holds no run ({RUN} is missing); name the directory that `keel run` made.")
+    if not isinstance(about.get("name"), str) or not isinstance(about.get("starts"), list):
+        raise UserError(f"{path / RUN} is not what `keel run` wrote; restore it, or name another run.")
     return RunView(
         name=about["name"],
         path=path,
