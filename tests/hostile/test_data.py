@@ -129,6 +129,26 @@ def test_a_name_that_is_no_name(keel: Keel) -> None:
     assert "There is no file" in keel("data", "check", "a\0b").error
 
 
+def test_links_in_a_circle_are_walked_once(keel: Keel, tmp_path: Path) -> None:
+    """Two links to the folder that they lie in have 2 ** 40 paths before the system stops."""
+    for name in ("one", "two"):
+        (tmp_path / name).symlink_to(".")
+    (tmp_path / "three").symlink_to("three")
+    (tmp_path / "deep[er]" / "est").mkdir(parents=True)
+    (tmp_path / ".hidden").mkdir()
+    for place in ("a", "deep[er]/b", "deep[er]/est/c", ".hidden/d"):
+        (tmp_path / f"{place}.jsonl").write_bytes(GOOD)
+    for pattern, rows in (
+        ("**/*.jsonl", 3),
+        ("**", 3),
+        ("deep*/**/*.jsonl", 2),
+        ("**/est/**/*.jsonl", 1),
+        ("*.jsonl", 1),
+    ):
+        said = keel("data", "check", str(tmp_path / pattern), "--json")
+        assert (said.code, json.loads(said.out)[0]["rows"]) == (0, rows), pattern
+
+
 def row(**columns: object) -> bytes:
     return json.dumps(columns).encode() + b"\n"
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import glob
 import gzip
+import os
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -75,7 +76,30 @@ def _data_files(name: str, path: Path) -> list[Path] | None:
         return [path]
     if path.is_symlink():
         raise UserError(f"{name} is a symbolic link to {path.readlink()}, where there is nothing; mend the link.")
-    return [file for file in map(Path, sorted(glob.glob(str(path), recursive=True))) if file.is_file()] or None
+    return [file for file in map(Path, sorted(_matches(str(path)))) if file.is_file()] or None
+
+
+def _matches(pattern: str) -> set[str]:
+    """What a glob matches; below `**` a folder is looked into once, however many symbolic links lead to it."""
+    head, stars, tail = pattern.partition("**")
+    if not stars or (head and not head.endswith("/")) or not (tail or "/").startswith("/"):
+        return set(glob.glob(pattern))
+    rest = tail.lstrip("/") or "*"
+    folders = (folder for start in (glob.glob(head) if head else ["."]) for folder in _folders_below(start))
+    return {match for folder in folders for match in _matches(f"{glob.escape(folder)}/{rest}")}
+
+
+def _folders_below(start: str) -> Iterator[str]:
+    """The folder itself and those in it, hidden ones apart."""
+    seen: set[str] = set()
+    waiting = [start]
+    while waiting:
+        folder = waiting.pop()
+        if (real := os.path.realpath(folder)) not in seen:
+            seen.add(real)
+            yield folder
+            inside = (os.path.join(folder, name) for name in os.listdir(folder) if not name.startswith("."))
+            waiting += filter(os.path.isdir, inside)
 
 
 def _is_data(file: Path) -> bool:

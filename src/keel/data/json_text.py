@@ -26,11 +26,13 @@ def parse_row(line: bytes) -> dict[str, Any]:
         raise Unusable(Reason.NOT_JSON, "a JSON array, where each line should be one object")
     if text == "{":
         raise Unusable(Reason.NOT_JSON, "an object over several lines, where each line should be one")
-    if "\0" in text:
-        raise Unusable(Reason.NOT_JSON, "NUL bytes, as UTF-16 and binary files have them; save it as UTF-8")
     try:
         value = json.loads(text, object_pairs_hook=_each_key_once)
     except json.JSONDecodeError as error:
+        if "\0" in text:
+            raise Unusable(
+                Reason.NOT_JSON, "NUL bytes, as UTF-16 and binary files have them; save it as UTF-8"
+            ) from None
         raise Unusable(Reason.NOT_JSON, f"{error.msg.removesuffix(' at')} at column {error.colno}") from None
     except RecursionError:
         raise Unusable(Reason.NOT_JSON, _TOO_DEEP) from None
