@@ -141,7 +141,7 @@ def _unpacked(name: str, file: BinaryIO) -> BinaryIO:
 def _damaged_parquet(name: str, damage: type[Exception]) -> Iterator[None]:
     try:
         yield
-    except (damage, OSError, ValueError, ArithmeticError, LookupError, NotImplementedError) as error:
+    except (damage, OSError, ValueError, ArithmeticError, LookupError) as error:
         raise UserError(f"{name} is damaged Parquet ({first_line(error)}); fetch it again.") from error
 
 
