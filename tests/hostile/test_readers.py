@@ -24,7 +24,7 @@ from keel.errors import UserError
 from tests.hostile.valid import FILES, ROWS
 
 # One folder for all examples of a test: each writes its own file anew.
-in_one_folder = settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=100)
+in_one_folder = settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=60)
 
 TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=8)
 VALUES: st.SearchStrategy[Any] = st.recursive(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -42,7 +41,6 @@ REFUSED: dict[str, tuple[str | bytes, str]] = {
     "a billion laughs for a mapping": (LAUGHS + "name: a\nmodel: *k\n", "`model` should be a mapping of keys, not [["),
     "a list within itself": ("name: &a [*a]\nmodel: {base: m}\n", "`name`: input should be a valid string, not [["),
     "brackets without end": ("[" * 2_000, "brackets or levels too deep in each other"),
-    "braces without end": ("{" * 2_000, "brackets or levels too deep in each other"),
     "a number without end": (BASE + "seed: " + "9" * 5000, "(Exceeds the limit (4300 digits)"),
     "a day that is none": (BASE + "seed: 2024-99-99", "(month must be in 1..12"),
     "a merge with a number": ("<<: 3", "expected a mapping or list of mappings for merging"),
@@ -91,12 +89,11 @@ def test_what_is_no_file_is_no_recipe(command: str, keel: Keel, tmp_path: Path) 
 
 def test_an_override_is_held_to_the_same(keel: Keel, tmp_path: Path) -> None:
     (tmp_path / "r.yaml").write_text(BASE)
-    for value in ("!!python/object/apply:os.system [ls]", "[" * 2000, "{a: 1, a: 2}", "2024-99-99"):
+    for value in ("!!python/object/apply:os.system [ls]", "{a: 1, a: 2}", "2024-99-99"):
         said = keel("run", str(tmp_path / "r.yaml"), "--set", f"sft.data={value}")
         assert said.code == 2
         assert "--set sft.data: " in said.error
         assert "is not a YAML value; put it in quotes" in said.error
-    assert not os.path.exists("runs")
 
 
 # --- contradictions ---
