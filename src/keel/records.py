@@ -238,6 +238,7 @@ class Samples:
     texts: tuple[str, ...]  # the responses, without special tokens, and without the stop string that ended one
     judged: Sequences | None = None  # what a reward model reads where stop strings are used; None: `sequences`
     values: Tensor | None = None  # float [B, T] of the critic, where it is a head on the states that were drawn from
+    lag: int = 0  # updates that the policy has taken since it drew them
 
 
 @dataclass(frozen=True)
@@ -255,7 +256,7 @@ class Rollout:
     """Everything one PPO iteration learns from; made once by `collect_rollout`, never changed."""
 
     samples: Samples
-    logprobs: Tensor  # float [B, T] under the policy that sampled
+    logprobs: Tensor  # float [B, T] under the policy that the update begins with: that which sampled, unless they lag
     ref_logprobs: Tensor  # float [B, T]
     values: Tensor  # float [B, T]
     scores: Scores
@@ -270,6 +271,14 @@ class Rollout:
     @property
     def response_mask(self) -> Tensor:
         return self.samples.sequences.response_mask
+
+    @property
+    def drawn_logprobs(self) -> Tensor:
+        """float [B, T] under the policy that sampled; of one that has gone on, only the sampler knows them."""
+        if not self.samples.lag:
+            return self.logprobs
+        assert self.sampler_logprobs is not None, "what was drawn ahead comes from another sampler than the learner's"
+        return self.sampler_logprobs
 
 
 @dataclass(frozen=True)

@@ -50,6 +50,11 @@ def test_keys_of_the_sampler_in_process_have_no_effect() -> None:
         ppo(reward=[{"function": "math:cos"}], servers={"urls": [URL]}, sampling={"batch": 4})
 
 
+def test_staleness_has_no_limit_without_overlap() -> None:
+    with pytest.raises(UserError, match="max_staleness has no effect without overlap"):
+        ppo(reward=[{"function": "math:cos"}], servers={"urls": [URL], "max_staleness": 0.3})
+
+
 def test_a_service_is_one_address_or_several() -> None:
     assert reward(service=URL, name="judge").service == (URL,)
     source = reward(service=[URL, "http://b"], name="judge", timeout=5, token_env="TOKEN")

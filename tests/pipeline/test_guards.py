@@ -61,6 +61,12 @@ def rough_rollout(*gaps: float) -> Rollout:
     return replace(exact, sampler_logprobs=exact.logprobs - off)
 
 
+def stale_rollout(*ratios: float) -> Rollout:
+    """One that an older policy drew: the ratio to it of each token."""
+    given = rough_rollout(*torch.tensor(ratios).log().tolist())
+    return replace(given, samples=replace(given.samples, lag=1))
+
+
 def rough_seen(approx_kl: float) -> Tally:
     tally = seen(0.3)  # a single token, as rounding in bfloat16 may have it
     tally.add("ppo/policy/approxkl", 4 * approx_kl, 4)
@@ -144,3 +150,17 @@ def test_scores_that_are_all_alike_are_named() -> None:
     watch_variation(torch.tensor([0.5, 0.5, 0.6]), 4, said.append)
     watch_variation(torch.tensor([0.5]), 4, said.append)
     assert len(said) == 1
+
+
+def test_a_batch_drawn_ahead_may_be_an_update_old_and_no_older() -> None:
+    servers = ServersConfig(urls=("http://127.0.0.1:1",), overlap=True, max_logprob_gap=0.01, max_staleness=0.2)
+    passes = stale_rollout(1.3, 0.7, 1.0, 0.81)  # off by 0.1975 on average, as log-probabilities by 0.25
+    require_near_servers(passes, servers, lambda _: "unasked")
+    require_unit_ratio(rough_seen(0.0), passes, lambda _: "unasked", 0.01)
+    for ratios in ((1.3, 0.7, 1.0, 0.79), (1.0, float("nan"), 1.0, 1.0)):
+        with pytest.raises(
+            UserError, match=r"ratio went (0\.202|nan) from 1 on average .ppo\.servers\.max_staleness is 0\.2\)"
+        ):
+            require_near_servers(stale_rollout(*ratios), servers, lambda _: "unasked")
+    with pytest.raises(UserError, match="any update the ratio"):  # the learner's own has to be 1 all the same
+        require_unit_ratio(rough_seen(0.01), passes, lambda _: "They disagree", 0.1)

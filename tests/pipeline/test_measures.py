@@ -131,3 +131,21 @@ def test_the_metrics_of_a_rollout_by_hand() -> None:
     assert metrics["objective/scores/b"] == float(scores.total[0])
     assert metrics["objective/scores/a"] == float(scores.total[1])
     assert scores.total[0] != scores.total[1]
+
+
+def test_of_a_batch_drawn_ahead_the_kl_is_that_of_the_policy_that_drew_it() -> None:
+    """ "4 5", drawn with 1/2 and 1/4 where the reference has 1/4 each; the policy that trains now has 1/8 and 1/4."""
+    drawn, ref, now = (torch.tensor([row]).log() for row in ([0.5, 0.25], [0.25, 0.25], [0.125, 0.25]))
+    samples = replace(samples_of([(4, 5)]), lag=1)
+    nothing = torch.zeros(1, 2)
+    scores = Scores(torch.ones(1), {})
+    rollout = Rollout(samples, now, ref, nothing, scores, torch.zeros(1, dtype=torch.long), 0, sampler_logprobs=drawn)
+    metrics = rollout_metrics(rollout, nothing, None)
+    assert metrics["objective/kl"] == pytest.approx(math.log(2))  # of the newer one it would be -log 2
+    assert metrics["objective/surprise"] == pytest.approx(1.5 * math.log(2))
+    assert metrics["ppo/policy/lag"] == 1
+    assert metrics["ppo/policy/staleness"] == pytest.approx((3 / 4 + 0) / 2)
+    on_time = rollout_metrics(replace(rollout, samples=replace(samples, lag=0)), nothing, None)
+    assert on_time["objective/kl"] == pytest.approx(-math.log(2))
+    assert on_time["ppo/policy/sampler_gap"] == pytest.approx(3 / 8)
+    assert on_time["ppo/policy/sampler_gap_rms"] == pytest.approx(math.log(4) / 2**0.5)

@@ -18,7 +18,7 @@ from keel.errors import UserError
 from keel.functional.masked import whiten
 from keel.pipeline.credit import baseline, estimate_advantages, label_pairs, leash_in_loss, shape
 from keel.pipeline.measures import rollout_metrics, share_alike
-from keel.pipeline.ppo import PPOEngines, _next_prompts, policy_batches, update
+from keel.pipeline.ppo import PPOEngines, _planned, policy_batches, update
 from keel.pipeline.rollouts import collect_rollout
 from keel.records import Credit, Leash, PolicyBatch, Rollout
 from keel.tally import Tally
@@ -204,7 +204,7 @@ FREE: dict[str, Any] = {"advantage": {"whiten": False}}
 
 def test_responses_to_one_prompt_are_a_group_and_are_drawn_apart() -> None:
     run = toy(toy_config(per_prompt=4))
-    batch, key = _next_prompts([PROMPT], Mixture.whole(1), run.config, 3, DRAWS)
+    batch, _, key = _planned([PROMPT], Mixture.whole(1), run.config, 3, DRAWS)
     rollout = collect_rollout(run.engines.actors, batch, run.config.sampling, key, per_prompt=4)
     assert (len(batch), key.first_sample) == (32, 96)
     assert rollout.group.tolist() == [row // 4 for row in range(32)]
@@ -214,8 +214,8 @@ def test_responses_to_one_prompt_are_a_group_and_are_drawn_apart() -> None:
 def test_each_prompt_stands_as_often_as_it_is_answered() -> None:
     prompts = [replace(PROMPT, text=str(number)) for number in range(10)]
     config = toy_config(per_prompt=8)
-    batch, _ = _next_prompts(prompts, Mixture.whole(10), config, 0, DRAWS)
-    more, _ = _next_prompts(prompts, Mixture.whole(10), config, 1, DRAWS)
+    batch, _, _ = _planned(prompts, Mixture.whole(10), config, 0, DRAWS)
+    more, _, _ = _planned(prompts, Mixture.whole(10), config, 1, DRAWS)
     assert [len({item.text for item in batch[i : i + 8]}) for i in range(0, 32, 8)] == [1] * 4
     assert len({item.text for item in (*batch, *more)}) == 8  # of an epoch of ten none is met twice
 

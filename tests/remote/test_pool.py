@@ -255,6 +255,31 @@ def test_a_reader_that_refuses_ends_all() -> None:
         pool.map(calls(50), reads)
 
 
+def test_closing_gives_up_what_another_thread_maps() -> None:
+    errors: list[BaseException] = []
+
+    def resting(asked: Asked) -> Reply:
+        return Reply(status=429, headers={"Retry-After": "60"})
+
+    with pool_of(resting, max_in_flight=2, timeout=60.0) as (pool, (fake,)):
+
+        def mapping() -> None:
+            with pytest.raises(UserError, match="were given up") as raised:
+                pool.map(calls(5), said)
+            errors.append(raised.value)
+
+        thread = threading.Thread(target=mapping)
+        thread.start()
+        while not fake.asked:
+            time.sleep(0.005)
+        started = time.monotonic()
+        pool.close()
+        thread.join(5)
+        assert time.monotonic() - started < 4
+        assert errors
+        assert not any(one.is_alive() for one in pool._threads)
+
+
 def test_the_token_is_sent() -> None:
     with FakeServer(echo) as fake:
         server = Server(fake.url, token="secret")

@@ -53,6 +53,11 @@ def test_what_becomes_of_the_learning_rate_is_said(settings: dict[str, Any], sai
     assert said in Longer("ppo", "ppo.iterations", 2, 3).sentence(in_ppo)
 
 
+def test_what_overlap_means_for_the_first_batch_is_said() -> None:
+    sentence = Longer("ppo", "ppo.iterations", 2, 3).sentence({"ppo.servers.overlap": True})
+    assert sentence.endswith("as long from the start, but for one batch that is drawn anew, and not ahead.")
+
+
 def finished_run(out: Path) -> None:
     with opened(out) as run:
         for name in ("sft", "ppo", "evaluate"):

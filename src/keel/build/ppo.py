@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import torch
 
-from keel.build.servers import ppo_sampler
+from keel.build.servers import drawing_ahead, ppo_sampler
 from keel.build.workbench import SCORING_TOKENS, Workbench
 from keel.config.ppo import PPOConfig
 from keel.dist.crew import shared
@@ -20,7 +22,7 @@ from keel.engines.scorers import (
 )
 from keel.errors import UserError
 from keel.models.policy import Policy
-from keel.pipeline.guards import RATIO_TOLERANCE, ROUGH_RATIO_TOLERANCE
+from keel.pipeline.guards import RATIO_TOLERANCE, ROUGH_RATIO_TOLERANCE, require_near_servers
 from keel.pipeline.heldout import HeldOut
 from keel.pipeline.ppo import PPOEngines, train_ppo
 from keel.pipeline.rollouts import Actors
@@ -64,15 +66,19 @@ def run_ppo(bench: Workbench) -> dict[str, Any]:
     tolerance = RATIO_TOLERANCE if exact else ROUGH_RATIO_TOLERANCE
     if config.servers is not None:  # whose gap has a limit of its own
         tolerance = max(tolerance, config.servers.max_logprob_gap)
+    ahead = drawing_ahead(sampler, config.servers)
     engines = PPOEngines(
-        actors=actors,
+        actors=actors if ahead is None else replace(actors, sampler=ahead),
         learner=learner,
         explain_ratio=_explainer(policy, temperature, tolerance),
         export=bench.models.export_policy(policy, renderer, source),
         ratio_tolerance=tolerance,
+        ahead=ahead,
     )
     _note_where_grpo_goes(bench, config)
     bench.say_models()
+
+    near = partial(require_near_servers, servers=config.servers, explain=engines.explain_ratio)
 
     def walk() -> dict[str, Any]:
         check_sampler()
@@ -80,7 +86,7 @@ def run_ppo(bench: Workbench) -> dict[str, Any]:
             config,
             engines,
             prompts,
-            HeldOut(actors, bench.function("utility"), items, config.sampling, config.kl.coef, bench.draws),
+            HeldOut(actors, bench.function("utility"), items, config.sampling, config.kl.coef, bench.draws, check=near),
             stage=bench.stage,
             mixture=loaded.mixture,
             draws=bench.draws,

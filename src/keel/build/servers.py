@@ -7,7 +7,9 @@ from functools import partial
 
 from keel.build.shelf import policy_writer
 from keel.build.workbench import SCORING_TOKENS, Workbench
+from keel.config.servers import ServersConfig
 from keel.dist.crew import shared
+from keel.engines.ahead import AheadSampler
 from keel.engines.base import DrawKey, Sampler
 from keel.engines.remote import RemoteSampler
 from keel.engines.scorers import PolicyScorer
@@ -52,3 +54,11 @@ def ppo_sampler(
         context=max(len(prompt.tokens) for prompt in prompts) + config.sampling.max_new_tokens,
         scorer=scorers.__getitem__,
     )
+
+
+def drawing_ahead(sampler: Sampler, servers: ServersConfig | None) -> AheadSampler | None:
+    """The sampler of the rollouts where the next one is drawn while this one trains."""
+    if servers is None or not servers.overlap:
+        return None
+    assert isinstance(sampler, RemoteSampler)
+    return AheadSampler(sampler)

@@ -89,7 +89,7 @@ class UpdateConfig(OptimConfig):
         2.0,
         ge=1,
         description="largest weight of a token that the sampler drew in another precision than the learner's, or that "
-        "a server drew",
+        "a server drew, perhaps an update before",
     )
     stop_at_kl: float | None = Field(
         None, gt=0, description="no further epoch once the approximate KL to the old policy passes it"

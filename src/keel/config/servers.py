@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, Field
+from pydantic import AfterValidator, Field, model_validator
 
-from keel.config.base import Config
+from keel.config.base import Config, refuse_without_effect
 
 ServerKind = Literal["keel", "vllm", "sglang"]
 
@@ -42,9 +42,24 @@ class ServersConfig(Config):
     timeout: float = Field(600.0, gt=0, description="seconds without a word from a server until it counts as failed")
     max_in_flight: int = Field(64, gt=0, description="requests at a time to each server")
     retries: int = Field(5, ge=0, description="failures in a row after which a server counts as gone")
+    overlap: bool = Field(
+        False, description="sample the next batch while this one trains: from the second on each is an update old"
+    )
     max_logprob_gap: float = Field(
         0.1,
         gt=0,
         description="root mean square difference of a token's log-probability, servers against trainer, beyond which "
         "the run stops",
     )
+    max_staleness: float = Field(
+        0.2,
+        gt=0,
+        description="overlap only: mean distance from 1 of a token's ratio, the policy against the one that drew it an "
+        "update before, beyond which the run stops",
+    )
+
+    @model_validator(mode="after")
+    def _all_is_read(self) -> ServersConfig:
+        if not self.overlap:
+            refuse_without_effect(self, "max_staleness", because="without overlap")
+        return self

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol, TypeVar
+from typing import Any, Protocol, TypeVar
 
 from torch import Tensor
 
@@ -33,6 +33,22 @@ class Sampler(Protocol):
 
     def sample(self, prompts: Sequence[PromptItem], config: SamplingConfig, key: DrawKey) -> Samples:
         """len(prompts) responses, in their order."""
+        ...
+
+
+class Ahead(Protocol):
+    """Draws the next batch while this one trains."""
+
+    def begin(self, prompts: Sequence[PromptItem], config: SamplingConfig, key: DrawKey, version: int) -> None:
+        """What `sample` will be asked, from now on, under the weights of now: those of iteration `version`."""
+        ...
+
+    def kept(self) -> dict[str, Any] | None:
+        """What was begun, once it is there, as plain JSON; None without it or where it failed, as `sample` will say."""
+        ...
+
+    def restore(self, kept: Mapping[str, Any]) -> None:
+        """As if it had been begun here."""
         ...
 
 

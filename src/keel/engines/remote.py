@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from concurrent.futures import Future, wait
 from dataclasses import dataclass
 from uuid import uuid4
 
@@ -32,7 +33,7 @@ _TEMPERED: dict[ServerKind, str] = {
 
 
 @dataclass(frozen=True)
-class _Request:
+class Request:
     """One response that is to be drawn."""
 
     call: Call
@@ -62,6 +63,7 @@ class RemoteSampler:
         self.vocabulary = vocabulary
         self._weights = weights
         self._version = version
+        self.under_way: Future[list[Drawn]] | None = None  # what another thread draws, under the weights that are there
         self._session = uuid4().hex[:8]  # so that no version of another process is taken for one of this
         token = token_from(config.token_env, "ppo.servers.token_env")
         self.pool = ServerPool(
@@ -74,13 +76,24 @@ class RemoteSampler:
 
     def sample(self, prompts: Sequence[PromptItem], config: SamplingConfig, key: DrawKey) -> Samples:
         """One response a prompt. Raises UserError where no server is left, or one answers what was not asked."""
-        version = self._publish()
-        requests = self._requests(prompts, config, key)
-        drawn = self.pool.map(
+        requests = self.requests(prompts, config, key)
+        return self.samples(prompts, self.draw(requests, self.publish()), config)
+
+    def publish(self) -> str:
+        """The version that is wanted from now on, its weights written down; it waits for what is under way."""
+        if self.under_way is not None:
+            wait([self.under_way])
+        version = f"{self._version()}-{self._session}"
+        self._weights.publish(version)
+        self.pool.version = version
+        return version
+
+    def draw(self, requests: Sequence[Request], version: str) -> list[Drawn]:
+        """What the servers answer under the weights published as `version`: HTTP alone, which any thread may do."""
+        return self.pool.map(
             [request.call for request in requests],
             lambda server, number, answer: read_completion(server, answer, requests[number].wanted, version),
         )
-        return self._samples(prompts, drawn, config)
 
     def check(
         self,
@@ -96,7 +109,7 @@ class RemoteSampler:
 
         Raises UserError with what is wrong at which server.
         """
-        version = self._publish()
+        version = self.publish()
         config = config.model_copy(update={"max_new_tokens": min(config.max_new_tokens, _LOOK_TOKENS)})
         for server in self.pool.servers:
             try:
@@ -105,13 +118,13 @@ class RemoteSampler:
                 self.pool.note_fit(server)
                 drawn = [
                     read_completion(server, server.post(request.call), request.wanted, version)
-                    for request in self._requests(prompts, config, key)
+                    for request in self.requests(prompts, config, key)
                 ]
             except Failed as failure:
                 raise UserError(
                     f"the server {server.url} does not answer: {failure}; start it, or take it out of ppo.servers.urls"
                 ) from None
-            samples = self._samples(prompts, drawn, config)
+            samples = self.samples(prompts, drawn, config)
             self._require_same_logprobs(server, samples, config, scorer)
             self._require_same_text(server, prompts, drawn)
 
@@ -120,24 +133,18 @@ class RemoteSampler:
         self.pool.close()
         self._weights.discard()
 
-    def _publish(self) -> str:
-        """The version that is wanted from now on, its weights written down."""
-        version = f"{self._version()}-{self._session}"
-        self._weights.publish(version)
-        self.pool.version = version
-        return version
-
     def _bring(self, server: Server, version: str) -> None:
         load_on(server, self.config.kind, self._weights.path(version), version)
 
-    def _requests(self, prompts: Sequence[PromptItem], config: SamplingConfig, key: DrawKey) -> list[_Request]:
+    def requests(self, prompts: Sequence[PromptItem], config: SamplingConfig, key: DrawKey) -> list[Request]:
+        """What the servers are asked, a request a prompt."""
         strings, eos_ids = StopStrings(self.renderer, config.stop), self.renderer.eos_ids
 
         def stopped(prompt: PromptItem) -> Callable[[Sequence[int]], bool]:
             return lambda ids: bool(config.stop) and strings.completed(prompt, ids)
 
         return [
-            _Request(
+            Request(
                 completion_call(
                     prompt.tokens,
                     config,
@@ -151,7 +158,8 @@ class RemoteSampler:
             for number, prompt in enumerate(prompts)
         ]
 
-    def _samples(self, prompts: Sequence[PromptItem], drawn: Sequence[Drawn], config: SamplingConfig) -> Samples:
+    def samples(self, prompts: Sequence[PromptItem], drawn: Sequence[Drawn], config: SamplingConfig) -> Samples:
+        """What the stage reads of the responses that were drawn to the prompts."""
         longest = max(len(one.tokens) for one in drawn)
         logprobs = torch.tensor([[*one.logprobs, *[0.0] * (longest - len(one.logprobs))] for one in drawn])
         rows = [one.tokens for one in drawn]

@@ -113,8 +113,9 @@ def importance_weights(
 ) -> Tensor:
     """min(pi_old / pi_sampler, cap) of every counted token [B, T], 1 elsewhere; of the response unless `ratio: token`.
 
-    For responses drawn by other kernels or in another precision than the learner's: the loss is then the expectation
-    under the learner's old policy, its variance bounded by the cap (truncated importance sampling, Ionides, 2008).
+    For responses drawn by other kernels, in another precision than the learner's, or an update before: the loss is then
+    the expectation under the learner's old policy, its variance bounded by the cap (truncated importance sampling,
+    Ionides, 2008), the policy that drew apart from the one that the ratio is clipped around (Hilton et al., 2022).
     ValueError unless cap >= 1.
     """
     if not cap >= 1:

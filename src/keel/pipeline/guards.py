@@ -9,7 +9,7 @@ from torch import Tensor
 
 from keel.config.servers import ServersConfig
 from keel.errors import UserError
-from keel.pipeline.measures import sampler_gap
+from keel.pipeline.measures import ratio_off, sampler_gap
 from keel.records import Rollout
 from keel.tally import Tally
 
@@ -23,15 +23,16 @@ def require_unit_ratio(
 ) -> None:
     """Before any weight moved, pi / pi_old must be 1 on the first minibatch; else sampler and learner disagree.
 
-    Where the sampler computes otherwise than the learner, its own ratio to the learner is held to 1 as well, and what
-    must be small is the root mean square of log ratios, for a token that is improbable may be off by much.
+    Where the sampler computes otherwise than the learner, its own ratio to the learner is held to 1 as well, unless it
+    drew under older weights, and what must be small is the root mean square of log ratios, for a token that is
+    improbable may be off by much.
     Raises UserError with the cause that fits.
     """
     if rollout.sampler_logprobs is None:
         gaps = [seen.extremes["ppo/policy/ratio_gap"]]
     else:
         learner = seen.means()["ppo/policy/approxkl"]  # r - 1 - log r, about log(r)^2 / 2
-        gaps = [math.sqrt(abs(2 * learner)), sampler_gap(rollout)]
+        gaps = [math.sqrt(abs(2 * learner)), 0.0 if rollout.samples.lag else sampler_gap(rollout)]
     beyond = [gap for gap in gaps if not gap <= tolerance]  # NaN too
     if not beyond:
         return
@@ -44,15 +45,28 @@ def require_unit_ratio(
 def require_near_servers(rollout: Rollout, servers: ServersConfig | None, explain: Callable[[Rollout], str]) -> None:
     """What inference servers drew must be nearly the trainer's own: the importance weights mend no more than that.
 
+    Of a batch that was drawn ahead the gap holds an update of the policy, which has a limit of its own.
     Raises UserError with the cause that fits.
     """
     if servers is None:
+        return
+    if rollout.samples.lag:
+        _require_fresh(ratio_off(rollout), servers)
         return
     gap = sampler_gap(rollout)
     if not gap <= servers.max_logprob_gap:  # NaN too
         raise UserError(
             f"ppo: the servers' log-probabilities differ from the trainer's by {gap:.3g} (root mean square a token; "
             f"ppo.servers.max_logprob_gap is {servers.max_logprob_gap:g}). {explain(rollout)}"
+        )
+
+
+def _require_fresh(staleness: float, servers: ServersConfig) -> None:
+    if not staleness <= servers.max_staleness:  # NaN too
+        raise UserError(
+            f"ppo: between a batch that was drawn ahead and its update a token's ratio went {staleness:.3g} from 1 on "
+            f"average (ppo.servers.max_staleness is {servers.max_staleness:g}): lower ppo.update.lr or "
+            "ppo.update.epochs, or leave ppo.servers.overlap out; where neither is large, a server kept old weights"
         )
 
 

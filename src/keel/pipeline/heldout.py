@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 from torch import Tensor
 
 from keel.config.sampling import SamplingConfig
 from keel.engines.base import DrawKey, Scorer
-from keel.pipeline.measures import kl_per_response, text_metrics
+from keel.pipeline.measures import kl_per_response, sampler_gap, text_metrics
 from keel.pipeline.rollouts import Actors, collect_rollout
 from keel.records import PromptItem, Rollout
 from keel.runs.console import Console
@@ -32,11 +32,15 @@ class HeldOut:
     sampling: SamplingConfig
     kl_coef: float  # of the objective that picks the best checkpoint: the configured one, not the adapted
     draws: Draws
+    check: Callable[[Rollout], None] = field(
+        default=lambda rollout: None, kw_only=True
+    )  # refuses what is not as it says
 
     def evaluate(self, iteration: int, stage: StageRun, console: Console) -> dict[str, float]:
         """Metrics `eval/…`; a few responses go to the stage's samples and to the screen."""
         key = DrawKey(self.draws, "held-out", iteration=0)
         rollout = collect_rollout(self.actors, self.prompts, self.sampling, key)
+        self.check(rollout)
         scores = rollout.scores.total
         kl = kl_per_response(rollout.logprobs, rollout.ref_logprobs, rollout.response_mask)
         metrics = {
@@ -49,6 +53,8 @@ class HeldOut:
                 if name.startswith("objective/")
             },
         }
+        if rollout.sampler_logprobs is not None:
+            metrics["eval/sampler_gap_rms"] = sampler_gap(rollout)
         if self.utility is not None:
             metrics["eval/utility"] = float(self.utility.score(rollout.samples).total.mean())
         rows = _sample_rows(rollout, kl)

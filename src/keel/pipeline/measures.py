@@ -68,7 +68,7 @@ def text_metrics(samples: Samples) -> dict[str, float]:
 def rollout_metrics(rollout: Rollout, rewards: Tensor, returns: Tensor | None) -> dict[str, float]:
     """Score, leash and critic of one rollout; `rewards` are [B, T], and so are a critic's targets, if there is one."""
     mask = rollout.response_mask
-    gaps = kl_per_response(rollout.logprobs, rollout.ref_logprobs, mask)
+    gaps = kl_per_response(rollout.drawn_logprobs, rollout.ref_logprobs, mask)
     scores = Moments.of(rollout.scores.total)
     metrics = {
         "objective/scores": scores.mean,
@@ -77,7 +77,7 @@ def rollout_metrics(rollout: Rollout, rewards: Tensor, returns: Tensor | None) -
         "objective/kl": float(gaps.mean()),
         "objective/kl_per_token": float(gaps.sum()) / rollout.sequences.weight,
         "objective/kl_standard_error": Moments.of(gaps).std / len(gaps) ** 0.5,
-        "objective/surprise": float(-masked_mean(rollout.logprobs, mask)),
+        "objective/surprise": float(-masked_mean(rollout.drawn_logprobs, mask)),
         "objective/score_length_correlation": correlation(
             rollout.scores.total, rollout.sequences.response_lengths.float()
         ),
@@ -86,9 +86,14 @@ def rollout_metrics(rollout: Rollout, rewards: Tensor, returns: Tensor | None) -
     if returns is not None:
         metrics["ppo/val/explained_variance"] = explained_variance(rollout.values, returns, mask)
     if rollout.sampler_logprobs is not None:
-        gap = (torch.where(mask, rollout.logprobs - rollout.sampler_logprobs, 0.0).exp() - 1).abs()
-        metrics["ppo/policy/sampler_gap"] = float(masked_mean(gap, mask))
-        metrics["ppo/policy/sampler_gap_rms"] = sampler_gap(rollout)
+        metrics["ppo/policy/lag"] = rollout.samples.lag
+        if rollout.samples.lag:
+            metrics["ppo/policy/staleness"] = ratio_off(rollout)
+        else:
+            metrics |= {
+                "ppo/policy/sampler_gap": ratio_off(rollout),
+                "ppo/policy/sampler_gap_rms": sampler_gap(rollout),
+            }
     if int(rollout.group.bincount().max()) > 1:
         metrics["objective/groups_alike"] = share_alike(rollout.scores.total, rollout.group)
     for kind, rows in kind_rows(rollout.samples.prompts).items():
@@ -110,6 +115,17 @@ def sampler_gap(rollout: Rollout) -> float:
         return 0.0
     gaps = (rollout.logprobs - rollout.sampler_logprobs)[rollout.response_mask]
     return float(gaps.square().mean().sqrt())
+
+
+def ratio_off(rollout: Rollout) -> float:
+    """Mean |ratio - 1| of a token, learner against sampler; 0 where they are one.
+
+    Where the sampler drew under older weights, an estimate of twice the total variation between the two policies.
+    """
+    if rollout.sampler_logprobs is None:
+        return 0.0
+    gaps = (rollout.logprobs - rollout.sampler_logprobs)[rollout.response_mask]
+    return float((gaps.exp() - 1).abs().mean())
 
 
 def share_alike(scores: Tensor, group: Tensor) -> float:

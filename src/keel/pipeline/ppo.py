@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +13,9 @@ import torch
 
 from keel.batching import cut_to_train, take, take_tokens
 from keel.config.ppo import PPOConfig, UpdateConfig
+from keel.config.sampling import SamplingConfig
 from keel.data.mix import Mixture
-from keel.engines.base import DrawKey, Learner
+from keel.engines.base import Ahead, DrawKey, Learner
 from keel.errors import UserError
 from keel.functional.masked import whiten
 from keel.functional.policy import importance_weights
@@ -46,6 +48,7 @@ class PPOEngines:
     explain_ratio: Callable[[Rollout], str]  # which known cause makes the first ratio differ from 1
     export: Callable[[Path], None]
     ratio_tolerance: float = RATIO_TOLERANCE
+    ahead: Ahead | None = None  # the actors' sampler, where it draws the next batch while this one trains
 
 
 def train_ppo(
@@ -63,14 +66,16 @@ def train_ppo(
 
     `mixture` says how often each of the prompts is met.
     """
-    state = _restore(config, stage, engines.learner) or _begin(config, held_out, engines, stage, console)
+    planned = partial(_planned, prompts, mixture, config, draws=draws)
+    state = _restore(config, stage, engines) or _begin(config, held_out, engines, stage, console)
     while state.iteration < config.iterations and not state.stopped:
         started = time.perf_counter()
-        batch, key = _next_prompts(prompts, mixture, config, state.iteration, draws)
-        rollout = collect_rollout(engines.actors, batch, config.sampling, key, per_prompt=config.per_prompt)
+        rollout = collect_rollout(engines.actors, *planned(state.iteration), per_prompt=config.per_prompt)
         sampled = time.perf_counter()
         require_near_servers(rollout, config.servers, engines.explain_ratio)
         require_ends(rollout.samples.ended, config.max_truncated, config.sampling.max_new_tokens)
+        if engines.ahead is not None and state.iteration + 1 < config.iterations:
+            engines.ahead.begin(*planned(state.iteration + 1), version=state.iteration)
         state = state.seeing(rollout.scores.total, config)
         rewards = shape(rollout, state.kl_coef, state.score_scale, config)
         if config.update.loss == "dpo":
@@ -95,7 +100,7 @@ def train_ppo(
         stage.log(state.iteration, metrics)
         console.progress(stage.name, state.iteration, config.iterations, _shown(metrics))
         state, scheduled = state.heeding(stage), scheduled.heeding(stage)
-        _checkpoint_if_due(config, stage, engines.learner, state, scheduled)
+        _checkpoint_if_due(config, stage, engines, state, scheduled)
         stage.leave_if_asked(state.iteration)
     if state.iteration == 0:
         raise UserError(f"ppo: nothing was trained, because {state.stopped} at once; no model is handed on")
@@ -104,17 +109,17 @@ def train_ppo(
     return _publish(config, engines, state, stage)
 
 
-def _next_prompts(
+def _planned(
     prompts: Sequence[PromptItem], mixture: Mixture, config: PPOConfig, iteration: int, draws: Draws
-) -> tuple[list[PromptItem], DrawKey]:
-    """The iteration's prompts, each as often as it is answered, and the name of its random numbers.
+) -> tuple[list[PromptItem], SamplingConfig, DrawKey]:
+    """The iteration's prompts, each as often as it is answered, how it is, and the name of its random numbers.
 
-    Both are functions of the iteration's number alone.
+    All are functions of the iteration's number alone.
     """
     size = config.rollout_batch // config.per_prompt
     rows = mixture.batch(draws, "prompts", batch=size, start=iteration * size)
     key = DrawKey(draws, "rollout", iteration, first_sample=iteration * config.rollout_batch)
-    return [prompts[row] for row in rows for _ in range(config.per_prompt)], key
+    return [prompts[row] for row in rows for _ in range(config.per_prompt)], config.sampling, key
 
 
 def update(
@@ -197,7 +202,7 @@ def _begin(config: PPOConfig, held_out: HeldOut, engines: PPOEngines, stage: Sta
         metrics["eval/objective"], config, metrics["eval/kl"]
     )
     state = state.heeding(stage)
-    _checkpoint_if_due(config, stage, engines.learner, state, state)
+    _checkpoint_if_due(config, stage, engines, state, state)
     return state
 
 
@@ -207,7 +212,7 @@ def _evaluate(held_out: HeldOut, iteration: int, stage: StageRun, console: Conso
     return metrics | {"time/evaluation_seconds": time.perf_counter() - started}
 
 
-def _restore(config: PPOConfig, stage: StageRun, learner: Learner[PolicyBatch]) -> PPOState | None:
+def _restore(config: PPOConfig, stage: StageRun, engines: PPOEngines) -> PPOState | None:
     """The state of the last checkpoint; where the run goes on beyond it, as a run that long from the start had it."""
     snapshot = stage.restore()
     if snapshot is None:
@@ -216,7 +221,10 @@ def _restore(config: PPOConfig, stage: StageRun, learner: Learner[PolicyBatch]) 
         raise UserError(
             f"ppo: step {snapshot.step} is past ppo.iterations {config.iterations}; raise it, or fork earlier"
         )
-    learner.read(snapshot.path, snapshot.state["optimiser_steps"])
+    engines.learner.read(snapshot.path, snapshot.state["optimiser_steps"])
+    kept = snapshot.state.get("ahead")
+    if engines.ahead is not None and kept is not None:
+        engines.ahead.restore(kept)
     state = PPOState.from_dict(snapshot.state["ppo" if snapshot.step == config.iterations else "scheduled"])
     if stage.fork is not None and stage.fork.step == snapshot.step:
         state = state.under(config, stage.fork.changed_keys)
@@ -226,12 +234,15 @@ def _restore(config: PPOConfig, stage: StageRun, learner: Learner[PolicyBatch]) 
 
 
 def _checkpoint_if_due(
-    config: PPOConfig, stage: StageRun, learner: Learner[PolicyBatch], state: PPOState, scheduled: PPOState
+    config: PPOConfig, stage: StageRun, engines: PPOEngines, state: PPOState, scheduled: PPOState
 ) -> None:
     """`scheduled` is the state without an evaluation that only the end of the run asked for."""
     ends = state.iteration == config.iterations or bool(state.stopped) or stage.leaving
     if ends or state.best_iteration == state.iteration or state.iteration % config.checkpoint_every == 0:
+        learner = engines.learner
         content = {"ppo": state.to_dict(), "scheduled": scheduled.to_dict(), "optimiser_steps": learner.steps}
+        if engines.ahead is not None:
+            content["ahead"] = engines.ahead.kept()
         stage.checkpoint(state.iteration, content, learner.write, best=scheduled.best_iteration)
 
 

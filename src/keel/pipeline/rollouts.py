@@ -31,7 +31,7 @@ def collect_rollout(
     The sampler's log-probabilities serve as those of the old policy: same weights, same precision (the first
     minibatch of the update holds them to the learner's own forward); so do its values, where it has them. Where it is
     not `exact` (bfloat16, a server) one forward of the learner gives both, and the sampler's log-probabilities are
-    kept beside them.
+    kept beside them: they are those of an older policy where the samples lag.
     """
     samples = actors.sampler.sample(prompts, sampling, key)
     assert samples.logprobs is not None, "the configuration refuses truncated sampling here"
@@ -47,6 +47,6 @@ def collect_rollout(
         values=values,
         scores=actors.scorer.score(samples),
         group=torch.arange(len(prompts)) // per_prompt,
-        policy_version=key.iteration,
+        policy_version=key.iteration - samples.lag,
         sampler_logprobs=None if actors.exact else samples.logprobs,
     )

@@ -77,6 +77,7 @@ class ServerPool:
         self._first_rest = first_rest
         self._changed = threading.Condition()
         self._threads: list[threading.Thread] = []
+        self._batch: _Batch[Any] | None = None
 
     def map(self, calls: Sequence[Call], read: Callable[[Server, int, Any], T]) -> list[T]:
         """What `read` makes of the answer to each call, given its server and number, in the calls' order.
@@ -84,7 +85,7 @@ class ServerPool:
         `read` may raise Failed, which counts against the server, or UserError, which ends all. Raises UserError where
         a request cannot be answered or no server is left.
         """
-        batch = _Batch(list(calls), read, deque(range(len(calls))))
+        batch = self._batch = _Batch(list(calls), read, deque(range(len(calls))))
         count = min(len(calls), len(self.servers) * self._max_in_flight)
         # daemons: a request that hangs keeps no process from its end
         self._threads = [threading.Thread(target=self._work, args=(batch,), daemon=True) for _ in range(count)]
@@ -94,8 +95,8 @@ class ServerPool:
             with self._changed:
                 while not batch.over:
                     self._changed.wait()
-        except BaseException as stop:  # Ctrl-C: the threads are to take no further call
-            batch.error = UserError(f"stopped by {type(stop).__name__}")
+        except BaseException:  # Ctrl-C
+            self._give_up(batch)
             raise
         if batch.error is not None:
             raise batch.error
@@ -106,12 +107,21 @@ class ServerPool:
         self._standings[self.servers.index(server)].version = self.version
 
     def close(self) -> None:
-        """Close all connections, after a moment for what a batch that was given up still has in flight."""
+        """Give up what another thread maps, and close all connections after a moment for what is still in flight."""
+        if self._batch is not None:
+            self._give_up(self._batch)
         until = time.monotonic() + _MOMENT
         for thread in self._threads:
             thread.join(max(0.0, until - time.monotonic()))
         for server in self.servers:
             server.close()
+
+    def _give_up(self, batch: _Batch[Any]) -> None:
+        """The threads take no further call of it."""
+        with self._changed:
+            if not batch.over:
+                batch.error = UserError("the requests to the servers were given up")
+                self._changed.notify_all()
 
     def _work(self, batch: _Batch[T]) -> None:
         """One thread: as long as a call waits, take one to the server that is freest."""

@@ -249,6 +249,12 @@ PPO = (
         healthy=(0.0, 0.02),
         minor=True,
     ),
+    Chart(
+        "Staleness",
+        "Mean |π_old/π_sampler − 1| a token, where a batch is drawn an update early. Healthy: below 0.1, steady.",
+        "ppo/policy/staleness",
+        minor=True,
+    ),
     Chart("Policy loss", "Clipped. Its level means little, its drift does.", "ppo/loss/policy", minor=True),
     Chart("Value loss", "Healthy: falls, then follows the spread of the returns.", "ppo/loss/value", minor=True),
     Chart("Gradient norm", "Before clipping. Healthy: steady.", "ppo/grad_norm", minor=True),

@@ -23,7 +23,8 @@ class Longer:
 
     def sentence(self, config: Mapping[str, Any]) -> str:
         """What happens, and what it means for the learning rate."""
-        return f"{self.stage}: extended, {self.key} {self.before} → {self.after}; {self._schedule(config)}."
+        ahead = ", but for one batch that is drawn anew, and not ahead" if config.get("ppo.servers.overlap") else ""
+        return f"{self.stage}: extended, {self.key} {self.before} → {self.after}; {self._schedule(config)}{ahead}."
 
     def _schedule(self, config: Mapping[str, Any]) -> str:
         optimiser = _OPTIMISER.get(self.stage, self.stage)
