@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 from functools import partial
@@ -15,23 +15,37 @@ import torch
 from torch import Tensor
 
 from keel.batching import pad_rows
+from keel.config.sampling import SamplingConfig
 from keel.engines.ahead import AheadSampler
+from keel.engines.base import DrawKey, Sampler
 from keel.engines.remote import RemoteSampler
 from keel.engines.scorers import PolicyScorer
 from keel.errors import UserError
 from keel.functional.advantages import gae
+from keel.functional.closed_form import objective
 from keel.functional.masked import whiten
 from keel.models.export import save_policy
 from keel.models.policy import Policy
 from keel.pipeline import ppo as stage_module
 from keel.pipeline.guards import require_near_servers
 from keel.pipeline.heldout import HeldOut
-from keel.records import Credit, EncodedRow, Rollout, Samples
+from keel.records import Credit, EncodedRow, PromptItem, Rollout, Samples
 from keel.remote.weights import WeightsFolder
 from keel.runs.metrics import read_lines
 from tests.checkpoints import tensors_in
-from tests.pipeline.support import EOS, PROMPT, WORDS, Heard, StopAt, begin_stage, toy_policy, toy_renderer
-from tests.pipeline.toy_ppo import DRAWS, Toy, toy, toy_config
+from tests.pipeline.support import (
+    EOS,
+    PROMPT,
+    WORDS,
+    Heard,
+    StopAt,
+    begin_stage,
+    exact_distribution,
+    toy_policy,
+    toy_renderer,
+)
+from tests.pipeline.test_ppo import LEARNING, optimum_by_hand
+from tests.pipeline.toy_ppo import DRAWS, Toy, toy, toy_config, toy_scores
 from tests.remote.fake import Asked, FakeServer, Reply
 from tests.remote.policy import ServedPolicy
 
@@ -292,3 +306,38 @@ def test_a_run_that_is_stopped_leaves_the_batch_in_its_checkpoint(served: Served
     summary = run.train(begin_stage(tmp_path, "ppo", callbacks=[StopAt(3)]))
     assert summary["iterations"] == 3
     assert len(begin_stage(tmp_path, "ppo").snapshot(3).state["ahead"]["drawn"]) == BATCH
+
+
+class Here:
+    """Draws ahead in the trainer's own process: before the update, and not beside it."""
+
+    def __init__(self, sampler: Sampler) -> None:
+        self._sampler = sampler
+        self._begun: Samples | None = None
+
+    def begin(self, prompts: Sequence[PromptItem], config: SamplingConfig, key: DrawKey, version: int) -> None:
+        self._begun = replace(self._sampler.sample(prompts, config, key), lag=1)
+
+    def sample(self, prompts: Sequence[PromptItem], config: SamplingConfig, key: DrawKey) -> Samples:
+        begun, self._begun = self._begun, None
+        return begun or self._sampler.sample(prompts, config, key)
+
+    def kept(self) -> None:
+        return None
+
+    def restore(self, kept: Mapping[str, Any]) -> None:
+        raise AssertionError
+
+
+def test_batches_an_update_old_lead_to_the_known_optimum(tmp_path: Path) -> None:
+    run = toy(toy_config(**LEARNING))
+    here = Here(run.engines.actors.sampler)
+    actors = replace(run.engines.actors, sampler=here, exact=False)
+    run.engines = replace(run.engines, actors=actors, ahead=here, ratio_tolerance=0.1)
+    run.train(begin_stage(tmp_path, "ppo"))
+    scores = list(toy_scores(2).values())
+    start, end = exact_distribution(toy_policy(), 2), exact_distribution(run.policy, 2)
+    _, value = optimum_by_hand(start, scores, beta=0.5)
+    rewards = torch.tensor(scores, dtype=torch.float64)
+    assert value - float(objective(start, start, rewards, 0.5)) > 0.2
+    assert value - float(objective(end, start, rewards, 0.5)) < 0.005
