@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, Field, model_validator
+from pydantic import AfterValidator, Field
 
-from keel.config.base import Config, refuse_without_effect
+from keel.config.base import Config, without_effect
 
 ServerKind = Literal["keel", "vllm", "sglang"]
 
@@ -58,8 +59,6 @@ class ServersConfig(Config):
         "update before, beyond which the run stops",
     )
 
-    @model_validator(mode="after")
-    def _all_is_read(self) -> ServersConfig:
+    def contradictions(self) -> Iterator[str]:
         if not self.overlap:
-            refuse_without_effect(self, "max_staleness", because="without overlap")
-        return self
+            yield from without_effect(self, "max_staleness", because="without overlap")
