@@ -169,7 +169,12 @@ def test_without_a_token_only_this_machine_is_answered(url: str) -> None:
 
 def test_a_token_opens_everything_but_the_health() -> None:
     with serving(Parrot(), token="sesame") as (url, _):
-        for key in ({}, {"Authorization": "Bearer wrong"}, {"Authorization": "sesame"}):
+        for key in (
+            {},
+            {"Authorization": "Bearer wrong"},
+            {"Authorization": "sesame"},
+            {"Authorization": "Bearer sésame"},
+        ):
             answer = ask(url, COMPLETIONS, {"prompt": "a"}, **key)
             assert (answer.status, error_of(answer)["code"]) == (401, "invalid_api_key")
         assert ask(url, COMPLETIONS, {"prompt": "a"}, Authorization="Bearer sesame", Host="a.example").status == 200

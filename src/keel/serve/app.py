@@ -12,6 +12,7 @@ from typing import TypeVar
 from fastapi import Depends, FastAPI, Request
 from fastapi.responses import JSONResponse, Response, StreamingResponse
 from starlette.exceptions import HTTPException
+from starlette.types import Receive, Scope, Send
 
 from keel.errors import UserError
 from keel.serve.desk import Desk, new_id
@@ -46,7 +47,7 @@ def make_app(desk: Desk, *, token: str | None, updates: bool) -> FastAPI:
             if request_id:
                 kept.keep(request_id, digest, ticket)
         if ticket.stream is not None:
-            return StreamingResponse(_listening(ticket, ticket.stream(first)), media_type="text/event-stream")
+            return _Events(ticket, ticket.stream(first))
         return await _whole(request, ticket)
 
     guarded = [Depends(_authorised(token))]
@@ -137,14 +138,19 @@ async def _disconnected(request: Request) -> None:
         pass
 
 
-async def _listening(ticket: Ticket, events: AsyncIterator[str]) -> AsyncIterator[str]:
-    """The events, counted as a client that waits."""
-    ticket.listeners += 1
-    try:
-        async for event in events:
-            yield event
-    finally:
-        ticket.left()
+class _Events(StreamingResponse):
+    """Server-sent events to a client that waits; it may be gone before the first."""
+
+    def __init__(self, ticket: Ticket, events: AsyncIterator[str]) -> None:
+        super().__init__(events, media_type="text/event-stream")
+        ticket.listeners += 1
+        self._ticket = ticket
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            await super().__call__(scope, receive, send)
+        finally:
+            self._ticket.left()
 
 
 async def _refuse(request: Request, error: Exception) -> Response:
