@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import re
 from importlib import metadata
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from keel.doctor.machine import (
     check_machine,
     check_optional,
     check_python,
+    check_threads,
     nearest_folder,
 )
 
@@ -100,3 +102,18 @@ def test_a_mend_belongs_to_what_is_bad() -> None:
         Finding("a", Mark.BAD, "b")
     with pytest.raises(AssertionError):
         Finding("a", Mark.NOTE, "b", "c")
+
+
+def test_more_threads_than_cores_are_too_many() -> None:
+    cores = os.cpu_count() or 1
+    assert check_threads({}).said == f"as many as cores ({cores})"
+    assert check_threads({"OMP_NUM_THREADS": "1"}).mark is Mark.NOTE
+    found = check_threads({"OMP_NUM_THREADS": str(cores + 1), "MKL_NUM_THREADS": ""})
+    assert found.mark is Mark.BAD
+    assert found.mend == f"unset OMP_NUM_THREADS, or give at most {cores}"
+
+
+def test_free_memory_is_no_more_than_there_is() -> None:
+    said = next(finding.said for finding in check_machine(Path.cwd()) if finding.what == "cores")
+    total, free = (float(number) for number in re.findall(r"(\d+\.\d) ", said))
+    assert 0 < free <= total

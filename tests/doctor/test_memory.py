@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -7,7 +8,7 @@ import pytest
 import torch
 
 from keel.config.recipe import Recipe, parse_recipe
-from keel.doctor import memory
+from keel.doctor import memory, space
 from keel.doctor.estimate import Load, Model
 from keel.doctor.finding import Finding, Mark
 from keel.doctor.loads import Loads
@@ -158,3 +159,24 @@ def test_a_model_that_cannot_be_looked_at_is_said() -> None:
     finding = check(whole(model={"base": "owner/not-fetched"}))["memory of sft"]
     assert finding.mark == Mark.NOTE
     assert finding.said.startswith("not estimated: the configuration of owner/not-fetched cannot be read here")
+
+
+def test_space_is_that_of_checkpoints_and_models(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two that stay, the best, the one that is written: 12 bytes a number that trains; and the model, 4 bytes."""
+    recipe = whole(ppo={"prompts": "prompts.jsonl", "critic": "head"})
+    trained = load(recipe, "ppo").models[0].trained
+    assert space.stage_bytes(recipe, "ppo", load(recipe, "ppo")) == 4 * 12 * trained + 4 * LM
+    more = whole(sft={"data": "demos.jsonl", "keep_checkpoints": 5})
+    assert space.stage_bytes(more, "sft", load(more, "sft")) == 6 * 12 * LM + 4 * LM
+    lora = whole(model={"base": "model", "tune": "lora"})
+    numbers_of_it = load(lora, "sft").models[0].trained
+    assert space.stage_bytes(lora, "sft", load(lora, "sft")) == (3 * 12 + 4) * numbers_of_it + 4 * LM
+
+    (finding,) = space.check_space(recipe, OUT)
+    assert finding.mark is Mark.GOOD
+    assert [stage in finding.said for stage in ("sft", "reward", "direct", "ppo")] == [True] * 4
+    full = shutil.disk_usage(".")._replace(free=4 * LM)
+    monkeypatch.setattr(shutil, "disk_usage", lambda folder: full)
+    (finding,) = space.check_space(recipe, OUT)
+    assert finding.mark is Mark.BAD
+    assert "keep_checkpoints: 1" in finding.mend

@@ -32,6 +32,8 @@ def doctor(
     import dataclasses
     import json
 
+    from huggingface_hub import constants
+
     from keel.config.recipe import load_recipe
     from keel.doctor.finding import Mark
     from keel.doctor.hub import check_hub
@@ -39,7 +41,10 @@ def doctor(
 
     loaded = load_recipe(recipe, set_ or ()) if recipe else None
     runs = out or (Path("runs") / loaded.name if loaded else Path("runs"))
-    findings = [*check_machine(runs), check_hub()]
+    hub = check_hub()
+    if hub.mark is not Mark.GOOD:  # else each model that is looked for would be asked for again and again
+        constants.HF_HUB_OFFLINE = True
+    findings = [*check_machine(runs), hub]
 
     from keel.doctor.computing import check_computing  # torch
 
@@ -47,10 +52,12 @@ def doctor(
     if loaded is not None:
         from keel.doctor.memory import check_memory
         from keel.doctor.recipe import check_recipe
+        from keel.doctor.space import check_space
 
         findings += [
             *check_recipe(loaded, runs),
             *check_memory(loaded, runs, processes=processes, shard=loaded.parallel.shard),
+            *check_space(loaded, runs),
         ]
     if as_json:
         typer.echo(json.dumps([dataclasses.asdict(finding) for finding in findings], indent=2, ensure_ascii=False))

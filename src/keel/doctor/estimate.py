@@ -27,6 +27,7 @@ PACKED_BYTES = 1 << 30  # of weights that sampling on a CPU copies, at most
 SHORT = 256  # keys up to which attention on a CPU makes whole matrices
 _CHUNK_CPU, _CHUNK_GPU = 1 << 20, 1 << 26  # numbers of logits that their loss works on at a time, in all its buffers
 _COPY, _GRADIENT, _MOMENTS = 4, 4, 8  # bytes a trained number
+CHECKPOINT_BYTES = _COPY + _MOMENTS
 _FILE = 1 << 30  # of a checkpoint, in bytes, while it is written
 _GAPS = 0.5  # of what a phase takes on a CPU: as measured (benchmarks.layouts), not derived
 
@@ -213,7 +214,7 @@ def _writing(load: Load) -> Iterator[Part]:
     """A checkpoint, of which a process writes its shards file by file; the model at the end, weight by weight."""
     model = _written(load)
     if load.cpu:
-        shards = _shard(load, (_COPY + _MOMENTS) * sum(model.trained for model in load.models))
+        shards = _shard(load, CHECKPOINT_BYTES * sum(model.trained for model in load.models))
         yield Part("checkpoint", model.role, "a file to write", min(_FILE, shards))
         yield Part("export", model.role, "collected in process 0", export_bytes(load))
     elif load.shards > 1 or model.adapters:

@@ -6,7 +6,9 @@ import fcntl
 import os
 import platform
 import shutil
+import subprocess
 import tempfile
+from collections.abc import Mapping
 from importlib import metadata
 from pathlib import Path
 from typing import BinaryIO
@@ -21,6 +23,8 @@ _PACKAGE = "keel-rlhf"
 _OPTIONAL = {"tensorboard": "metrics in TensorBoard", "wandb": "metrics in W&B"}
 _LEAST_DISK = 1.0  # GiB: a run of a small model with its checkpoints
 _GIB = 2**30
+_MEMINFO = Path("/proc/meminfo")
+_THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS")
 
 
 def check_machine(runs: Path) -> list[Finding]:
@@ -31,6 +35,8 @@ def check_machine(runs: Path) -> list[Finding]:
         *check_libraries(metadata.requires(_PACKAGE) or []),
         *check_optional(),
         check_cores_and_memory(),
+        check_threads(os.environ),
+        check_compiler(),
         check_disk(folder, shutil.disk_usage(folder).free / _GIB),
         check_file_system(folder),
     ]
@@ -72,7 +78,35 @@ def check_optional() -> list[Finding]:
 def check_cores_and_memory() -> Finding:
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / _GIB
-    return note("cores", f"{cores}, and {memory:.1f} GiB of memory")
+    free = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_AVPHYS_PAGES") / _GIB
+    if _MEMINFO.exists():  # what can be had, caches given up
+        known = dict(line.split(":") for line in _MEMINFO.read_text().splitlines())
+        free = int(known["MemAvailable"].split()[0]) / 2**20
+    return note("cores", f"{cores}, and {memory:.1f} GiB of memory, {free:.1f} of them free")
+
+
+def check_threads(variables: Mapping[str, str]) -> Finding:
+    """What limits the threads of a product; with none each core has one."""
+    cores = os.cpu_count() or 1
+    given = {name: variables[name] for name in _THREADS if variables.get(name)}
+    if not given:
+        return good("threads", f"as many as cores ({cores})")
+    said = ", ".join(f"{name}={value}" for name, value in given.items())
+    most = max((int(value) for value in given.values() if value.isdecimal()), default=cores)
+    if most > cores:
+        return bad(
+            "threads", f"{said}, and there are {cores} cores", f"unset {' '.join(given)}, or give at most {cores}"
+        )
+    return note("threads", f"{said}, of {cores} cores")
+
+
+def check_compiler() -> Finding:
+    """Keel needs none; extensions that others bring may."""
+    name = next((name for name in ("g++", "clang++", "c++") if shutil.which(name)), None)
+    if name is None:
+        return note("compiler", "none for C++; Keel needs none, only packages that are built from source do")
+    line = subprocess.run([name, "--version"], capture_output=True, text=True, check=False).stdout.splitlines()
+    return note("compiler", line[0] if line else name)
 
 
 def check_disk(folder: Path, free: float) -> Finding:
