@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import pickle
 import signal
 import subprocess
 import sys
@@ -13,8 +14,9 @@ from pathlib import Path
 import pytest
 
 from keel.dist import crew
+from keel.dist.launcher import Lost
 from keel.dist.world import joined
-from tests.dist.crowd import in_processes
+from tests.dist.crowd import in_processes, start
 from tests.dist.test_same_answer import differences, run
 from tests.end_to_end.killing import differences as bitwise_differences
 from tests.end_to_end.tiny import tiny_recipe
@@ -54,6 +56,21 @@ def test_twenty_jobs_in_a_row_end_well() -> None:
 
     for _ in range(20):
         assert in_processes(2, work) == [2, 2]
+
+
+def test_a_process_that_is_lost_at_the_very_end_is_said(tmp_path: Path) -> None:
+    def work() -> str:
+        try:
+            with joined() as here:
+                if here.rank == 1:
+                    os._exit(0)
+        except Lost as error:
+            return str(error)
+        return ""
+
+    (first, _) = (os.waitpid(child, 0) for child in start(2, work, tmp_path))
+    assert os.waitstatus_to_exitcode(first[1]) == 0
+    assert pickle.loads((tmp_path / "0").read_bytes()).startswith("process 0 of 2 lost the others")
 
 
 def processes_of(launcher: int) -> dict[int, int]:

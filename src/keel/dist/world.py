@@ -70,9 +70,9 @@ def joined(*, shard: int | None = None, offload: bool = False, device: str = "au
         _world = World(torch_dist.get_rank(), size, _mesh(kind, size, shard), offload)
         try:
             yield _world
+            _part()
         except RuntimeError as error:
             raise _of_others(error) from error
-        _part()
     finally:
         _world = ALONE
         with suppress(RuntimeError):  # a peer is gone; the error that is under way says so
