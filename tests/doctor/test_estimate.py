@@ -98,7 +98,7 @@ def test_on_a_cpu_in_float32_by_hand() -> None:
     assert size(load, "checkpoint", "gaps") == 6 * 1992
     assert size(replace(load, shards=2), "checkpoint", "a file to write") == 6 * 1992
     large = replace(load, models=(replace(POLICY, trained=10**9),))
-    assert size(large, "checkpoint", "a file to write") == 2**30
+    assert size(large, "checkpoint", "a file to write") == 2**28
     assert export_bytes(load) == 0  # it lies there
     assert size(replace(load, shards=2), "export", "collected in process 0") == 4 * 1992
 

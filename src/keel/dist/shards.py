@@ -20,7 +20,7 @@ from keel.dist.world import everyone, world
 from keel.errors import UserError
 
 SUFFIX = ".safetensors"
-_FILE_BYTES = 2**30  # about what one process writes at a time: a file is in its memory once more while it is written
+_FILE_BYTES = 2**28  # about what one process writes at a time: a file is in its memory once more while it is written
 
 
 def write_shards(folder: Path, tensors: Mapping[str, Tensor]) -> None:

@@ -28,7 +28,7 @@ SHORT = 256  # keys up to which attention on a CPU makes whole matrices
 _CHUNK_CPU, _CHUNK_GPU = 1 << 20, 1 << 26  # numbers of logits that their loss works on at a time, in all its buffers
 _COPY, _GRADIENT, _MOMENTS = 4, 4, 8  # bytes a trained number
 CHECKPOINT_BYTES = _COPY + _MOMENTS
-_FILE = 1 << 30  # of a checkpoint, in bytes, while it is written
+_FILE = 1 << 28  # of a checkpoint, in bytes, while it is written
 _GAPS = 0.5  # of what a phase takes on a CPU: as measured (benchmarks.layouts), not derived
 
 
