@@ -6,7 +6,7 @@ import os
 import signal
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import pytest
@@ -16,6 +16,7 @@ from keel.build import run_recipe
 from keel.config.recipe import Recipe
 from keel.errors import UserError
 from keel.runs import leaving
+from keel.runs.console import Console
 from keel.runs.metrics import read_lines
 from tests.end_to_end.killing import differences, two_stages
 from tests.pipeline.support import Heard
@@ -23,7 +24,7 @@ from tests.pipeline.support import Heard
 ENDLESS = 10**6  # iterations that would never end by themselves
 
 
-def start(recipe: Recipe, out: Path) -> int:
+def start(recipe: Recipe, out: Path, console: Console | None = None) -> int:
     """The id of a forked process that runs the recipe as the command does."""
     child = os.fork()
     if child == 0:
@@ -31,7 +32,7 @@ def start(recipe: Recipe, out: Path) -> int:
         try:
             torch.set_num_threads(1)
             with leaving.heeding():
-                run_recipe(recipe, out, console=Heard())
+                run_recipe(recipe, out, console=console or Heard())
             code = 0
         except SystemExit as end:
             code = int(end.code or 0)
@@ -70,17 +71,21 @@ def test_told_to_end_it_finishes_the_step_and_goes_on_from_there(tmp_path: Path,
     assert [one for one in wrong if "checkpoints" not in one] == []  # those of the way are others
 
 
+class Stuck(Heard):
+    """A step that does not end."""
+
+    def progress(self, stage: str, done: int, total: int, numbers: Mapping[str, float]) -> None:
+        time.sleep(3600)
+
+
 def test_told_again_it_ends_at_once(tmp_path: Path) -> None:
-    child = start(two_stages(ENDLESS), tmp_path)
+    child = start(two_stages(ENDLESS), tmp_path, Stuck())
     wait_for(tmp_path / "sft" / "metrics.jsonl", 1, child)
-    os.kill(child, signal.SIGSTOP)  # both come before the step is over
-    for number in (signal.SIGTERM, signal.SIGCONT):
-        os.kill(child, number)
-    end = time.monotonic() + 60
-    while os.waitpid(child, os.WNOHANG) == (0, 0):
-        os.kill(child, signal.SIGTERM)
-        assert time.monotonic() < end
-        time.sleep(0.001)
+    os.kill(child, signal.SIGTERM)
+    time.sleep(0.3)
+    assert os.waitpid(child, os.WNOHANG) == (0, 0)  # it would finish its step
+    os.kill(child, signal.SIGTERM)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGTERM
 
 
 def test_in_a_library_signals_are_the_programs_own(tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from keel.batching import row_batches
@@ -233,6 +234,12 @@ def test_a_checkpoint_of_another_model_is_refused_before_anything_moves(tmp_path
     with pytest.raises(UserError, match="the checkpoint holds other weights than this configuration trains"):
         learner.read(tmp_path, 0)
     assert_untouched(learner, before, steps=1)
+
+
+def test_a_checkpoint_in_the_earlier_form_is_called_that(tmp_path: Path) -> None:
+    save_file({"weight": torch.zeros(2)}, tmp_path / "model.safetensors")
+    with pytest.raises(UserError, match="was written by an earlier version of Keel, in another form"):
+        tied_learner().read(tmp_path, 1)
 
 
 def test_the_loss_falls_on_the_same_rows() -> None:

@@ -18,6 +18,7 @@ import pyarrow.parquet
 import pytest
 
 from keel.data import files, json_text, read, reading, tables
+from keel.data.reasons import Unusable
 from tests.hostile.command import Keel
 from tests.hostile.command import keel as _keel
 from tests.hostile.valid import FILES
@@ -323,3 +324,10 @@ def test_an_array_is_read_value_by_value(small: None, tmp_path: Path) -> None:
     (tmp_path / "a.json").write_text(json.dumps(numbers))
     with (tmp_path / "a.json").open("rb") as file:
         assert list(json_text.array_values(file, "a.json")) == numbers
+
+
+def test_many_keys_one_of_them_twice_are_read_in_a_moment() -> None:
+    """Each looked for among all would take hours."""
+    keys = [f'"{number}": 1' for number in range(200_000)]
+    with pytest.raises(Unusable, match="the key “7” stands twice"):
+        json_text.parse_row(("{" + ", ".join([*keys, keys[7]]) + "}").encode())

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -173,3 +173,20 @@ def test_what_is_told_to_end_saves_the_step_it_is_in(tmp_path: Path, monkeypatch
         walk(SummingLearner(), tmp_path)
     assert left.value.code == 143
     assert [path.name for path in (tmp_path / "sft" / "checkpoints").iterdir()] == ["step-00000001"]
+
+
+def test_told_to_end_between_a_checkpoint_and_the_next_step_it_takes_that_step(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is told to end after the step was looked at is not said to be saved by it."""
+    asked = False
+    monkeypatch.setattr(leaving, "asked", lambda: asked)
+
+    class Telling(Heard):
+        def progress(self, stage: str, done: int, total: int, numbers: Mapping[str, float]) -> None:
+            nonlocal asked
+            asked = done == 1
+
+    with pytest.raises(leaving.Left):
+        walk(SummingLearner(), tmp_path, Telling())
+    assert [path.name for path in (tmp_path / "sft" / "checkpoints").iterdir()] == ["step-00000002"]

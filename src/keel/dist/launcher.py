@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from keel.errors import UserError
 
 USER_ERROR = 2  # the exit code of a mistake that the leader has told in a sentence
+_SHUTDOWN = 600  # seconds that a step has to end in when the launcher is told to
 LOST = 3  # of a process whose peers are gone
 
 
@@ -54,6 +55,7 @@ def launch(processes: int, restarts: int, arguments: Sequence[str]) -> None:
         rdzv_endpoint="localhost:0",
         max_restarts=restarts,
         monitor_interval=0.1,
+        shutdown_timeout=_SHUTDOWN,
         start_method="spawn",
     )
     try:

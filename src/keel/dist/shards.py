@@ -102,6 +102,8 @@ def _own_errors() -> Iterator[None]:
             yield
     except CheckpointException as error:
         rank, (found, _) = min(error.failures.items())
+        if isinstance(found, OSError) and world().rank > 0:  # that the leader raises
+            raise UserError(str(found)) from error
         if world().rank in error.failures or isinstance(found, OSError):
             raise error.failures.get(world().rank, (found, None))[0] from error
         raise RuntimeError(f"process {rank}: {type(found).__name__}: {found}") from error

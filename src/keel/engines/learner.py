@@ -137,6 +137,11 @@ class GradientLearner(Generic[B]):
         Raises UserError where those are the weights of another model.
         """
         known = stored(folder)
+        if known and not _below("model", known):
+            raise UserError(
+                f"the checkpoint {folder} was written by an earlier version of Keel, in another form; finish the run "
+                "with that version, or make the stage anew with --fresh-from"
+            )
         self.weights.require_names(_below("model", known))
         moments = empty_optimiser_tensors(self.weights, _below("optimiser", known))
         read_shards(folder, _named("model", self.weights.named) | _named("optimiser", moments))

@@ -72,7 +72,8 @@ def collect_comparisons(
         stage.log_samples(number, [row.to_row() for row in rows])
         stage.checkpoint(number, {"identical": identical})
         console.progress(stage.name, number, len(rounds), {"comparisons": float(len(rows))})
-        stage.leave_if_asked(number)
+        if stage.leaving:
+            stage.leave(number)
     comparisons = [_without_iteration(line) for line in read_lines(stage.path / SAMPLES)]
     if not comparisons:
         raise UserError(

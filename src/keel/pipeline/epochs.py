@@ -68,16 +68,22 @@ def train_epochs(
             validating = time.perf_counter()
             metrics |= validate().means() | {"time/validation_seconds": time.perf_counter() - validating}
         stage.log(done, metrics)
-        ending = stage.stopping or stage.leaving
+        leaving = stage.leaving  # looked at once: what comes later finds the checkpoint of the next step
         # A last step that is short of rows is not on the way of a longer run: that one goes on from before it.
-        if done % config.checkpoint_every == 0 or done in (total, rows_in_all // config.batch) or ending:
+        if (
+            done % config.checkpoint_every == 0
+            or done in (total, rows_in_all // config.batch)
+            or stage.stopping
+            or leaving
+        ):
             short = rows_in_all if done * config.batch > rows_in_all else None
             stage.checkpoint(done, {"rows_if_short": short, "stopped": stage.stopping}, learner.write)
         latest |= metrics
         console.progress(stage.name, done, total, {name: latest[name] for name in shown if name in latest})
         if stage.stopping:
             break
-        stage.leave_if_asked(done)
+        if leaving:
+            stage.leave(done)
     if learner.steps < total:
         console.say(f"{stage.name}: ended after {learner.steps} of {total} steps: a callback asked for it.")
 

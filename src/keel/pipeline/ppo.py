@@ -101,7 +101,6 @@ def train_ppo(
         console.progress(stage.name, state.iteration, config.iterations, _shown(metrics))
         state, scheduled = state.heeding(stage), scheduled.heeding(stage)
         _checkpoint_if_due(config, stage, engines, state, scheduled)
-        stage.leave_if_asked(state.iteration)
     if state.iteration == 0:
         raise UserError(f"ppo: nothing was trained, because {state.stopped} at once; no model is handed on")
     if state.stopped:
@@ -236,14 +235,20 @@ def _restore(config: PPOConfig, stage: StageRun, engines: PPOEngines) -> PPOStat
 def _checkpoint_if_due(
     config: PPOConfig, stage: StageRun, engines: PPOEngines, state: PPOState, scheduled: PPOState
 ) -> None:
-    """`scheduled` is the state without an evaluation that only the end of the run asked for."""
-    ends = state.iteration == config.iterations or bool(state.stopped) or stage.leaving
+    """`scheduled` is the state without an evaluation that only the end of the run asked for.
+
+    The run is left here if the process was told to end.
+    """
+    leaving = stage.leaving
+    ends = state.iteration == config.iterations or bool(state.stopped) or leaving
     if ends or state.best_iteration == state.iteration or state.iteration % config.checkpoint_every == 0:
         learner = engines.learner
         content = {"ppo": state.to_dict(), "scheduled": scheduled.to_dict(), "optimiser_steps": learner.steps}
         if engines.ahead is not None:
             content["ahead"] = engines.ahead.kept()
         stage.checkpoint(state.iteration, content, learner.write, best=scheduled.best_iteration)
+    if leaving:
+        stage.leave(state.iteration)
 
 
 def _publish(config: PPOConfig, engines: PPOEngines, state: PPOState, stage: StageRun) -> dict[str, Any]:

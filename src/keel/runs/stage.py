@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from keel.runs import files, leaving
 from keel.runs.callbacks import Callback, StageInfo, Told
@@ -71,11 +71,10 @@ class StageRun:
         """Whether the process has been told to end: the step that was just logged wants a checkpoint, then `leave`."""
         return leaving.asked()
 
-    def leave_if_asked(self, step: int) -> None:
-        """Called when the checkpoint of `step` is written. Raises Left if the process has been told to end."""
-        if leaving.asked():
-            self._console(f"{self.name}: left after step {step}, as asked; the same command goes on from there.")
-            raise leaving.Left
+    def leave(self, step: int) -> NoReturn:
+        """End the run where the checkpoint of `step` is written. Raises Left."""
+        self._console(f"{self.name}: left after step {step}, as asked; the same command goes on from there.")
+        raise leaving.Left
 
     @property
     def fork(self) -> Fork | None:
