@@ -23,7 +23,7 @@ from keel.runs.identity import Identity, flatten, hash_directory, hash_file
 # settings that leave the result as it is
 _NO_EFFECT = {
     *("checkpoint_every", "keep_checkpoints", "gradient_checkpointing", "workers", "timeout", "on_error"),
-    *("token_env", "max_in_flight", "retries", "max_logprob_gap", "max_staleness"),
+    *("token_env", "max_in_flight", "retries", "max_logprob_gap", "max_staleness", "skip_faults"),
 }
 _ELSEWHERE: Any = {"reward": True, "servers": {"urls"}}  # rewards have a part of their own, servers may move
 COMPARISONS = "comparisons"  # the collect stage's artefact

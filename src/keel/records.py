@@ -311,6 +311,7 @@ class PolicyBatch:
     returns: Tensor  # float [B, T]
     importance: Tensor | None = None  # float [B, T] pi_old / pi_sampler, capped; None: they are the same
     leash: Leash | None = None  # None: the KL is no term of the loss
+    paired: bool = False  # each two rows are a pair, the preferred one first
 
     @property
     def weight(self) -> float:

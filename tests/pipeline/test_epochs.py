@@ -53,6 +53,9 @@ class SummingLearner:
     def measure(self, batches: Sequence[Rows]) -> Tally:
         raise NotImplementedError
 
+    def skip(self) -> None:
+        raise NotImplementedError
+
     def write(self, folder: Path) -> None:
         (folder / "total").write_text(repr(self.total))
 
@@ -80,6 +83,7 @@ def walk(
         learner,
         mixture=Mixture.whole(10),
         batches=lambda rows: [Rows(tuple(rows[:2])), Rows(tuple(rows[2:]))],
+        tokens=lambda row: [(row,)],
         validate=validate,
         stage=begin_stage(folder, "sft", callbacks=callbacks),
         draws=Draws(0, "sft"),

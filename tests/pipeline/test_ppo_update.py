@@ -51,6 +51,9 @@ class CountingLearner:
     def measure(self, batches: Sequence[PolicyBatch]) -> Tally:
         raise NotImplementedError
 
+    def skip(self) -> None:
+        raise NotImplementedError
+
     def write(self, folder: Path) -> None:
         raise NotImplementedError
 

@@ -73,8 +73,9 @@ def run_direct(bench: Workbench) -> dict[str, Any]:
     batches: Batches = choice_batches if config.method.pairs else label_batches
     steps = total_steps(config, mixture_of(by_prompt(train, config.max_pairs), data.weights).epoch_size)
     bench.say_models()
+    learner = GradientLearner[Any]("direct", policy, loss, config, total_steps=steps, **bench.tells(renderer))
     engines = DirectEngines(
-        learner=GradientLearner("direct", policy, loss, config, total_steps=steps),
+        learner=learner,
         batches=batches,
         export=bench.models.export_policy(policy, renderer, source),
     )
@@ -88,7 +89,8 @@ def run_direct(bench: Workbench) -> dict[str, Any]:
             stage=bench.stage,
             draws=bench.draws,
             console=bench.console,
-        )
+        ),
+        learner,
     )
 
 

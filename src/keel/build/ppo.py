@@ -22,6 +22,7 @@ from keel.engines.scorers import (
 )
 from keel.errors import UserError
 from keel.models.policy import Policy
+from keel.pipeline.faults import saving_rollouts
 from keel.pipeline.guards import RATIO_TOLERANCE, ROUGH_RATIO_TOLERANCE, require_near_servers
 from keel.pipeline.heldout import HeldOut
 from keel.pipeline.ppo import PPOEngines, train_ppo
@@ -62,7 +63,7 @@ def run_ppo(bench: Workbench) -> dict[str, Any]:
         exact=exact,
     )
     # Last, for it leaves each process its shard of the policy and of all that lives on the same base.
-    learner = ppo_learner(config, policy)
+    learner = ppo_learner(config, policy, **bench.tells(renderer))
     tolerance = RATIO_TOLERANCE if exact else ROUGH_RATIO_TOLERANCE
     if config.servers is not None:  # whose gap has a limit of its own
         tolerance = max(tolerance, config.servers.max_logprob_gap)
@@ -82,21 +83,22 @@ def run_ppo(bench: Workbench) -> dict[str, Any]:
 
     def walk() -> dict[str, Any]:
         check_sampler()
-        return train_ppo(
-            config,
-            engines,
-            prompts,
-            HeldOut(actors, bench.function("utility"), items, config.sampling, config.kl.coef, bench.draws, check=near),
-            stage=bench.stage,
-            mixture=loaded.mixture,
-            draws=bench.draws,
-            console=bench.console,
-        )
+        with saving_rollouts(bench.stage, learner):
+            return train_ppo(
+                config,
+                engines,
+                prompts,
+                HeldOut(actors, bench.function("utility"), items, config.sampling, config.kl.coef, bench.draws, check=near),
+                stage=bench.stage,
+                mixture=loaded.mixture,
+                draws=bench.draws,
+                console=bench.console,
+            )
 
-    return bench.lead(walk)
+    return bench.lead(walk, learner)
 
 
-def ppo_learner(config: PPOConfig, policy: Policy) -> GradientLearner[PolicyBatch]:
+def ppo_learner(config: PPOConfig, policy: Policy, **tells: Any) -> GradientLearner[PolicyBatch]:
     """What trains the policy and its critic on the loss that the configuration asks for."""
     return GradientLearner[PolicyBatch](
         "ppo",
@@ -106,6 +108,7 @@ def ppo_learner(config: PPOConfig, policy: Policy) -> GradientLearner[PolicyBatc
         total_steps=config.iterations * config.update.epochs * config.update.minibatches,
         head=policy.critic.trained() if policy.critic is not None else (),
         head_lr_scale=config.update.critic_lr_scale,
+        **tells,
     )
 
 

@@ -53,6 +53,7 @@ def run_reward(bench: Workbench) -> dict[str, Any]:
         total_steps=total_steps(config, mixture.epoch_size),
         head=(*model.head_weights, *task.thresholds),
         head_lr_scale=config.head_lr_scale,
+        **bench.tells(renderer),
     )
     engines = RewardEngines(
         learner=learner,
@@ -76,7 +77,8 @@ def run_reward(bench: Workbench) -> dict[str, Any]:
             stage=bench.stage,
             draws=bench.draws,
             console=bench.console,
-        )
+        ),
+        learner,
     )
 
 

@@ -36,7 +36,7 @@ def run_sft(bench: Workbench) -> dict[str, Any]:
 
     policy = _scratch_policy(bench, renderer.codec) if scratch else bench.models.trained_policy(base)
     steps = total_steps(config, loaded.mixture.epoch_size)
-    learner = GradientLearner[Texts]("sft", policy, sft_loss, config, total_steps=steps)
+    learner = GradientLearner[Texts]("sft", policy, sft_loss, config, total_steps=steps, **bench.tells(renderer))
     export = bench.models.export_policy(policy, renderer, base)
     return bench.lead(
         lambda: train_sft(
@@ -49,7 +49,8 @@ def run_sft(bench: Workbench) -> dict[str, Any]:
             stage=bench.stage,
             draws=bench.draws,
             console=bench.console,
-        )
+        ),
+        learner,
     )
 
 

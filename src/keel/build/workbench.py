@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from keel.build.rewards import function_scorer, model_scorer, service_scorer
 from keel.build.shelf import Shelf
@@ -17,6 +17,7 @@ from keel.data.load import Labelled, Loaded, Mixed, load
 from keel.data.reasons import Check
 from keel.dist import crew
 from keel.engines.base import Sampler, Scorer
+from keel.engines.learner import GradientLearner
 from keel.engines.sampler import make_sampler
 from keel.engines.scorers import FunctionScorer, WeightedScorer
 from keel.errors import UserError
@@ -148,8 +149,11 @@ class Workbench:
                 f"{self.stage.name}: {name}: {fits.num_cut} prompts lose their oldest tokens to fit {fits.room}."
             )
 
-    def lead(self, stage: Callable[[], T]) -> T:
-        """Every engine is made: what does not train is spread over the processes, and the leader walks the stage."""
+    def lead(self, stage: Callable[[], T], learner: GradientLearner[Any] | None = None) -> T:
+        """Every engine is made: what does not train is spread over the processes, and the leader walks the stage.
+
+        `learner` is what trains in it.
+        """
         self.led = True
         crew.agree(None)
         self.models.spread()
@@ -186,6 +190,10 @@ class Workbench:
             trust_remote_code=self.recipe.model.trust_remote_code,
             say=self._warn,
         )
+
+    def tells(self, renderer: Renderer) -> dict[str, Any]:
+        """How a learner of this stage speaks of what goes wrong."""
+        return {"say": self.console.say, "decode": renderer.codec.hf.decode}
 
     def _warn(self, text: str) -> None:
         self.console.say(f"{self.stage.name}: {text}")

@@ -10,6 +10,7 @@ from keel.cli.chat import chat
 from keel.cli.compare import compare
 from keel.cli.data import data_app
 from keel.cli.data_audit import audit
+from keel.cli.debug import debug_app
 from keel.cli.demo import demo
 from keel.cli.doctor import doctor
 from keel.cli.evaluate import evaluate
@@ -21,7 +22,7 @@ from keel.cli.run import add_stage_commands, run
 from keel.cli.schema import schema
 from keel.cli.serve import serve
 from keel.cli.verify import verify
-from keel.dist.launcher import LOST, USER_ERROR, Dismissed, Lost, leads
+from keel.dist.launcher import LOST, USER_ERROR, Dismissed, Fallen, Lost, leads
 from keel.errors import UserError
 
 app = typer.Typer(
@@ -48,6 +49,7 @@ app.command()(compare)
 app.command()(verify)
 data_app.command(no_args_is_help=True)(audit)
 app.add_typer(data_app, name="data")
+app.add_typer(debug_app, name="debug")
 
 
 def main() -> None:
@@ -57,6 +59,9 @@ def main() -> None:
     except Lost as error:
         print(f"keel: {error}", file=sys.stderr)
         sys.exit(LOST)
+    except Fallen as error:  # whichever process it is: no other knows why
+        print(f"keel: {error}", file=sys.stderr)
+        sys.exit(USER_ERROR)
     except UserError as error:
         if leads():
             from keel.cli.console import printable  # rich, where a mistake is to be told

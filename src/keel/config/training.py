@@ -21,6 +21,12 @@ class OptimConfig(Config):
     weight_decay: float = Field(0.0, ge=0)
     betas: tuple[_Decay, _Decay] = (0.9, 0.95)
     max_grad_norm: float = Field(1.0, gt=0)
+    skip_faults: int = Field(
+        0,
+        ge=0,
+        description="minibatches of the whole stage that may be left out because their loss or gradient is not finite; "
+        "one more ends it",
+    )
 
 
 class TrainingConfig(OptimConfig):

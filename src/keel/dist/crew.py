@@ -17,7 +17,7 @@ from functools import wraps
 from typing import Any, Concatenate, Generic, ParamSpec, TypeVar
 from weakref import WeakKeyDictionary, ref
 
-from keel.dist.launcher import Dismissed
+from keel.dist.launcher import Dismissed, Fallen
 from keel.dist.world import everyone, from_leader, world
 from keel.errors import UserError
 
@@ -110,7 +110,8 @@ def lead(main: Callable[[], T]) -> T:
     try:
         result = main()
     except BaseException as error:
-        if not getattr(error, _TOLD, False):  # by a lead inside this one: then nobody listens any more
+        # by a lead inside this one, or because they wait for what this process cannot give: nobody listens any more
+        if not getattr(error, _TOLD, False) and not isinstance(error, Fallen):
             with suppress(AttributeError):
                 setattr(error, _TOLD, True)
             with suppress(RuntimeError):  # they are gone, which the error may well be about

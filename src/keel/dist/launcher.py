@@ -22,6 +22,10 @@ class Lost(UserError):
     """Another process of the run has ended, and this one cannot go on."""
 
 
+class Fallen(Exception):
+    """This process cannot go on, in the midst of what all do together: it ends by itself, and takes the job with it."""
+
+
 def launched() -> int:
     """How many processes a launcher such as torchrun says there are; 1 without one."""
     return int(os.environ.get("WORLD_SIZE", "1"))

@@ -10,6 +10,7 @@ from typing import Any, Protocol, TypeVar
 from torch import Tensor
 
 from keel.config.sampling import SamplingConfig
+from keel.errors import UserError
 from keel.records import PromptItem, Samples, Scores, Sequences
 from keel.seeds import Draws
 from keel.tally import Tally
@@ -83,6 +84,41 @@ class Weighted(Protocol):
     def weight(self) -> float: ...
 
 
+@dataclass(frozen=True)
+class Suspect:
+    """Rows that stay together, looked at without the others of their micro-batch: loss or gradient is not finite."""
+
+    batch: int  # which of the fault's micro-batches
+    rows: tuple[int, ...]  # in it
+    tokens: tuple[tuple[int, ...], ...]  # of each row
+    texts: tuple[str, ...]
+    loss: float
+    gradient_norm: float
+    where: str  # what was the first to be not finite; empty where that is the loss itself
+    numbers: Mapping[str, float]  # the loss's statistics, and of each field what is furthest from 0, or not finite
+
+
+class NumericalFault(UserError):
+    """A loss or a gradient that is not finite, met before the weights moved."""
+
+    def __init__(
+        self,
+        sentence: str,
+        *,
+        problem: str,
+        batches: Sequence[Any],
+        denominator: float,
+        suspects: Sequence[Suspect] = (),
+        weights: Sequence[str] = (),
+    ) -> None:
+        super().__init__(sentence)
+        self.problem = problem  # what is not finite
+        self.batches = tuple(batches)  # the micro-batches at fault
+        self.denominator = denominator  # of the whole minibatch
+        self.suspects = tuple(suspects)  # empty where each row alone is finite
+        self.weights = tuple(weights)  # names of those that are not finite themselves
+
+
 B_contra = TypeVar("B_contra", bound=Weighted, contravariant=True)
 
 
@@ -97,8 +133,13 @@ class Learner(Protocol[B_contra]):
     def step(self, batches: Sequence[B_contra], check: Callable[[Tally], None] | None = None) -> Tally:
         """One optimiser step on a minibatch, given as micro-batches.
 
-        `check` sees the minibatch's statistics before the weights move, and may raise.
+        `check` sees the minibatch's statistics before the weights move, and may raise. Raises NumericalFault before
+        they move if the loss or the gradient is not finite.
         """
+        ...
+
+    def skip(self) -> None:
+        """Leave a minibatch out: the weights stay, the schedule goes on as if a step had been taken."""
         ...
 
     def measure(self, batches: Sequence[B_contra]) -> Tally:

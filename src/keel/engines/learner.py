@@ -13,9 +13,11 @@ from torch import Tensor, nn
 from keel.config.training import OptimConfig
 from keel.dist.crew import enrol, shares, together
 from keel.dist.fsdp import clip_gradients, gathered, shard, sum_gradients
+from keel.dist.launcher import Fallen
 from keel.dist.shards import read_shards, stored, write_shards
 from keel.dist.world import everyone, world
-from keel.engines.base import Weighted
+from keel.engines.base import NumericalFault, Suspect, Weighted
+from keel.engines.faults import Finding, examine, not_finite, out_of_memory
 from keel.engines.losses import Loss
 from keel.engines.optim import (
     TrainedWeights,
@@ -26,17 +28,32 @@ from keel.engines.optim import (
     optimiser_tensors,
     set_rate,
 )
-from keel.errors import UserError
+from keel.errors import UserError, first_line
+from keel.microbatches import cut, extremes_of, padded_tokens, part_of, tokens_of, units_of
 from keel.tally import Tally
 
 B = TypeVar("B", bound=Weighted)
+
+_NAMED = 8  # rows of a fault that are looked for
+
+
+class _NotFinite(UserError):
+    """The loss of some micro-batches, or the gradient of all together."""
+
+    def __init__(self, problem: str, seen: Tally, batches: Sequence[int] | None = None) -> None:
+        super().__init__(problem)
+        self.problem = problem
+        self.seen = seen
+        self.batches = batches  # their numbers; None: any of them
 
 
 class GradientLearner(Generic[B]):
     """Owns a module's weights, AdamW and its schedule over `total_steps`.
 
     The loss of a minibatch is divided by the weight of the *whole* minibatch, so the cut into micro-batches
-    changes nothing but memory. Dropout stays off: what is sampled, scored and trained is one function.
+    changes nothing but memory: where that runs out, micro-batches are cut in two until the step fits, and `say` is
+    told. Dropout stays off: what is sampled, scored and trained is one function. `decode` makes text of token ids, to
+    name a row.
     """
 
     def __init__(
@@ -49,6 +66,8 @@ class GradientLearner(Generic[B]):
         total_steps: int,
         head: Collection[nn.Parameter] = (),
         head_lr_scale: float = 1.0,
+        say: Callable[[str], None] = lambda text: None,
+        decode: Callable[[Sequence[int]], str] = str,
     ) -> None:
         new = {id(weight) for weight in head}
         names = {name for name, weight in module.named_parameters() if id(weight) in new}
@@ -61,6 +80,9 @@ class GradientLearner(Generic[B]):
         self.weights = TrainedWeights(module)
         self.optimiser = make_optimiser(self.weights, config, head=names, head_lr_scale=head_lr_scale)
         self._steps = 0
+        self._say = say
+        self._decode = decode
+        self._budget: int | None = None  # padded tokens a micro-batch, once memory has run out
         enrol(self)
 
     @property
@@ -70,35 +92,95 @@ class GradientLearner(Generic[B]):
     def step(self, batches: Sequence[B], check: Callable[[Tally], None] | None = None) -> Tally:
         """One optimiser step on a minibatch.
 
-        Raises UserError before the weights move if the gradient is not finite. Whatever raises leaves no gradient.
+        Raises NumericalFault before the weights move if a loss or the gradient is not finite. Whatever raises leaves
+        no gradient.
         """
+        denominator = sum(batch.weight for batch in batches)
+        parts: list[B] = list(batches)
         try:
-            tally = self._gradients(batches)
+            parts, tally = self._within_memory(parts, denominator)
             if check is not None:
                 check(tally)
             return self._take(tally)
+        except _NotFinite as found:
+            self._drop()
+            raise self._fault(found, parts, denominator) from None
         except BaseException:
             self._drop()
             raise
 
+    def _within_memory(self, batches: list[B], denominator: float) -> tuple[list[B], Tally]:
+        """The gradients of the micro-batches, cut until they fit: those parts, and their statistics.
+
+        Raises UserError where not even one row fits, or those that stay together.
+        """
+        while True:
+            if self._budget is not None:
+                batches = [part for batch in batches for part in cut(batch, self._budget)]
+            try:
+                return batches, self._gradients(batches, denominator)
+            except (RuntimeError, MemoryError) as error:
+                if not out_of_memory(error):
+                    raise
+                reason = first_line(error)
+            self._drop()  # when the error is gone, which holds on to what was computed
+            if torch.cuda.is_available():
+                torch.cuda.empty_cache()
+            self._halve(batches, reason)
+
+    def _halve(self, batches: Sequence[B], reason: str) -> None:
+        """Lower the budget until it cuts one of the micro-batches at least."""
+        if all(len(units_of(batch)) == 1 for batch in batches):
+            raise UserError(
+                f"{self.name}: out of memory in step {self._steps + 1} with one row at a time ({reason}); lower "
+                "max_tokens or max_new_tokens, set model.gradient_checkpointing: true, or take a smaller model"
+            )
+        self._budget = max(padded_tokens(batch) for batch in batches) // 2
+        while not any(len(cut(batch, self._budget)) > 1 for batch in batches):
+            self._budget //= 2
+        self._say(
+            f"{self.name}: warning: out of memory in step {self._steps + 1} ({reason}); it is repeated with at most "
+            f"{self._budget} padded tokens a micro-batch, and so is all that follows in this stage. The result is the "
+            f"same; token_budget: {self._budget} spares the attempt."
+        )
+
     @together
-    def _gradients(self, batches: Sequence[B]) -> Tally:
-        """Every process's share of the micro-batches; the statistics of all."""
-        denominator = sum(batch.weight for batch in batches)
+    def _gradients(self, batches: Sequence[B], denominator: float) -> Tally:
+        """Every process's share of the micro-batches; the statistics of all. Raises _NotFinite, in all of them."""
         tally = Tally()
-        for batch, counts in _share(batches):
-            loss, statistics = self.loss(self.module, batch, denominator)
-            torch.autograd.backward(loss if counts else 0.0 * loss)
+        bad: list[int] = []
+        for index, counts in _share(batches):
+            try:
+                loss, statistics = self.loss(self.module, batches[index], denominator)
+                torch.autograd.backward(loss if counts else 0.0 * loss)
+            except (RuntimeError, MemoryError) as error:
+                if out_of_memory(error) and world().size > 1:  # the others wait in the midst of this micro-batch
+                    raise Fallen(self._out_of_memory(error)) from error
+                raise
             if counts:
                 tally.merge(statistics)
-        return _merged(tally)
+                if not math.isfinite(float(loss.detach())):
+                    bad.append(index)
+        tally = _merged(tally)
+        bad = sorted(index for mine in everyone(bad) for index in mine)
+        if bad:
+            raise _NotFinite("loss", tally, bad)
+        return tally
+
+    def _out_of_memory(self, error: Exception) -> str:
+        return (
+            f"process {world().rank} of {world().size} ran out of memory in a step of {self.name} "
+            f"({first_line(error)}); lower its token_budget, which changes nothing else, and start again: the run goes "
+            "on from its last checkpoint"
+        )
 
     @together
     def _take(self, tally: Tally) -> Tally:
         """The step itself, with what it was added to the statistics."""
         sum_gradients(self.weights.named.values())
         norm = clip_gradients(self.weights.named.values(), self.config.max_grad_norm)
-        self._require_finite(tally, norm)
+        if not math.isfinite(norm):
+            raise _NotFinite("gradient", tally)
         rate = learning_rate(self.config, self._steps, self.total_steps)
         set_rate(self.optimiser, rate)
         self.optimiser.step()
@@ -119,9 +201,9 @@ class GradientLearner(Generic[B]):
         """The loss's statistics without learning."""
         tally = Tally()
         with gathered(self.module):
-            for batch, counts in _share(batches):
+            for index, counts in _share(batches):
                 if counts:
-                    tally.merge(self.loss(self.module, batch, batch.weight)[1])
+                    tally.merge(self.loss(self.module, batches[index], batches[index].weight)[1])
         return _merged(tally)
 
     @together
@@ -149,24 +231,84 @@ class GradientLearner(Generic[B]):
         load_optimiser(self.weights, self.optimiser, moments)
         self._steps = steps
 
-    def _require_finite(self, tally: Tally, norm: float) -> None:
-        if math.isfinite(norm):
-            return
-        values = ", ".join(f"{key} {value:.4g}" for key, value in tally.means().items())
-        raise UserError(
-            f"{self.name}: the gradient of step {self._steps + 1} is not finite ({values}); the weights were left "
-            "as they were. Lower the learning rate, or look for extreme scores in the data"
+    @together
+    def skip(self) -> None:
+        """Leave a minibatch out: it counts in the schedule as a step that was taken."""
+        self._steps += 1
+
+    @together
+    def look(self, batch: B, denominator: float) -> Finding:
+        """What a micro-batch gives, and what of it is not finite; no weight moves, and no gradient stays."""
+        try:
+            return examine(self.module, self.loss, batch, denominator, self._norm, self.weights.named)
+        finally:
+            self.optimiser.zero_grad()
+
+    def suspects(self, batch: B, number: int, denominator: float, most: int | None = None) -> list[Suspect]:
+        """What each of the smallest parts of micro-batch `number` gives, or of the first `most` that are not finite."""
+        found: list[Suspect] = []
+        for rows in units_of(batch):
+            part = part_of(batch, rows)
+            finding = self.look(part, denominator)
+            if most is not None and finding.finite:
+                continue
+            tokens = tuple(tokens_of(batch, row) for row in rows)
+            suspect = Suspect(
+                batch=number,
+                rows=tuple(rows),
+                tokens=tokens,
+                texts=tuple(self._decode(one) if one else "" for one in tokens),
+                loss=finding.loss,
+                gradient_norm=finding.gradient_norm,
+                where=finding.where,
+                numbers={**extremes_of(part), **finding.statistics},
+            )
+            found.append(suspect)
+            if len(found) == most:
+                break
+        return found
+
+    def _norm(self) -> float:
+        """Of the gradients of all processes, each of which has computed the same."""
+        sum_gradients(self.weights.named.values())
+        return clip_gradients(self.weights.named.values(), math.inf) / world().size
+
+    @together
+    def _weights_not_finite(self) -> list[str]:
+        """By name; frozen ones too."""
+        return sorted(set().union(*everyone(not_finite(dict(self.module.named_parameters())))))
+
+    def _fault(self, found: _NotFinite, batches: Sequence[B], denominator: float) -> NumericalFault:
+        """Which micro-batches it was, and which of their rows: each is looked at alone, as far as is needed."""
+        numbers = range(len(batches)) if found.batches is None else found.batches
+        guilty: list[B] = []
+        suspects: list[Suspect] = []
+        for number in numbers:
+            if len(suspects) == _NAMED:
+                break
+            if found.batches is not None or not self.look(batches[number], denominator).finite:
+                suspects += self.suspects(batches[number], len(guilty), denominator, _NAMED - len(suspects))
+                guilty.append(batches[number])
+        values = ", ".join(f"{key} {value:.4g}" for key, value in found.seen.means().items())
+        return NumericalFault(
+            f"{self.name}: the {found.problem} of step {self._steps + 1} is not finite ({values}); the weights were "
+            "left as they were",
+            problem=found.problem,
+            batches=guilty or batches,
+            denominator=denominator,
+            suspects=suspects,
+            weights=self._weights_not_finite(),
         )
 
 
-def _share(batches: Sequence[B]) -> Iterator[tuple[B, bool]]:
+def _share(batches: Sequence[Weighted]) -> Iterator[tuple[int, bool]]:
     """This process's micro-batches, and as many that do not count as make all processes equal: they meet in each."""
     taken = shares([batch.weight for batch in batches])
     for index in taken[world().rank]:
-        yield batches[index], True
+        yield index, True
     spare = max(map(len, taken)) - len(taken[world().rank])
     for _ in range(spare):
-        yield min(batches, key=lambda batch: batch.weight), False
+        yield min(range(len(batches)), key=lambda index: batches[index].weight), False
 
 
 def _merged(tally: Tally) -> Tally:

@@ -240,14 +240,15 @@ def _moved(batch: PolicyBatch, device: torch.device) -> PolicyBatch:
     leash, importance = batch.leash, batch.importance
     if leash is not None:
         leash = replace(leash, ref_logprobs=leash.ref_logprobs.to(device), baseline=leash.baseline.to(device))
-    return PolicyBatch(
-        to_device(batch.sequences, device),
-        batch.old_logprobs.to(device),
-        batch.old_values.to(device),
-        batch.advantages.to(device),
-        batch.returns.to(device),
-        None if importance is None else importance.to(device),
-        leash,
+    return replace(
+        batch,
+        sequences=to_device(batch.sequences, device),
+        old_logprobs=batch.old_logprobs.to(device),
+        old_values=batch.old_values.to(device),
+        advantages=batch.advantages.to(device),
+        returns=batch.returns.to(device),
+        importance=None if importance is None else importance.to(device),
+        leash=leash,
     )
 
 

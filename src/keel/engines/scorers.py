@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -13,7 +14,8 @@ from keel.dist.crew import each_its_own, enrol, shares, together
 from keel.dist.fsdp import gathered
 from keel.dist.world import world
 from keel.engines.base import Scorer
-from keel.errors import UserError
+from keel.engines.faults import out_of_memory
+from keel.errors import UserError, first_line
 from keel.functional.ensembles import combine_scores
 from keel.models.ensemble import RewardEnsemble
 from keel.models.policy import Policy
@@ -61,7 +63,7 @@ class PolicyScorer:
 
         result = torch.zeros((*sequences.response_mask.shape, len(asked)))
         with gathered(self.policy):
-            for rows, part in _by_row_groups(sequences, self.token_budget, forward):
+            for rows, part in _by_row_groups(sequences, self, forward):
                 result[torch.tensor(rows), : part.shape[1]] = part
         return result
 
@@ -158,7 +160,7 @@ class RewardModelScorer:
             return scores.cpu()
 
         with gathered(self.model):
-            found = list(_by_row_groups(sequences, self.token_budget, forward))
+            found = list(_by_row_groups(sequences, self, forward))
         order = torch.tensor([row for rows, _ in found for row in rows])
         return torch.cat([part for _, part in found]).reshape(len(order), -1)[order.argsort()]
 
@@ -222,16 +224,43 @@ class WeightedScorer:
         return Scores(total=total, parts=parts, cut=cut, members=members)
 
 
+class _Budgeted(Protocol):
+    token_budget: int  # padded tokens a forward
+
+
 def _by_row_groups(
-    sequences: Sequences, token_budget: int, forward: Callable[[Sequence[int]], Tensor]
+    sequences: Sequences, scorer: _Budgeted, forward: Callable[[Sequence[int]], Tensor]
 ) -> list[tuple[list[int], Tensor]]:
-    """`forward` of all rows, in groups within the token budget; each process takes its share of the rows."""
+    """`forward` of all rows, in groups within the scorer's budget; each process takes its share of the rows.
+
+    Where memory runs out the budget becomes half of what was too much. Raises UserError where one row is.
+    """
     lengths = sequences.lengths.tolist()
 
+    def groups_of(rows: Sequence[int]) -> list[list[int]]:
+        groups = cut_by_tokens([lengths[row] for row in rows], scorer.token_budget)
+        return [[rows[index] for index in group] for group in groups]
+
     def mine() -> list[tuple[list[int], Tensor]]:
-        rows = shares(lengths)[world().rank]
-        groups = cut_by_tokens([lengths[row] for row in rows], token_budget)
-        return [(chosen, forward(chosen)) for group in groups for chosen in [[rows[index] for index in group]]]
+        found: list[tuple[list[int], Tensor]] = []
+        waiting = groups_of(shares(lengths)[world().rank])
+        while waiting:
+            group = waiting[0]
+            try:
+                found.append((group, forward(group)))
+                del waiting[0]
+                continue
+            except (RuntimeError, MemoryError) as error:
+                if not out_of_memory(error):
+                    raise
+                if len(group) == 1:
+                    raise UserError(
+                        f"out of memory while one text of {lengths[group[0]]} tokens was scored "
+                        f"({first_line(error)}); lower max_new_tokens or the length of prompts, or take a smaller model"
+                    ) from error
+            scorer.token_budget = len(group) * max(lengths[row] for row in group) // 2
+            waiting = groups_of([row for rows in waiting for row in rows])
+        return found
 
     return [one for part in each_its_own(mine) for one in part]
 

@@ -61,6 +61,7 @@ def train_direct(
         engines.learner,
         mixture=mixture_of(groups, weights),
         batches=lambda rows: engines.batches([groups[row] for row in rows]),
+        tokens=lambda row: (text.tokens for judged in groups[row] for text in judged.rows),
         validate=validate,
         stage=stage,
         draws=draws,

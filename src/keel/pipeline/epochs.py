@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from typing import TypeVar
 
 from keel.config.training import TrainingConfig
 from keel.data.mix import Mixture
 from keel.engines.base import Learner, Weighted
+from keel.pipeline.faults import Guard
 from keel.runs.checkpoint import Snapshot
 from keel.runs.console import Console
 from keel.runs.run import StageRun
@@ -37,6 +39,7 @@ def train_epochs(
     *,
     mixture: Mixture,
     batches: Callable[[Sequence[int]], list[B]],
+    tokens: Callable[[int], Iterable[Sequence[int]]],
     validate: Callable[[], Tally],
     stage: StageRun,
     draws: Draws,
@@ -46,8 +49,8 @@ def train_epochs(
     """Train from the last checkpoint (or the start) to the end; logs the learner's metrics, `time/step_seconds` and
     `time/validation_seconds`. A callback may end it early.
 
-    `mixture` says how often each row is met, `batches(rows)` gives the micro-batches of the given row numbers, `shown`
-    names the metrics of the progress line.
+    `mixture` says how often each row is met, `batches(rows)` gives the micro-batches of the given row numbers,
+    `tokens(row)` the ids of all texts of one, `shown` names the metrics of the progress line.
     """
     num_rows = mixture.epoch_size
     total = total_steps(config, num_rows)
@@ -56,12 +59,14 @@ def train_epochs(
     if snapshot is not None:
         learner.read(snapshot.path, snapshot.step)
     stopped = snapshot is not None and snapshot.state["stopped"]
+    skipped = 0 if snapshot is None else snapshot.state.get("skipped", 0)
+    guard = Guard(learner, stage, console, limit=config.skip_faults, skipped=skipped)
     latest: dict[str, float] = {}
     for step in range(learner.steps, learner.steps if stopped else total):
         started = time.perf_counter()
         start = step * config.batch
         rows = mixture.batch(draws, "order", batch=min(config.batch, rows_in_all - start), start=start)
-        metrics = learner.step(batches(rows)).means()
+        metrics = guard.step(batches(rows), partial(_known, rows, tokens)).means()
         done = step + 1
         metrics["time/step_seconds"] = time.perf_counter() - started
         if done % config.validate_every == 0 or done == total:
@@ -77,7 +82,8 @@ def train_epochs(
             or leaving
         ):
             short = rows_in_all if done * config.batch > rows_in_all else None
-            stage.checkpoint(done, {"rows_if_short": short, "stopped": stage.stopping}, learner.write)
+            state = {"rows_if_short": short, "stopped": stage.stopping, "skipped": guard.skipped}
+            stage.checkpoint(done, state, learner.write)
         latest |= metrics
         console.progress(stage.name, done, total, {name: latest[name] for name in shown if name in latest})
         if stage.stopping:
@@ -86,6 +92,12 @@ def train_epochs(
             stage.leave(done)
     if learner.steps < total:
         console.say(f"{stage.name}: ended after {learner.steps} of {total} steps: a callback asked for it.")
+
+
+def _known(rows: Sequence[int], tokens: Callable[[int], Iterable[Sequence[int]]], ids: tuple[int, ...]) -> str:
+    """Which of the minibatch's rows has a text of those ids."""
+    found = [row for row in dict.fromkeys(rows) if any(tuple(text) == ids for text in tokens(row))]
+    return f"row {found[0] + 1} of the training data" if found else ""
 
 
 def _restore(stage: StageRun, rows_in_all: int) -> Snapshot | None:

@@ -20,6 +20,7 @@ from keel.errors import UserError
 from keel.functional.masked import whiten
 from keel.functional.policy import importance_weights
 from keel.pipeline.credit import baseline, estimate_advantages, label_pairs, leash_in_loss, shape
+from keel.pipeline.faults import Guard
 from keel.pipeline.guards import (
     RATIO_TOLERANCE,
     require_ends,
@@ -68,6 +69,7 @@ def train_ppo(
     """
     planned = partial(_planned, prompts, mixture, config, draws=draws)
     state = _restore(config, stage, engines) or _begin(config, held_out, engines, stage, console)
+    guard = Guard(engines.learner, stage, console, limit=config.update.skip_faults, skipped=state.skipped)
     while state.iteration < config.iterations and not state.stopped:
         started = time.perf_counter()
         rollout = collect_rollout(engines.actors, *planned(state.iteration), per_prompt=config.per_prompt)
@@ -86,7 +88,8 @@ def train_ppo(
             if config.advantage.whitens:
                 advantages = whiten(advantages, rollout.response_mask)
             credit = Credit(advantages, returns, leash_in_loss(rollout, state.kl_coef, config.kl))
-        tally = update(config.update, engines, rollout, credit, state.iteration, draws)
+        tally = update(config.update, engines, rollout, credit, state.iteration, draws, guard)
+        state = replace(state, skipped=guard.skipped)
 
         metrics = rollout_metrics(rollout, rewards, None if config.critic == "none" else credit.returns) | tally.means()
         metrics |= {"objective/kl_coef": state.kl_coef} | _times(started, sampled, rollout)
@@ -128,13 +131,18 @@ def update(
     credit: Credit,
     iteration: int,
     draws: Draws,
+    guard: Guard[PolicyBatch] | None = None,
 ) -> Tally:
     """Epochs x minibatches x micro-batches of the loss on one rollout; its statistics.
+
+    With a `guard` a minibatch may be left out.
 
     Raises UserError before the first weight moves if the ratio to the policy that sampled is not 1.
     """
     tally = Tally()
+    step = engines.learner.step if guard is None else partial(guard.step, known=partial(_known, rollout))
     units = _units(rollout, credit)
+    moved = False
     size = len(units) // config.minibatches
     for epoch in range(config.epochs):
         order = draws.permutation("minibatches", len(units), iteration=iteration * config.epochs + epoch)
@@ -142,20 +150,30 @@ def update(
         for start in range(0, len(order), size):
             chosen = [units[number] for number in order[start : start + size].tolist()]
             batches = policy_batches(rollout, credit, chosen, config)
-            first = epoch == 0 and start == 0
             check = (
-                (lambda seen: require_unit_ratio(seen, rollout, engines.explain_ratio, engines.ratio_tolerance))
-                if first
-                else None
+                None
+                if moved
+                else (lambda seen: require_unit_ratio(seen, rollout, engines.explain_ratio, engines.ratio_tolerance))
             )
-            in_epoch.merge(engines.learner.step(batches, check))
-            if first:
-                tally.add("ppo/policy/first_ratio_gap", in_epoch.extremes["ppo/policy/ratio_gap"])
+            in_epoch.merge(step(batches, check=check))
+            gap = in_epoch.extremes.get("ppo/policy/ratio_gap")
+            if not moved and gap is not None:  # else what came first was left out
+                tally.add("ppo/policy/first_ratio_gap", gap)
+                moved = True
         tally.merge(in_epoch)
-        if config.stop_at_kl is not None and in_epoch.means()["ppo/policy/approxkl"] > config.stop_at_kl:
+        if config.stop_at_kl is not None and in_epoch.means().get("ppo/policy/approxkl", 0.0) > config.stop_at_kl:
             break
     tally.add("ppo/epochs", epoch + 1)
     return tally
+
+
+def _known(rollout: Rollout, ids: tuple[int, ...]) -> str:
+    """Which response of the rollout has these ids, prompt included."""
+    lengths = rollout.sequences.lengths.tolist()
+    for row, (tokens, length) in enumerate(zip(rollout.sequences.tokens.tolist(), lengths, strict=True)):
+        if tuple(tokens[:length]) == ids:
+            return f"row {row} of the rollout, score {float(rollout.scores.total[row]):.4g}"
+    return ""
 
 
 def _units(rollout: Rollout, credit: Credit) -> list[list[int]]:
@@ -189,7 +207,8 @@ def policy_batches(
             sampled = take_tokens(rollout.sampler_logprobs, sequences, part)
             mask = take_tokens(rollout.response_mask, sequences, part)
             importance = importance_weights(logprobs, sampled, mask, cap=config.importance_cap, ratio=config.ratio)
-        batches.append(PolicyBatch(take(sequences, part), logprobs, values, advantages, returns, importance, leash))
+        taught = (take(sequences, part), logprobs, values, advantages, returns, importance, leash)
+        batches.append(PolicyBatch(*taught, paired=credit.pairs is not None))
     return batches
 
 

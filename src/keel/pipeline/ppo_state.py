@@ -33,6 +33,7 @@ class PPOState:
     best_iteration: int | None = None
     best_objective: float | None = None
     evaluations_since_best: int = 0
+    skipped: int = 0  # minibatches left out, because their loss or gradient was not finite
     stopped: str = ""  # why the run ended before its last iteration
 
     @property

@@ -87,6 +87,7 @@ def train_reward(
         engines.learner,
         mixture=mixture_of(groups, weights),
         batches=lambda rows: microbatches([groups[row] for row in rows], config.token_budget, engines.collate),
+        tokens=lambda row: (text.tokens for judged in groups[row] for text in judged.rows),
         validate=lambda: validate(config, engines, held_out.judgements),
         stage=stage,
         draws=draws,

@@ -2,14 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
+from torch import Tensor
 
 from keel.config.sampling import SamplingConfig
 from keel.engines.base import DrawKey, Sampler, Scorer, TokenScorer
+from keel.errors import UserError
 from keel.records import PromptItem, Rollout
+from keel.user_functions import place
+
+_SPELLED = 3  # responses that a sentence names
+
+
+class RolloutFault(UserError):
+    """Responses of which a score, a log-probability or a value is not finite: nothing can be learned from them."""
+
+    def __init__(self, rollout: Rollout, rows: Mapping[int, str]) -> None:
+        named = "; ".join(list(rows.values())[:_SPELLED])
+        more = f"; and {len(rows) - _SPELLED} more" if len(rows) > _SPELLED else ""
+        super().__init__(
+            f"{len(rows)} of {len(rollout.sequences)} responses have numbers that are not finite: {named}{more}"
+        )
+        self.rollout = rollout
+        self.rows = rows  # what of which is not finite
 
 
 @dataclass(frozen=True)
@@ -32,6 +50,8 @@ def collect_rollout(
     minibatch of the update holds them to the learner's own forward); so do its values, where it has them. Where it is
     not `exact` (bfloat16, a server) one forward of the learner gives both, and the sampler's log-probabilities are
     kept beside them: they are those of an older policy where the samples lag.
+
+    Raises RolloutFault where a number is not finite.
     """
     samples = actors.sampler.sample(prompts, sampling, key)
     assert samples.logprobs is not None, "the configuration refuses truncated sampling here"
@@ -40,7 +60,7 @@ def collect_rollout(
     else:
         logprobs = samples.logprobs
         values = actors.policy.values(samples.sequences) if samples.values is None else samples.values
-    return Rollout(
+    rollout = Rollout(
         samples=samples,
         logprobs=logprobs,
         ref_logprobs=actors.reference.logprobs(samples.sequences),
@@ -50,3 +70,32 @@ def collect_rollout(
         policy_version=key.iteration - samples.lag,
         sampler_logprobs=None if actors.exact else samples.logprobs,
     )
+    faults = not_finite(rollout)
+    if faults:
+        raise RolloutFault(rollout, faults)
+    return rollout
+
+
+def not_finite(rollout: Rollout) -> dict[int, str]:
+    """By row what of the response is not finite, in the words of a sentence. A reward's NaN is no opinion."""
+    samples, mask = rollout.samples, rollout.response_mask
+    by_token: dict[str, Tensor | None] = {
+        "log-probability": rollout.logprobs,
+        "log-probability under the sampler": rollout.sampler_logprobs,
+        "log-probability under the reference": rollout.ref_logprobs,
+        "value": rollout.values,
+    }
+    parts = {"score": rollout.scores.total, **{f"reward {name}": part for name, part in rollout.scores.parts.items()}}
+    found: dict[int, list[str]] = {}
+    for name, scores in parts.items():
+        bad = scores.isinf() if name != "score" else ~scores.isfinite()
+        for row in bad.nonzero().flatten().tolist():
+            found.setdefault(row, []).append(f"{name} {float(scores[row]):g}")
+    for name, tokens in by_token.items():
+        bad = torch.zeros_like(mask) if tokens is None else mask & ~tokens.isfinite()
+        for row in bad.any(dim=1).nonzero().flatten().tolist():
+            found.setdefault(row, []).append(f"a {name} {float(tokens[row][bad[row]][0]):g}")  # type: ignore[index]
+    return {
+        row: f"{place(row, samples.prompts[row].text, samples.texts[row])}: {', '.join(found[row])}"
+        for row in sorted(found)
+    }

@@ -49,6 +49,7 @@ def train_sft(
         learner,
         mixture=mixture,
         batches=lambda rows: text_batches([train[row] for row in rows], config.token_budget),
+        tokens=lambda row: [train[row].tokens],
         validate=validate,
         stage=stage,
         draws=draws,

@@ -1,0 +1,121 @@
+"""A step that runs out of memory is repeated in smaller micro-batches, with the same result."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from keel.config.training import OptimConfig
+from keel.engines.learner import GradientLearner
+from keel.errors import UserError
+from keel.microbatches import padded_tokens, units_of
+from keel.tally import Tally
+from tests.engines.helpers import distance
+from tests.invariants.test_microbatches import CASES, NORMAL, Case
+
+ERRORS = {
+    "cuda": torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB"),
+    "cpu": RuntimeError("[enforce fail at alloc_cpu.cpp] DefaultCPUAllocator: can't allocate memory"),
+    "mps": RuntimeError("MPS backend out of memory"),
+    "python": MemoryError(),
+}
+
+
+class Tight:
+    """A loss that has memory for so many padded tokens at a time, and takes some of the gradient before it fails."""
+
+    def __init__(self, loss: Callable[..., Any], room: int, error: Exception = ERRORS["cuda"]) -> None:
+        self.loss = loss
+        self.room = room
+        self.error = error
+        self.seen: list[int] = []
+
+    def __call__(self, module: nn.Module, batch: Any, denominator: float) -> tuple[Tensor, Tally]:
+        self.seen.append(padded_tokens(batch))
+        if padded_tokens(batch) > self.room:
+            raise self.error
+        result: tuple[Tensor, Tally] = self.loss(module, batch, denominator)
+        return result
+
+
+def learner_of(case: Case, loss: Callable[..., Any], say: Callable[[str], None] = print) -> GradientLearner[Any]:
+    return GradientLearner("x", case.module, loss, OptimConfig(lr=1e-3, warmup=0.0), total_steps=9, say=say)
+
+
+def state(learner: GradientLearner[Any]) -> tuple[Tensor, Tensor]:
+    """All weights, and what the optimiser has seen of their gradients."""
+    weights = list(learner.weights.named.values())
+    moments = [learner.optimiser.state[weight]["exp_avg"] for weight in weights if weight in learner.optimiser.state]
+    return tuple(torch.cat([one.detach().double().flatten() for one in part]) for part in (weights, moments or weights))  # type: ignore[return-value]  # of two
+
+
+@pytest.mark.parametrize("kind", CASES)
+def test_the_result_is_that_of_a_step_that_was_not_cut(kind: str) -> None:
+    whole, cut = CASES[kind]("gpt2"), CASES[kind]("gpt2")
+    uncut = learner_of(whole, whole.loss)
+    start, _ = state(uncut)
+    expected = uncut.step(whole.batches(100_000, NORMAL)).means()
+    said: list[str] = []
+    room = max(padded_tokens(one) for one in cut.batches(1, NORMAL))  # for any unit alone
+    tight = Tight(cut.loss, room)
+    learner = learner_of(cut, tight, said.append)
+    assert learner.step(cut.batches(100_000, NORMAL)).means() == pytest.approx(expected, rel=1e-6, abs=1e-9)
+    (weights, moments), (uncut_weights, uncut_moments) = state(learner), state(uncut)
+    assert float((uncut_weights - start).norm()) > 1e-3
+    assert distance(moments, uncut_moments) < 1e-6
+    torch.testing.assert_close(weights, uncut_weights, rtol=0, atol=1e-6)
+    failed = [size for size in tight.seen if size > room]
+    assert len(said) == len(failed) > 0
+
+
+def test_the_smaller_budget_stays_and_is_told() -> None:
+    case, said = CASES["sft"]("gpt2"), list[str]()
+    (batch,) = case.batches(100_000, NORMAL)
+    tight = Tight(case.loss, 40)
+    learner = learner_of(case, tight, said.append)
+    assert padded_tokens(batch) == 8 * 16
+    learner.step([batch])
+    assert [sizes for sizes in tight.seen if sizes > 40] == [128, 64]  # 64, then 32
+    tight.seen.clear()
+    learner.step([batch])
+    assert max(tight.seen) <= 32
+    assert sum(tight.seen) <= 128
+    assert len(said) == 2
+    assert said[1].startswith("x: warning: out of memory in step 1 (CUDA out of memory. Tried to allocate 2.00 GiB); ")
+    assert "at most 32 padded tokens a micro-batch" in said[1]
+    assert "token_budget: 32" in said[1]
+
+
+@pytest.mark.parametrize("error", ERRORS)
+def test_on_every_device(error: str) -> None:
+    case = CASES["sft"]("gpt2")
+    learner = learner_of(case, Tight(case.loss, 64, ERRORS[error]))
+    learner.step(case.batches(100_000, NORMAL))
+    assert learner.steps == 1
+
+
+def test_another_error_is_not_taken_for_it() -> None:
+    case = CASES["sft"]("gpt2")
+    tight = Tight(case.loss, 64, RuntimeError("mat1 and mat2 shapes cannot be multiplied"))
+    with pytest.raises(RuntimeError, match="mat1 and mat2"):
+        learner_of(case, tight).step(case.batches(100_000, NORMAL))
+    assert len(tight.seen) == 1
+
+
+@pytest.mark.parametrize("kind", ["sft", "reward"])
+def test_where_not_even_one_row_fits_it_ends_in_a_sentence(kind: str) -> None:
+    case = CASES[kind]("gpt2")
+    tight = Tight(case.loss, 0)
+    learner = learner_of(case, tight)
+    before = state(learner)
+    (batch,) = case.batches(100_000, NORMAL)
+    with pytest.raises(UserError, match=r"out of memory in step 1 with one row at a time .*gradient_checkpointing"):
+        learner.step([batch])
+    assert min(tight.seen) < padded_tokens(batch) / len(units_of(batch)) * 2
+    assert torch.equal(state(learner)[0], before[0])
+    assert learner.steps == 0
+    assert all(weight.grad is None for weight in case.module.parameters())
