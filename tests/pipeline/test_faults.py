@@ -106,7 +106,8 @@ def test_the_planted_row_is_named_and_saved(factor: float, problem: str, tmp_pat
         train(tmp_path, planted(factor), policy=policy, batch=4, epochs=1, token_budget=8)
     said = str(raised.value)
     assert said.startswith(f"sft: the {problem} of step 1 is not finite (sft/loss ")
-    assert "It comes from row 3 of the training data, '(2, 3, 6, 0)' (4 tokens; " in said
+    first = "the loss" if problem == "loss" else "the norm of the gradients, each of which is finite"
+    assert f"It comes from row 3 of the training data, '(2, 3, 6, 0)' (4 tokens; first not finite: {first}; " in said
     step = tmp_path / "sft" / "faults" / "step-1"
     assert f"`keel debug replay {step}`" in said
     assert sorted(path.name for path in step.parent.iterdir()) == ["step-1"]
@@ -298,8 +299,26 @@ def test_a_planted_response_is_found_in_the_rollout(tmp_path: Path) -> None:
         return bool(rows & planted)
 
     ppo_losses(run, holds)
-    with pytest.raises(UserError, match=r"It comes from row \d of the rollout, score [\d.]+, '\(.*\)' \(\d tokens; "):
+    with pytest.raises(
+        UserError,
+        match=r"It comes from row \d of the rollout, score [\d.]+, '\(.*\)' \(\d tokens; first not finite: the loss; ",
+    ):
         run.train(begin_stage(tmp_path, "ppo"))
     fault = fault_of(tmp_path / "ppo" / "faults" / "step-1")
     assert fault["rows"]
     assert "advantages" in fault["rows"][0]["numbers"]
+
+
+def test_a_policy_whose_logits_are_not_finite_is_saved_with_the_prompts(tmp_path: Path) -> None:
+    run = toy(toy_config(rollout_batch=8), objectives=[0.0] * 5)
+    backbone: Any = run.policy.backbone
+    with torch.no_grad():
+        backbone.lm_head.weight[3, 0] = torch.nan
+    stage = begin_stage(tmp_path, "ppo")
+    sentence = r"8 of 8 responses have .* row 0, prompt 'a b', .*: a log-probability nan"
+    with pytest.raises(UserError, match=sentence), saving_rollouts(stage, run.learner):
+        run.train(stage)
+    (file,) = (tmp_path / "ppo" / "faults" / "step-1" / "batches").iterdir()
+    (first, *_) = run.learner.suspects(read_batch(file), 0, 8.0)
+    assert first.tokens == ((2, 3, 3),)
+    assert first.where == "the output of backbone.lm_head"

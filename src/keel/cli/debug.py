@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+_TEXT = 60  # characters of a row's text
+
 debug_app = typer.Typer(name="debug", help="A closer look at what ended a run.", no_args_is_help=True)
 
 
@@ -23,14 +25,14 @@ def replay(
 ) -> None:
     """Repeat the loss of a step whose numbers were not finite: whole, and row by row. Nothing in the run changes.
 
-    A row's loss is its part of the minibatch's; what was the first to be not finite is the first module whose output
-    was, else the weight nearest to the loss whose gradient was. Needs what the run's recipe names, from where the run
-    was started.
+    A row's loss is its part of the minibatch's. First not finite is the first module whose output is not, else the
+    loss, else the weight nearest to it whose gradient is not. Looks up what the run's recipe names, so call it from
+    where the run was started.
 
     **Example:** `keel debug replay runs/mine/sft/faults/step-7`
     """
     from keel.build.replay import replay as again
-    from keel.cli.console import TerminalConsole
+    from keel.cli.console import TerminalConsole, one_line
 
     fault, batches = again(snapshot)
     with TerminalConsole() as console:
@@ -43,7 +45,7 @@ def replay(
                     f"{part.loss:.6g}",
                     f"{part.gradient_norm:.6g}",
                     part.where,
-                    " | ".join(part.texts),
+                    " | ".join(one_line(text, _TEXT) for text in part.texts),
                 ]
                 for part in batch.parts
             ]

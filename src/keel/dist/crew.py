@@ -127,18 +127,18 @@ def each_its_own(work: Callable[[], T]) -> list[T]:
     """What each process makes of its share, in their order. An error of one is raised in all, and names it."""
     started = time.perf_counter()
     made: T | None = None
-    problem: str | None = None
+    problem: UserError | None = None
     try:
         made = work()
     except UserError as error:
-        problem = str(error)
+        problem = error
     results = everyone((made, problem, time.perf_counter() - started))
     times = [seconds for _, _, seconds in results]
     clock.busy += sum(times)
     clock.idle += max(times) * len(times) - sum(times)
     problems = [error for _, error, _ in results if error is not None]
     if problems:
-        raise UserError(problems[0])
+        raise problems[0]
     return [one for one, _, _ in results]  # type: ignore[misc]  # None only beside a problem
 
 

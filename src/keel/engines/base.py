@@ -94,8 +94,12 @@ class Suspect:
     texts: tuple[str, ...]
     loss: float
     gradient_norm: float
-    where: str  # what was the first to be not finite; empty where that is the loss itself
+    where: str  # what was the first to be not finite, if anything was
     numbers: Mapping[str, float]  # the loss's statistics, and of each field what is furthest from 0, or not finite
+
+
+class LogitsNotFinite(UserError):
+    """A policy from which no token can be drawn."""
 
 
 class NumericalFault(UserError):

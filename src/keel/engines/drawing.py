@@ -9,8 +9,7 @@ import torch
 from torch import Tensor
 
 from keel.config.sampling import SamplingConfig
-from keel.engines.base import DrawKey
-from keel.errors import UserError
+from keel.engines.base import DrawKey, LogitsNotFinite
 
 _BLOCK = 128  # tokens whose probabilities are summed before any is looked at
 
@@ -60,7 +59,7 @@ def _invert(weights: Tensor, uniforms: Tensor) -> tuple[Tensor, Tensor]:
     reached = torch.cat([blocks, weights[:, whole * _BLOCK :].sum(dim=-1, keepdim=True)], dim=1).cumsum(dim=1)
     total = reached[:, -1:]
     if total.device.type == "cpu" and not bool(total.isfinite().all()):  # elsewhere a step would wait for the answer
-        raise UserError("the policy's logits are not finite, so no token can be drawn; lower the learning rate")
+        raise LogitsNotFinite("the policy's logits are not finite, so no token can be drawn; lower the learning rate")
     below = torch.nextafter(total, torch.zeros_like(total))  # so that the block is never an impossible one
     target = torch.minimum(uniforms[:, None].to(total.dtype) * total, below)
     block = torch.searchsorted(reached, target, right=True)
@@ -70,4 +69,5 @@ def _invert(weights: Tensor, uniforms: Tensor) -> tuple[Tensor, Tensor]:
     place = torch.searchsorted(part.cumsum(dim=1), target, right=True).clamp(max=_BLOCK - 1)
     possible = part.gather(1, place) > 0  # rounding may end beyond the last possible token
     place = torch.where(possible, place, part.argmax(dim=1, keepdim=True))
-    return tokens.gather(1, place).squeeze(1), total.squeeze(1)
+    drawn = tokens.gather(1, place).squeeze(1)
+    return drawn.clamp(max=width - 1), total.squeeze(1)  # of what is not finite and was not looked at, a token still

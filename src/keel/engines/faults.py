@@ -43,14 +43,21 @@ def examine(
 
     The gradients are left to the caller to drop.
     """
-    with _first_not_finite(module) as found:
+    with _first_not_finite(module) as modules:
         value, tally = loss(module, batch, denominator)
         torch.autograd.backward(value)
-    where = f"the output of {found[0]}" if found else ""
-    if not where and math.isfinite(float(value.detach())):
-        bad = [name for name, weight in weights.items() if weight.grad is not None and not _is_finite(weight.grad)]
-        where = f"the gradient of {bad[-1]}" if bad else ""  # the last one is nearest to the loss
-    return Finding(float(value.detach()), norm(), where, tally.means())
+    found = float(value.detach())
+    gradients = [name for name, weight in weights.items() if weight.grad is not None and not _is_finite(weight.grad)]
+    size = norm()
+    if modules:
+        where = f"the output of {modules[0]}"
+    elif not math.isfinite(found):
+        where = "the loss"
+    elif gradients:
+        where = f"the gradient of {gradients[-1]}"  # the last one is nearest to the loss
+    else:
+        where = "" if math.isfinite(size) else "the norm of the gradients, each of which is finite"
+    return Finding(found, size, where, tally.means())
 
 
 def not_finite(weights: Mapping[str, nn.Parameter]) -> list[str]:

@@ -125,7 +125,7 @@ def _named(suspect: Suspect, known: Known) -> str:
     bad = [f"{name} {value:g}" for name, value in suspect.numbers.items() if not math.isfinite(value)]
     rest = [f"{name} {value:.4g}" for name, value in suspect.numbers.items() if math.isfinite(value)]
     length = max(map(len, suspect.tokens), default=0)
-    facts = [f"{length} tokens", *([suspect.where] if suspect.where else []), *(bad or rest)]
+    facts = [f"{length} tokens", *([f"first not finite: {suspect.where}"] if suspect.where else []), *(bad or rest)]
     return f"{' with '.join(rows)} ({'; '.join(facts)})"
 
 

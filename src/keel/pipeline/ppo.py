@@ -19,6 +19,7 @@ from keel.engines.base import Ahead, DrawKey, Learner
 from keel.errors import UserError
 from keel.functional.masked import whiten
 from keel.functional.policy import importance_weights
+from keel.microbatches import tokens_of
 from keel.pipeline.credit import baseline, estimate_advantages, label_pairs, leash_in_loss, shape
 from keel.pipeline.faults import Guard
 from keel.pipeline.guards import (
@@ -168,12 +169,10 @@ def update(
 
 
 def _known(rollout: Rollout, ids: tuple[int, ...]) -> str:
-    """Which response of the rollout has these ids, prompt included."""
-    lengths = rollout.sequences.lengths.tolist()
-    for row, (tokens, length) in enumerate(zip(rollout.sequences.tokens.tolist(), lengths, strict=True)):
-        if tuple(tokens[:length]) == ids:
-            return f"row {row} of the rollout, score {float(rollout.scores.total[row]):.4g}"
-    return ""
+    """Which responses of the rollout have these ids, prompt included: more than one where they are alike."""
+    rows = [row for row in range(len(rollout.sequences)) if tokens_of(rollout.sequences, row) == ids]
+    which = f"row {rows[0]}" if len(rows) == 1 else f"one of rows {', '.join(map(str, rows))}"
+    return f"{which} of the rollout, score {float(rollout.scores.total[rows[0]]):.4g}" if rows else ""
 
 
 def _units(rollout: Rollout, credit: Credit) -> list[list[int]]:

@@ -8,10 +8,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from keel.batching import pad_rows
 from keel.config.sampling import SamplingConfig
-from keel.engines.base import DrawKey, Sampler, Scorer, TokenScorer
+from keel.engines.base import DrawKey, LogitsNotFinite, Sampler, Scorer, TokenScorer
 from keel.errors import UserError
-from keel.records import PromptItem, Rollout
+from keel.records import EncodedRow, PromptItem, Rollout, Samples, Scores
 from keel.user_functions import place
 
 _SPELLED = 3  # responses that a sentence names
@@ -53,7 +54,10 @@ def collect_rollout(
 
     Raises RolloutFault where a number is not finite.
     """
-    samples = actors.sampler.sample(prompts, sampling, key)
+    try:
+        samples = actors.sampler.sample(prompts, sampling, key)
+    except LogitsNotFinite as error:
+        raise _undrawn(actors, prompts, error) from error
     assert samples.logprobs is not None, "the configuration refuses truncated sampling here"
     if not actors.exact:
         logprobs, values = actors.policy.logprobs_and_values(samples.sequences)
@@ -74,6 +78,17 @@ def collect_rollout(
     if faults:
         raise RolloutFault(rollout, faults)
     return rollout
+
+
+def _undrawn(actors: Actors, prompts: Sequence[PromptItem], error: LogitsNotFinite) -> UserError:
+    """Which of the prompts no first token can be drawn after; the error itself where that is none of them."""
+    sequences = pad_rows([EncodedRow((*prompt.tokens, prompt.tokens[-1]), len(prompt.tokens)) for prompt in prompts])
+    logprobs, zeros = actors.policy.logprobs(sequences), torch.zeros(len(prompts))
+    samples = Samples(sequences, logprobs, zeros.bool(), tuple(prompts), ("",) * len(prompts))
+    nothing = torch.zeros_like(logprobs)
+    rollout = Rollout(samples, logprobs, nothing, nothing, Scores(zeros, {}), zeros.long(), policy_version=0)
+    faults = not_finite(rollout)
+    return RolloutFault(rollout, faults) if faults else error
 
 
 def not_finite(rollout: Rollout) -> dict[int, str]:
