@@ -71,6 +71,41 @@ def test_a_policys_view_is_each_rows_own(family: str, budget: int) -> None:
         assert not values[index, length:].any()
 
 
+@pytest.mark.parametrize("kind", ["policy", "reward"])
+def test_where_memory_runs_out_smaller_batches_give_the_same(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = random_rows(LENGTHS)
+    seen: list[int] = []
+
+    def tight(forward: Any) -> Any:
+        def call(sequences: Sequences, **options: Any) -> Any:
+            seen.append(sequences.tokens.numel())
+            if seen[-1] > 35:
+                raise torch.OutOfMemoryError("CUDA out of memory")
+            return forward(sequences, **options)
+
+        return call
+
+    def scores() -> Tensor:
+        if kind == "policy":
+            return policy_scorer.logprobs(pad_rows(rows))
+        return reward_scorer.score_rows(rows)
+
+    policy, model = tiny_policy(), tiny_reward_model()
+    policy_scorer = PolicyScorer(policy, temperature=0.7, token_budget=10_000)
+    reward_scorer = RewardModelScorer("reward", model, token_budget=10_000)
+    expected = scores()
+    monkeypatch.setattr(policy, "forward", tight(policy.forward))
+    monkeypatch.setattr(model, "forward", tight(model.forward))
+    torch.testing.assert_close(scores(), expected, rtol=0, atol=1e-6)
+    assert seen[:2] == [6 * 16, 3 * 16]  # all six rows, then as many as half of that holds: the longest first
+    seen.clear()
+    scores()
+    assert max(seen) <= 35  # the smaller budget stays
+    rows = random_rows([(30, 6)])
+    with pytest.raises(UserError, match=r"out of memory while one text of 36 tokens was scored \(CUDA out of memory\)"):
+        scores()
+
+
 # --- reward models
 
 

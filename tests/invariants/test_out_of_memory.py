@@ -10,12 +10,13 @@ import torch
 from torch import Tensor, nn
 
 from keel.config.training import OptimConfig
+from keel.engines.base import NumericalFault
 from keel.engines.learner import GradientLearner
 from keel.errors import UserError
-from keel.microbatches import padded_tokens, units_of
+from keel.microbatches import padded_tokens, tokens_of, units_of
 from keel.tally import Tally
 from tests.engines.helpers import distance
-from tests.invariants.test_microbatches import CASES, NORMAL, Case
+from tests.invariants.test_microbatches import CASES, NORMAL, ROWS, Case
 
 ERRORS = {
     "cuda": torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB"),
@@ -119,3 +120,33 @@ def test_where_not_even_one_row_fits_it_ends_in_a_sentence(kind: str) -> None:
     assert torch.equal(state(learner)[0], before[0])
     assert learner.steps == 0
     assert all(weight.grad is None for weight in case.module.parameters())
+
+
+def test_where_the_optimisers_state_does_not_fit_it_ends_in_a_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
+    case = CASES["sft"]("gpt2")
+    learner = learner_of(case, case.loss)
+
+    def full() -> None:
+        raise ERRORS["cuda"]
+
+    monkeypatch.setattr(learner.optimiser, "step", full)
+    with pytest.raises(UserError, match=r"for the optimiser's state in step 1 \(CUDA .* model\.tune: lora"):
+        learner.step(case.batches(100_000, NORMAL))
+    assert learner.steps == 0
+
+
+def test_a_loss_that_is_not_finite_is_found_among_the_parts() -> None:
+    case = CASES["sft"]("gpt2")
+    shortest = min(ROWS, key=lambda row: len(row.tokens))
+
+    def spoilt(module: nn.Module, batch: Any, denominator: float) -> tuple[Tensor, Tally]:
+        loss, tally = case.loss(module, batch, denominator)
+        held = any(tokens_of(batch, row) == shortest.tokens for row in range(len(batch)))
+        return (loss * torch.nan if held else loss), tally
+
+    with pytest.raises(NumericalFault) as raised:
+        learner_of(case, Tight(spoilt, 40)).step(case.batches(100_000, NORMAL))
+    (found,) = raised.value.suspects
+    assert found.tokens == (shortest.tokens,)
+    (batch,) = raised.value.batches
+    assert tokens_of(batch, found.rows[0]) == shortest.tokens

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -40,11 +40,11 @@ _NAMED = 8  # rows of a fault that are looked for
 class _NotFinite(UserError):
     """The loss of some micro-batches, or the gradient of all together."""
 
-    def __init__(self, problem: str, seen: Tally, batches: Sequence[int] | None = None) -> None:
+    def __init__(self, problem: str, seen: Tally, batches: Sequence[Any] = ()) -> None:
         super().__init__(problem)
         self.problem = problem
         self.seen = seen
-        self.batches = batches  # their numbers; None: any of them
+        self.batches = batches  # those micro-batches; none where it may be any of them
 
 
 class GradientLearner(Generic[B]):
@@ -105,6 +105,8 @@ class GradientLearner(Generic[B]):
         except _NotFinite as found:
             self._drop()
             raise self._fault(found, parts, denominator) from None
+        except Fallen:  # the others are not there to be told
+            raise
         except BaseException:
             self._drop()
             raise
@@ -164,7 +166,7 @@ class GradientLearner(Generic[B]):
         tally = _merged(tally)
         bad = sorted(index for mine in everyone(bad) for index in mine)
         if bad:
-            raise _NotFinite("loss", tally, bad)
+            raise _NotFinite("loss", tally, [batches[index] for index in bad])
         return tally
 
     def _out_of_memory(self, error: Exception) -> str:
@@ -183,7 +185,15 @@ class GradientLearner(Generic[B]):
             raise _NotFinite("gradient", tally)
         rate = learning_rate(self.config, self._steps, self.total_steps)
         set_rate(self.optimiser, rate)
-        self.optimiser.step()
+        try:
+            self.optimiser.step()
+        except (RuntimeError, MemoryError) as error:
+            if out_of_memory(error):  # which smaller micro-batches do not mend, and it may be done in part
+                raise (UserError if world().size == 1 else Fallen)(
+                    f"{self.name}: out of memory for the optimiser's state in step {self._steps + 1} "
+                    f"({first_line(error)}); take model.tune: lora, or a smaller model"
+                ) from error
+            raise
         self.weights.write_back()
         self.optimiser.zero_grad()
         self._steps += 1
@@ -280,15 +290,14 @@ class GradientLearner(Generic[B]):
 
     def _fault(self, found: _NotFinite, batches: Sequence[B], denominator: float) -> NumericalFault:
         """Which micro-batches it was, and which of their rows: each is looked at alone, as far as is needed."""
-        numbers = range(len(batches)) if found.batches is None else found.batches
         guilty: list[B] = []
         suspects: list[Suspect] = []
-        for number in numbers:
+        for batch in found.batches or batches:
             if len(suspects) == _NAMED:
                 break
-            if found.batches is not None or not self.look(batches[number], denominator).finite:
-                suspects += self.suspects(batches[number], len(guilty), denominator, _NAMED - len(suspects))
-                guilty.append(batches[number])
+            if found.batches or not self.look(batch, denominator).finite:
+                suspects += self.suspects(batch, len(guilty), denominator, _NAMED - len(suspects))
+                guilty.append(batch)
         values = ", ".join(f"{key} {value:.4g}" for key, value in found.seen.means().items())
         return NumericalFault(
             f"{self.name}: the {found.problem} of step {self._steps + 1} is not finite ({values}); the weights were "
