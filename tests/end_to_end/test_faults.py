@@ -64,6 +64,11 @@ def test_a_replay_finds_the_rows_that_the_run_named(stopped: Path, monkeypatch: 
         (number, part.rows) for number, one in enumerate(batches) for part in one.parts if not math.isfinite(part.loss)
     ]
     assert set(bad) == named != set()
+    parts = {(number, part.rows): part.numbers["sft/loss"] for number, one in enumerate(batches) for part in one.parts}
+    assert fault["steps"] > 0  # other weights than the stage begins with
+    assert [parts[row["batch"], tuple(row["rows"])] for row in fault["rows"]] == [
+        row["numbers"]["sft/loss"] for row in fault["rows"]
+    ]
     assert all(not math.isfinite(one.whole.loss) for one in batches)
     assert [sum(part.tokens[0]) % 29 == 3 for one in batches for part in one.parts] == [
         not math.isfinite(part.loss) for one in batches for part in one.parts

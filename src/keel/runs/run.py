@@ -6,6 +6,7 @@ runs/demo/
         identity.json        settings and hashes of inputs, written when the stage begins
         forked_from.json     where it was forked from, if it was
         metrics.jsonl  samples.jsonl  clock.json  checkpoints/
+        faults/              steps whose numbers were not finite, to be replayed
         model/               an artefact, whole or not there
         done.json            the summary, written last
 """
