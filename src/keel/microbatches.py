@@ -65,9 +65,9 @@ def part_of(batch: B, rows: Sequence[int]) -> B:
 
 def cut(batch: B, token_budget: int) -> list[B]:
     """The micro-batch in parts of at most so many padded tokens each, or of one unit."""
-    units = units_of(batch)
-    if len(units) == 1 or padded_tokens(batch) <= token_budget:
+    if padded_tokens(batch) <= token_budget:
         return [batch]
+    units = units_of(batch)
     lengths = _padded(batch).lengths.tolist()
     longest = [max(lengths[row] for row in unit) for unit in units]
     groups = cut_by_tokens(longest, token_budget, [len(unit) for unit in units])

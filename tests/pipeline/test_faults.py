@@ -25,7 +25,7 @@ from keel.microbatches import read_batch, tokens_of
 from keel.models.policy import Policy
 from keel.pipeline.epochs import total_steps
 from keel.pipeline.faults import saving_rollouts
-from keel.pipeline.rollouts import collect_rollout, not_finite
+from keel.pipeline.rollouts import RolloutFault, collect_rollout, not_finite
 from keel.pipeline.sft import train_sft
 from keel.records import EncodedText, PolicyBatch, Samples, Scores, Texts
 from keel.runs.metrics import read_lines
@@ -180,11 +180,11 @@ def test_what_is_left_out_changes_nothing_but_the_schedule(tmp_path: Path) -> No
 def test_the_limit_holds_across_an_interruption(tmp_path: Path) -> None:
     whole, _ = train(tmp_path / "whole", planted(math.nan), skip_faults=2)
     first = next(line["iteration"] for line in log(tmp_path / "whole") if "sft/skipped" in line)
-    for limit in (1, 2):
+    for limit in (0, 1, 2):
         folder = tmp_path / str(limit)
         with pytest.raises(Killed):
             train(folder, planted(math.nan), skip_faults=2, killed_after=first)
-        if limit == 1:
+        if limit < 2:
             with pytest.raises(UserError, match=r"1 were left out before \(skip_faults\)"):
                 train(folder, planted(math.nan), skip_faults=limit)
         else:
@@ -242,6 +242,7 @@ def test_a_score_that_is_not_finite_stops_before_anything_is_trained(score: floa
     (file,) = (step / "batches").iterdir()
     batch = read_batch(file)
     assert batch.sequences.tokens.tolist() == [[2, 3, 4, 5]]
+    assert not batch.paired
     (found,) = run.learner.suspects(batch, 0, batch.weight)
     assert not math.isfinite(found.loss)
 
@@ -322,3 +323,23 @@ def test_a_policy_whose_logits_are_not_finite_is_saved_with_the_prompts(tmp_path
     (first, *_) = run.learner.suspects(read_batch(file), 0, 8.0)
     assert first.tokens == ((2, 3, 3),)
     assert first.where == "the output of backbone.lm_head"
+
+
+def test_where_responses_are_pairs_both_are_saved(tmp_path: Path) -> None:
+    run = toy(toy_config(rollout_batch=8, update={"loss": "dpo"}), objectives=[0.0] * 5)
+    key = DrawKey(DRAWS, "rollout", iteration=0)
+    rollout = collect_rollout(run.engines.actors, [PROMPT] * 8, run.config.sampling, key, per_prompt=2)
+    spoilt = rollout.ref_logprobs.clone()
+    spoilt[5, 0] = math.nan
+    rollout = replace(rollout, ref_logprobs=spoilt)
+    with (
+        pytest.raises(UserError, match="1 of 8"),
+        saving_rollouts(begin_stage(tmp_path, "ppo"), run.learner, paired=True),
+    ):
+        raise RolloutFault(rollout, not_finite(rollout))
+    step = tmp_path / "ppo" / "faults" / "step-1"
+    batch = read_batch(next((step / "batches").iterdir()))
+    assert [tokens_of(batch, row) for row in (0, 1)] == [tokens_of(rollout.sequences, row) for row in (4, 5)]
+    assert fault_of(step)["rows"][0]["rows"] == [1]
+    (pair,) = run.learner.suspects(batch, 0, batch.weight)
+    assert not math.isfinite(pair.loss)

@@ -83,7 +83,7 @@ def run_ppo(bench: Workbench) -> dict[str, Any]:
 
     def walk() -> dict[str, Any]:
         check_sampler()
-        with saving_rollouts(bench.stage, learner):
+        with saving_rollouts(bench.stage, learner, paired=config.update.loss == "dpo"):
             return train_ppo(
                 config,
                 engines,

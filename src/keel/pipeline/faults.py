@@ -15,11 +15,13 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
+import torch
+
 from keel.engines.base import Learner, NumericalFault, Suspect, Weighted
 from keel.errors import UserError
 from keel.microbatches import part_of, write_batch
 from keel.pipeline.rollouts import RolloutFault
-from keel.records import PolicyBatch, Rollout
+from keel.records import Leash, PolicyBatch, Rollout
 from keel.runs import files
 from keel.runs.console import Console
 from keel.runs.layout import FAULTS
@@ -57,7 +59,7 @@ class Guard(Generic[B]):
             return self._learner.step(batches, check)
         except NumericalFault as fault:
             sentence = save_fault(fault, self._stage, self._learner, known)
-            if self.skipped == self._limit:
+            if self.skipped >= self._limit:
                 left_out = f"; {self.skipped} were left out before (skip_faults)" if self.skipped else ""
                 raise UserError(f"{sentence}{left_out}") from fault
         self.skipped += 1
@@ -69,18 +71,21 @@ class Guard(Generic[B]):
 
 
 @contextmanager
-def saving_rollouts(stage: StageRun, learner: Learner[PolicyBatch]) -> Iterator[None]:
+def saving_rollouts(stage: StageRun, learner: Learner[PolicyBatch], *, paired: bool = False) -> Iterator[None]:
     """Save what cannot be learned from because a score, a log-probability or a value is not finite.
+
+    `paired` is whether the loss takes neighbours as pairs.
 
     Raises UserError that names the responses and the snapshot.
     """
     try:
         yield
     except RolloutFault as fault:
-        batch = as_scored(fault.rollout, list(fault.rows))
+        rows = sorted({row - row % 2 + side for row in fault.rows for side in (0, 1)} if paired else fault.rows)
+        batch = _as_scored(fault.rollout, rows, paired)
         suspects = [
-            Suspect(0, (number,), ((),), (reason,), math.nan, math.nan, "", {})
-            for number, reason in enumerate(fault.rows.values())
+            Suspect(0, (rows.index(row),), ((),), (reason,), math.nan, math.nan, "", {})
+            for row, reason in fault.rows.items()
         ]
         found = NumericalFault(
             f"{stage.name}: {fault}", problem="rollout", batches=[batch], denominator=batch.weight, suspects=suspects
@@ -89,14 +94,15 @@ def saving_rollouts(stage: StageRun, learner: Learner[PolicyBatch]) -> Iterator[
         raise UserError(f"{stage.name}: {fault}; nothing was trained on it. {_closer(folder)}") from fault
 
 
-def as_scored(rollout: Rollout, rows: Sequence[int]) -> PolicyBatch:
+def _as_scored(rollout: Rollout, rows: Sequence[int], paired: bool) -> PolicyBatch:
     """Rows of a rollout as a micro-batch, each token credited with score, values and log-ratio to the reference.
 
     So its loss is not finite for the rows of which one of these is not.
     """
     credit = rollout.scores.total[:, None] - (rollout.logprobs - rollout.ref_logprobs)
-    whole = PolicyBatch(rollout.sequences, rollout.logprobs, rollout.values, credit, credit + rollout.values)
-    return part_of(whole, rows)
+    leash = Leash(1.0, rollout.ref_logprobs, torch.zeros(len(rollout.sequences))) if paired else None
+    fields = (rollout.sequences, rollout.logprobs, rollout.values, credit, credit + rollout.values)
+    return part_of(PolicyBatch(*fields, leash=leash, paired=paired), rows)
 
 
 def save_fault(fault: NumericalFault, stage: StageRun, learner: Learner[Any], known: Known) -> str:
