@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -12,6 +12,7 @@ import torch
 from keel.build.servers import drawing_ahead, ppo_sampler
 from keel.build.workbench import SCORING_TOKENS, Workbench
 from keel.config.ppo import PPOConfig
+from keel.data.load import Labelled, Mixed
 from keel.dist.crew import shared
 from keel.dist.fsdp import gathered
 from keel.engines.learner import GradientLearner
@@ -28,6 +29,7 @@ from keel.pipeline.heldout import HeldOut
 from keel.pipeline.ppo import PPOEngines, train_ppo
 from keel.pipeline.rollouts import Actors
 from keel.records import PolicyBatch, Rollout
+from keel.schema import Prompt
 from keel.text.render import Renderer
 
 
@@ -40,13 +42,7 @@ def run_ppo(bench: Workbench) -> dict[str, Any]:
     reference_source = bench.inputs.models["reference"]
     bench.require_same_tokenizer(renderer, reference_source, "ppo.reference")
     room = bench.room([source, *bench.other_models()], config.max_prompt_tokens, config.sampling)
-    loaded = bench.prompts("ppo.prompts", renderer, room, config.long_prompts)
-    held_out = loaded.validation
-    if config.evaluate.prompts is not None:  # then none of ppo.prompts need be held out
-        loaded = loaded.whole()
-        held_out = bench.prompts("ppo.evaluate.prompts", renderer, room, config.long_prompts).whole().train
-    if not held_out:
-        raise UserError("ppo has no held-out prompts: raise ppo.prompts.validation or give ppo.evaluate.prompts")
+    loaded, held_out = _prompts(bench, config, renderer, room)
     policy = bench.models.trained_policy(source, critic=config.critic, critic_source=_critic_source(bench, renderer))
     temperature = config.sampling.temperature
     reference = bench.models.frozen_policy(reference_source, "reference")
@@ -96,6 +92,20 @@ def run_ppo(bench: Workbench) -> dict[str, Any]:
             )
 
     return bench.lead(walk, learner)
+
+
+def _prompts(
+    bench: Workbench, config: PPOConfig, renderer: Renderer, room: int
+) -> tuple[Mixed[Prompt], Sequence[Labelled[Prompt]]]:
+    """Those that are trained on, and those held out."""
+    loaded = bench.prompts("ppo.prompts", renderer, room, config.long_prompts)
+    held_out = loaded.validation
+    if config.evaluate.prompts is not None:  # then none of ppo.prompts need be held out
+        loaded = loaded.whole()
+        held_out = bench.prompts("ppo.evaluate.prompts", renderer, room, config.long_prompts).whole().train
+    if not held_out:
+        raise UserError("ppo has no held-out prompts: raise ppo.prompts.validation or give ppo.evaluate.prompts")
+    return loaded, held_out
 
 
 def ppo_learner(config: PPOConfig, policy: Policy, **tells: Any) -> GradientLearner[PolicyBatch]:
