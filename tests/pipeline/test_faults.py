@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -59,17 +59,27 @@ class Killed(Exception):
     pass
 
 
+class Mortal(Heard):
+    """A console that hears of a step that is saved, and then nothing more."""
+
+    def __init__(self, killed_after: int | None) -> None:
+        super().__init__()
+        self.killed_after = killed_after
+
+    def progress(self, stage: str, done: int, total: int, numbers: Mapping[str, float]) -> None:
+        if done == self.killed_after:
+            raise Killed
+
+
 def train(
     folder: Path, loss: Any, *, killed_after: int | None = None, policy: Policy | None = None, **changes: Any
 ) -> tuple[dict[str, Tensor], list[str]]:
     """The weights at the end, and what was said."""
-    policy, heard = policy or toy_policy(), Heard()
+    policy, heard = policy or toy_policy(), Mortal(killed_after)
     settings: dict[str, Any] = {"epochs": 2, "batch": 1, "lr": 1e-2, "checkpoint_every": 1} | changes
     config = SFTConfig(data=DataConfig(path="toy.jsonl"), **settings)
     learner = GradientLearner[Texts]("sft", policy, loss, config, total_steps=total_steps(config, len(TRAIN)))
     stage = begin_stage(folder, "sft")
-    if killed_after is not None:
-        stage.leave_if_asked = lambda step: _die() if step == killed_after else None  # type: ignore[method-assign]  # the moment after a step was saved
     train_sft(
         config,
         learner,
@@ -82,10 +92,6 @@ def train(
         console=heard,
     )
     return {name: weight.detach().clone() for name, weight in policy.named_parameters()}, heard.said
-
-
-def _die() -> None:
-    raise Killed
 
 
 def fault_of(step: Path) -> dict[str, Any]:
