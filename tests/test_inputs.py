@@ -17,7 +17,7 @@ from keel.config.recipe import Recipe, parse_recipe
 from keel.config.rewards import RewardSource
 from keel.errors import UserError
 from keel.inputs import hash_model, stage_identity, stage_inputs
-from keel.runs.identity import differences
+from keel.runs.identity import Identity, differences
 from keel.runs.layout import STAGES
 from tests.end_to_end.tiny import tiny_recipe
 
@@ -354,6 +354,36 @@ def test_a_change_in_any_source_makes_another_stage(tmp_path: Path) -> None:
     after = stage_identity(one, "sft", stage_inputs(one, RUN, "sft"))
     (difference,) = differences(before, after)
     assert difference.startswith("input sft.data[1]: ")
+
+
+def test_the_judge_counts_by_what_it_is_and_not_by_where_it_lies(tmp_path: Path) -> None:
+    def identity(folder: str, content: str, **more: Any) -> Identity:
+        path = tmp_path / folder / "judge"
+        path.mkdir(parents=True)
+        (path / "weights").write_text(content)
+        recipe = recipe_of(ppo={**PPO, "evaluate": {"judge": {"model": str(path), **more}}})
+        return stage_identity(recipe, "ppo", stage_inputs(recipe, RUN, "ppo"))
+
+    one = identity("one", "a")
+    assert one == identity("elsewhere", "a")
+    assert differences(one, identity("other weights", "b"))
+    assert differences(one, identity("read otherwise", "a", max_tokens=9))
+    without = recipe_of(ppo=PPO)
+    assert differences(one, stage_identity(without, "ppo", stage_inputs(without, RUN, "ppo")))
+
+
+def test_the_recipes_own_reward_model_may_judge_another_reward() -> None:
+    ppo = {**PPO, "evaluate": {"judge": {"model": "reward"}, "stop_at_peak": 2}}
+    recipe = recipe_of(ppo=ppo, reward={"data": "pairs.jsonl"})
+    judge = stage_inputs(recipe, RUN, "ppo").judge
+    assert judge is not None
+    assert judge.model == str(RUN / "reward" / "model")
+
+
+def test_when_an_alarm_is_said_changes_no_result() -> None:
+    both = [recipe_of(ppo={**PPO, "evaluate": {"alarm_after": after}}) for after in (1, 5)]
+    one, other = (stage_identity(recipe, "ppo", stage_inputs(recipe, RUN, "ppo")) for recipe in both)
+    assert one == other
 
 
 def test_a_reward_models_template_counts_by_its_contents(tmp_path: Path) -> None:

@@ -22,6 +22,7 @@ RENAMED = (
     ("engines/direct.py", "direct/", "direct/validation/"),
     ("engines/reward_losses.py", "reward/", "reward/validation/"),
     ("pipeline/measures.py:text_metrics", "objective/", "eval/"),
+    ("pipeline/measures.py:text_metrics", "text/", "eval/"),
 )
 SUMMARIES = {
     "sft": {"pipeline/sft.py:train_sft": ""},
@@ -35,7 +36,7 @@ SUMMARIES = {
         "assessment/calibration.py:reliability": "reliability.",
     },
     "direct": {"pipeline/direct.py:train_direct": ""},
-    "ppo": {"pipeline/ppo.py:_publish": ""},
+    "ppo": {"pipeline/ppo.py:_publish": "", "instruments/fits.py:_described": "fits."},
     "evaluate": {
         "pipeline/evaluate.py:evaluate": "",
         "pipeline/evaluate.py:describe": "policy.",

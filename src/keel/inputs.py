@@ -23,9 +23,10 @@ from keel.runs.identity import Identity, flatten, hash_directory, hash_file
 # settings that leave the result as it is
 _NO_EFFECT = {
     *("checkpoint_every", "keep_checkpoints", "gradient_checkpointing", "workers", "timeout", "on_error"),
-    *("token_env", "max_in_flight", "retries", "max_logprob_gap", "max_staleness", "skip_faults"),
+    *("token_env", "max_in_flight", "retries", "max_logprob_gap", "max_staleness", "skip_faults", "alarm_after"),
 }
-_ELSEWHERE: Any = {"reward": True, "servers": {"urls"}}  # rewards have a part of their own, servers may move
+# rewards have a part of their own, servers may move
+_ELSEWHERE: Any = {"reward": True, "servers": {"urls"}, "evaluate": {"judge"}}
 COMPARISONS = "comparisons"  # the collect stage's artefact
 COMPARISONS_FILE = "comparisons.jsonl"
 
@@ -38,6 +39,7 @@ class Inputs:
     models: Mapping[str, str] = field(default_factory=dict)  # a directory or a hub name
     functions: Mapping[str, str] = field(default_factory=dict)  # module:function
     rewards: tuple[RewardSource, ...] = ()  # named, and with a model that is a directory or a hub name
+    judge: RewardSource | None = None  # likewise, and not trained on
 
     def sources(self, key: str) -> tuple[DataConfig, ...]:
         """The sources of data that a key names: none, one, or several."""
@@ -54,12 +56,17 @@ def stage_identity(recipe: Recipe, stage: str, inputs: Inputs) -> Identity:
     config = getattr(recipe, stage)
     settings: dict[str, Any] = {stage: config.model_dump(mode="json", exclude=_ELSEWHERE), "seed": recipe.seed}
     settings["rewards"] = {source.logged_as: _effects(source) for source in inputs.rewards}  # evaluate may use ppo's
+    if inputs.judge is not None:
+        settings["judge"] = _effects(inputs.judge)
     template = recipe.model.chat_template
     settings["model"] = _model_settings(recipe, stage)
     kept = {key: value for key, value in flatten(settings).items() if key.rsplit(".", 1)[-1] not in _NO_EFFECT}
-    rewards = {f"reward {source.logged_as}": source.model for source in inputs.rewards if source.model}
-    functions = dict(inputs.functions) | {f"reward {s.logged_as}": s.function for s in inputs.rewards if s.function}
-    templates = {"chat_template": template} | {f"template of {s.logged_as}": s.template for s in inputs.rewards}
+    scorers = {f"reward {source.logged_as}": source for source in inputs.rewards}
+    scorers |= {"evaluate.judge": inputs.judge} if inputs.judge is not None else {}
+    rewards = {key: source.model for key, source in scorers.items() if source.model}
+    functions = dict(inputs.functions) | {key: source.function for key, source in scorers.items() if source.function}
+    templates = {"chat_template": template}
+    templates |= {f"template of {key.removeprefix('reward ')}": source.template for key, source in scorers.items()}
     hashes = {key: _hash_data(data) for key, data in inputs.data.items()}
     hashes |= {key: hash_model(source) for key, source in {**inputs.models, **rewards}.items()}
     hashes |= {key: _hash_function(reference) for key, reference in functions.items()}
@@ -153,6 +160,7 @@ def _ppo(recipe: Recipe, run: Path) -> Inputs:
         models={"policy": policy, "reference": _model(recipe, run, recipe.ppo.reference, policy)} | critic,
         functions={"utility": held_out.utility} if held_out.utility else {},
         rewards=_rewards(recipe, run, recipe.ppo.reward),
+        judge=None if held_out.judge is None else _rewards(recipe, run, (held_out.judge,))[0],
     )
 
 

@@ -77,6 +77,7 @@ def test_the_recipe_is_frozen() -> None:
 
 PPO = {"prompts": "p.jsonl"}
 SFT = {"data": "d.jsonl"}
+PEAK = {"utility": "keel.demo:polite", "stop_at_peak": 2}
 
 
 @pytest.mark.parametrize(
@@ -347,6 +348,30 @@ SFT = {"data": "d.jsonl"}
         (
             {"ppo": PPO | {"kl": {"kind": "constraint", "target": 1}, "final": "best"}},
             "`ppo`: final: best and evaluate.patience go by score - kl.coef x KL, and with kl.kind: constraint",
+        ),
+        (
+            {"ppo": PPO | {"evaluate": {"stop_at_peak": 2}}},
+            "`ppo.evaluate`: stop_at_peak goes by a score that is not trained on: give evaluate.judge another reward",
+        ),
+        (
+            {"ppo": PPO | {"evaluate": PEAK | {"patience": 3}}},
+            "`ppo.evaluate`: patience ends the run by the objective, stop_at_peak by the held-out score: give one",
+        ),
+        (
+            {"ppo": PPO | {"evaluate": PEAK, "final": "best"}},
+            "`ppo`: final: best hands on the policy of the best objective, evaluate.stop_at_peak that of the highest",
+        ),
+        (
+            {"ppo": PPO | {"evaluate": {"judge": {"model": "reward", "name": "other"}}}},
+            "`ppo`: evaluate.judge is other, which ppo.reward trains on: it sees nothing that the score does not",
+        ),
+        (
+            {"ppo": PPO | {"evaluate": {"judge": {"model": "hub/judge", "weight": 2.0}}}},
+            "`ppo.evaluate`: weight has no effect on evaluate.judge, which stands alone; leave it out",
+        ),
+        (
+            {"ppo": PPO | {"reward": [{"model": "a/b"}], "evaluate": {"judge": {"model": "reward"}}}, "reward": None},
+            "ppo.reward uses the model `reward`, but the recipe has no reward stage",
         ),
         (
             {"ppo": PPO | {"kl": {"kind": "constraint", "target": 1, "coef": 1e-5}}},

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
 from keel.engines.base import DrawKey
 from keel.pipeline.heldout import HeldOut
 from keel.pipeline.rollouts import collect_rollout
+from keel.records import Rollout, Samples, Scores
 from keel.runs.metrics import read_lines
 from tests.pipeline.support import PROMPT, Heard, TableScorer, begin_stage
 from tests.pipeline.toy_ppo import DRAWS, toy, toy_config, toy_scores
@@ -19,9 +22,10 @@ from tests.pipeline.toy_ppo import DRAWS, toy, toy_config, toy_scores
 def held_out(*, prompts: int = 12, longest: int = 2) -> HeldOut:
     made = toy(toy_config(sampling={"max_new_tokens": longest}))
     utility = TableScorer("truth", {response: 2 * score for response, score in toy_scores(longest).items()})
+    judge = TableScorer("judge", {response: -score for response, score in toy_scores(longest).items()})
     with torch.no_grad():  # a policy that has moved away from its reference
         made.policy.backbone.get_parameter("lm_head.weight").mul_(1.5)
-    return replace(made.held_out, utility=utility, prompts=[PROMPT] * prompts)
+    return replace(made.held_out, utility=utility, judge=judge, prompts=[PROMPT] * prompts)
 
 
 def test_metrics_are_those_of_its_own_rollout(tmp_path: Path) -> None:
@@ -41,7 +45,41 @@ def test_metrics_are_those_of_its_own_rollout(tmp_path: Path) -> None:
     assert metrics["eval/utility"] == pytest.approx(2 * metrics["eval/scores"])
     assert metrics["eval/length"] == pytest.approx(float(rollout.sequences.response_lengths.float().mean()))
     assert metrics["eval/ended"] == pytest.approx(float(rollout.samples.ended.float().mean()))
-    assert set(metrics) == {f"eval/{name}" for name in ("scores", "kl", "objective", "utility", "length", "ended")}
+    assert metrics["eval/judge"] == pytest.approx(-metrics["eval/scores"])
+    error = float(np.std(scores.numpy())) / math.sqrt(rows)
+    assert metrics["eval/judge/standard_error"] == pytest.approx(error)
+    assert metrics["eval/utility/standard_error"] == pytest.approx(2 * error)
+    lengths = rollout.sequences.response_lengths
+    assert metrics["eval/score_length_correlation"] == pytest.approx(np.corrcoef(scores, lengths)[0, 1], abs=1e-6)
+    drawn = [float(rollout.logprobs[row, t]) for row in range(rows) for t in range(int(lengths[row]))]
+    assert metrics["eval/surprise"] == pytest.approx(-sum(drawn) / len(drawn), abs=1e-6)
+    told = [tuple(tokens[:n]) for tokens, n in zip(sequences_of(rollout), lengths.tolist(), strict=True) if n == 2]
+    assert metrics["eval/distinct_2"] == pytest.approx(len(set(told)) / len(told))  # each is one pair of tokens
+    assert metrics["eval/repetition"] == 0.0  # none has four tokens
+    judges = {"utility", "judge", "utility/standard_error", "judge/standard_error"}
+    texts = {"length", "ended", "surprise", "distinct_2", "repetition", "score_length_correlation"}
+    assert set(metrics) == {f"eval/{name}" for name in {"scores", "kl", "objective", *judges, *texts}}
+
+
+def test_members_that_disagree_are_measured(tmp_path: Path) -> None:
+    judged = held_out()
+
+    class Apart(TableScorer):
+        def score(self, samples: Samples) -> Scores:
+            found = super().score(samples)
+            spread = torch.tensor([-1.0, 1.0]) * torch.arange(len(found.total))[:, None]  # of row n: n
+            return replace(found, members={"pair": found.total[:, None] + spread})
+
+    scorer = Apart("pair", toy_scores(2))
+    metrics = replace(judged, actors=replace(judged.actors, scorer=scorer)).evaluate(
+        0, begin_stage(tmp_path, "ppo"), Heard()
+    )
+    assert metrics["eval/reward/pair/disagreement"] == pytest.approx(sum(range(12)) / 12)
+
+
+def sequences_of(rollout: Rollout) -> list[list[int]]:
+    rows: list[list[int]] = rollout.sequences.response_tokens().tolist()
+    return rows
 
 
 def test_every_evaluation_draws_the_same_numbers(tmp_path: Path) -> None:

@@ -223,11 +223,72 @@ def test_the_best_evaluation_is_remembered_and_patience_ends_the_run() -> None:
     config = toy_config(evaluate={"patience": 2})
     state = PPOState(iteration=1, kl_coef=0.5)
     for iteration, value in enumerate((0.1, 0.3, 0.3), start=1):
-        state = PPOState(**{**vars(state), "iteration": iteration}).judged(value, config, kl=0.0)
+        state = PPOState(**{**vars(state), "iteration": iteration}).judged(judged(value), config)
     assert (state.best_iteration, state.best_objective, state.evaluations_since_best) == (2, 0.3, 1)  # a tie is no gain
     assert state.stopped == ""
-    state = PPOState(**{**vars(state), "iteration": 4}).judged(0.2, config, kl=0.0)
+    state = PPOState(**{**vars(state), "iteration": 4}).judged(judged(0.2), config)
     assert state.stopped == "the held-out objective has not improved for 2 evaluations"
+
+
+def judged(objective: float) -> dict[str, float]:
+    return {"eval/objective": objective, "eval/kl": 0.0}
+
+
+UTILITIES = [0.0, 0.4, 0.7, 0.7, 0.6, 0.9, 0.2]  # a tie is no gain, and nobody waits for the sixth
+
+
+def test_the_run_ends_past_the_peak_of_the_held_out_score_and_hands_it_on(tmp_path: Path) -> None:
+    config = toy_config(iterations=6, evaluate={"utility": "keel.demo:polite", "stop_at_peak": 2})
+    objectives = [float(iteration) for iteration in range(7)]  # rises to the end, and decides nothing
+    summary = toy(config, objectives=objectives, utilities=UTILITIES).train(begin_stage(tmp_path, "ppo"))
+    assert summary["stopped"] == "the held-out score was highest at iteration 2, 2 evaluations ago"
+    assert (summary["iterations"], summary["model_of_iteration"]) == (4, 2)
+    assert (summary["best_iteration"], summary["best_objective"]) == (2, 0.7)
+    published = weights(tmp_path / "ppo" / "model" / "model.safetensors")
+    assert same(published, weights_in(tmp_path / "ppo" / "checkpoints" / "step-00000002"))
+    assert not same(published, weights_in(tmp_path / "ppo" / "checkpoints" / "step-00000004"))
+
+
+@pytest.mark.parametrize("updates", [3, 5, 7])
+def test_the_peak_is_found_again_after_an_interruption(updates: int, tmp_path: Path) -> None:
+    """Cut in the second iteration, in the third, where the peak is behind it, and in the fourth, the last."""
+    config = toy_config(iterations=6, evaluate={"utility": "keel.demo:polite", "stop_at_peak": 2})
+
+    def run() -> Toy:
+        return toy(config, objectives=[0.0] * 7, utilities=UTILITIES)
+
+    alone = run().train(begin_stage(tmp_path / "alone", "ppo"))
+    cut = run()
+    _interrupt_after(cut, updates)
+    with pytest.raises(KeyboardInterrupt):
+        cut.train(begin_stage(tmp_path / "cut", "ppo"))
+    assert run().train(begin_stage(tmp_path / "cut", "ppo")) == alone
+    one, other = (weights(tmp_path / name / "ppo" / "model" / "model.safetensors") for name in ("alone", "cut"))
+    assert same(one, other)
+    logs = [read_lines(tmp_path / name / "ppo" / "metrics.jsonl") for name in ("alone", "cut")]
+    assert timeless(logs[0]) == timeless(logs[1])
+
+
+def test_an_alarm_is_said_once_also_by_a_run_that_was_interrupted(tmp_path: Path) -> None:
+    config = toy_config(iterations=6, evaluate={"alarm_after": 2})
+
+    def run() -> Toy:
+        utilities = [0.0, 0.9, 0.5, 0.4, 0.3, 0.2, 0.1]
+        return toy(config, objectives=[0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6], utilities=utilities)
+
+    console = Heard()
+    run().train(begin_stage(tmp_path / "alone", "ppo"), console)
+    (said,) = [text for text in console.said if "alarm" in text]
+    assert said.startswith(
+        "ppo: alarm: over-optimisation: the true utility peaked at iteration 1 and fell from 0.90 to 0.40, while the "
+        "score rose on from 0.10 to 0.30; "
+    )
+    cut, heard = run(), Heard()
+    _interrupt_after(cut, updates=5)  # two an iteration: the second of the row is yet to come
+    with pytest.raises(KeyboardInterrupt):
+        cut.train(begin_stage(tmp_path / "cut", "ppo"), heard)
+    run().train(begin_stage(tmp_path / "cut", "ppo"), heard)
+    assert [text for text in heard.said if "alarm" in text] == [said]
 
 
 def test_the_kl_budget_ends_the_run(tmp_path: Path) -> None:

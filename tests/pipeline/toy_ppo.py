@@ -88,10 +88,11 @@ def toy(
     scores: Mapping[Response, float] | None = None,
     *,
     objectives: list[float] | None = None,
+    utilities: list[float] | None = None,
     held_out_kl: float = 0.0,
     export: Callable[[Path], None] | None = None,
 ) -> Toy:
-    """`objectives` replaces the held-out evaluations: line 0's, then one an evaluation."""
+    """`objectives` replaces the held-out evaluations, with `utilities` beside it: line 0's, then one an evaluation."""
     renderer, policy, reference = toy_renderer(), toy_policy(critic=config.critic != "none"), toy_policy()
     temperature, update = config.sampling.temperature, config.update
     actors = Actors(
@@ -118,7 +119,11 @@ def toy(
 
     engines = PPOEngines(actors=actors, learner=learner, explain_ratio=explain, export=export or save)
     arguments = (actors, None, [PROMPT] * 4, config.sampling, config.kl.coef, DRAWS)
-    held_out = HeldOut(*arguments) if objectives is None else Scripted(*arguments, tuple(objectives), held_out_kl)
+    held_out = (
+        HeldOut(*arguments)
+        if objectives is None
+        else Scripted(*arguments, objectives=tuple(objectives), utilities=tuple(utilities or ()), kl=held_out_kl)
+    )
     return Toy(config, policy, reference, engines, held_out)
 
 
@@ -126,8 +131,11 @@ def toy(
 class Scripted(HeldOut):
     """Held-out evaluations whose results are known beforehand."""
 
-    objectives: tuple[float, ...]
-    kl: float
+    objectives: tuple[float, ...] = ()
+    utilities: tuple[float, ...] = ()
+    kl: float = 0.0
 
     def evaluate(self, iteration: int, stage: StageRun, console: Console) -> dict[str, float]:
-        return {"eval/objective": self.objectives[iteration], "eval/kl": self.kl * iteration}
+        objective, kl = self.objectives[iteration], self.kl * iteration
+        metrics = {"eval/objective": objective, "eval/scores": objective, "eval/kl": kl}
+        return metrics | ({"eval/utility": self.utilities[iteration]} if self.utilities else {})

@@ -58,6 +58,7 @@ def run_ppo(bench: Workbench) -> dict[str, Any]:
         scorer=bench.scorer(renderer),
         exact=exact,
     )
+    judge = bench.judge(renderer)
     # Last, for it leaves each process its shard of the policy and of all that lives on the same base.
     learner = ppo_learner(config, policy, **bench.tells(renderer))
     tolerance = RATIO_TOLERANCE if exact else ROUGH_RATIO_TOLERANCE
@@ -84,7 +85,16 @@ def run_ppo(bench: Workbench) -> dict[str, Any]:
                 config,
                 engines,
                 prompts,
-                HeldOut(actors, bench.function("utility"), items, config.sampling, config.kl.coef, bench.draws, check=near),
+                HeldOut(
+                    actors,
+                    bench.function("utility"),
+                    items,
+                    config.sampling,
+                    config.kl.coef,
+                    bench.draws,
+                    check=near,
+                    judge=judge,
+                ),
                 stage=bench.stage,
                 mixture=loaded.mixture,
                 draws=bench.draws,

@@ -171,6 +171,10 @@ class Workbench:
         """The weighted rewards of the stage."""
         return WeightedScorer([(self._reward(source, renderer), source.weight) for source in self.inputs.rewards])
 
+    def judge(self, renderer: Renderer) -> Scorer | None:
+        """The reward that is not trained on, if there is one."""
+        return None if self.inputs.judge is None else self._reward(self.inputs.judge, renderer)
+
     def function(self, key: str) -> Scorer | None:
         """The user's function of that key as a scorer, if there is one."""
         reference = self.inputs.functions.get(key)

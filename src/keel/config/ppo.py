@@ -130,12 +130,42 @@ class HeldOutConfig(Config):
     every: int = Field(10, gt=0, description="iterations between two evaluations")
     count: int = Field(64, gt=0, description="prompts")
     utility: Function | None = Field(None, description="module:function of the true utility, where it is known")
+    judge: RewardSource | None = Field(
+        None, description="a reward that is not trained on, whose opinion of the held-out responses is measured"
+    )
     patience: int | None = Field(
         None, gt=0, description="end the run after so many evaluations without a better objective"
     )
+    stop_at_peak: int | None = Field(
+        None,
+        gt=0,
+        description="end the run after so many evaluations without a higher held-out score (the judge's, else the "
+        "utility), and hand on the policy of its peak",
+    )
+    alarm_after: int = Field(
+        2, gt=0, description="evaluations in a row at which an instrument is out of its range until it is said"
+    )
+
+    @property
+    def picked_by(self) -> str:
+        """The metric whose highest value makes the best checkpoint."""
+        if self.stop_at_peak is None:
+            return "eval/objective"
+        return "eval/utility" if self.judge is None else "eval/judge"
 
     def contradictions(self) -> Iterator[str]:
         yield from idle_weights(self.prompts)
+        if self.judge is not None:
+            yield from without_effect(self.judge, "weight", because="on evaluate.judge, which stands alone")
+        if self.stop_at_peak is None:
+            return
+        if self.judge is None and self.utility is None:
+            yield (
+                "stop_at_peak goes by a score that is not trained on: give evaluate.judge another reward, or "
+                "evaluate.utility the true one"
+            )
+        if self.patience is not None:
+            yield "patience ends the run by the objective, stop_at_peak by the held-out score: give one"
 
 
 class PPOConfig(Config):
@@ -208,6 +238,7 @@ class PPOConfig(Config):
                 "the coefficient could fall below 0"
             )
         yield from self._lengths_and_limits_fit()
+        yield from self._held_out_fits()
         if self.servers is not None:
             yield from without_effect(self.sampling, "batch", because="with ppo.servers, which batch by themselves")
         if self.update.loss == "dpo":
@@ -228,6 +259,24 @@ class PPOConfig(Config):
             yield (
                 "final: best and evaluate.patience go by score - kl.coef x KL, and with kl.kind: constraint no "
                 "coefficient is known beforehand: leave them out"
+            )
+
+    @property
+    def hands_on_best(self) -> bool:
+        """Whether the best checkpoint is handed on, and not the last."""
+        return self.final == "best" or self.evaluate.stop_at_peak is not None
+
+    def _held_out_fits(self) -> Iterator[str]:
+        judge = self.evaluate.judge
+        if judge is not None and judge.scores_as in {source.scores_as for source in self.reward}:
+            yield (
+                f"evaluate.judge is {judge.logged_as}, which ppo.reward trains on: it sees nothing that the score does "
+                "not; name another reward"
+            )
+        if self.evaluate.stop_at_peak is not None and self.final == "best":
+            yield (
+                "final: best hands on the policy of the best objective, evaluate.stop_at_peak that of the highest "
+                "held-out score: give one"
             )
 
     def _pairs_fit(self) -> Iterator[str]:

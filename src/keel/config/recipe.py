@@ -17,6 +17,7 @@ from keel.config.model import ModelConfig
 from keel.config.parallel import ParallelConfig
 from keel.config.ppo import PPOConfig
 from keel.config.reward import RewardConfig
+from keel.config.rewards import RewardSource
 from keel.config.sft import SFTConfig
 from keel.config.yaml_text import NoYaml, read_yaml
 from keel.errors import UserError
@@ -70,8 +71,7 @@ class Recipe(Config):
         for stage, learns in (("reward", self.reward), ("direct", self.direct)):
             if learns and learns.data == "collect" and not self.collect:
                 yield f"{stage}.data is `collect`, but the recipe has no collect stage: add it, or name a file"
-        for stage, config in (("ppo", self.ppo), ("evaluate", self.evaluate)):
-            sources = (config.reward or ()) if config else ()
+        for stage, sources in self._judges().items():
             if any(source.model == "reward" for source in sources) and not self.reward:
                 yield f"{stage}.reward uses the model `reward`, but the recipe has no reward stage"
         if self.ppo and self.ppo.policy == "direct" and not self.direct:
@@ -80,12 +80,20 @@ class Recipe(Config):
             yield "evaluate.reward is missing: the recipe has no ppo and no reward stage whose rewards could judge"
         yield from self._ensemble_fits()
 
+    def _judges(self) -> dict[str, tuple[RewardSource, ...]]:
+        """What scores responses, by stage."""
+        held_out = self.ppo.evaluate.judge if self.ppo else None
+        return {
+            "ppo": (*(self.ppo.reward if self.ppo else ()), *([held_out] if held_out else ())),
+            "evaluate": (self.evaluate.reward or ()) if self.evaluate else (),
+        }
+
     def _ensemble_fits(self) -> Iterator[str]:
         ensemble = self.reward.ensemble if self.reward else None
         if ensemble and ensemble.of == "adapters" and self.model.tune != "lora":
             yield "reward.ensemble of: adapters needs model.tune: lora; set it, or take of: heads"
-        for stage, config in (("ppo", self.ppo), ("evaluate", self.evaluate)):
-            own = [source for source in (config.reward or ()) if source.model == "reward"] if config else []
+        for stage, sources in self._judges().items():
+            own = [source for source in sources if source.model == "reward"]
             if self.reward and not ensemble and any(source.combine for source in own):
                 yield (
                     f"{stage}.reward combines the members of `reward`, which is one model; give reward.ensemble, or "

@@ -79,6 +79,11 @@ class RewardSource(Config):
             yield from without_effect(self, "timeout", "on_error", because=because)
 
     @property
+    def scores_as(self) -> tuple[object, ...]:
+        """What its score of a response comes from; two rewards with the same are one."""
+        return self.model, self.label, self.combine, self.uncertainty_coef, self.function, self.service
+
+    @property
     def logged_as(self) -> str:
         """What its score is called in the logs."""
         if self.name is not None:

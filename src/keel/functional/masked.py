@@ -95,6 +95,11 @@ class Moments:
         return self.m2 / self.count
 
     @property
+    def standard_error(self) -> float:
+        """Of the mean, with the population standard deviation. ValueError for the empty set."""
+        return self.std / math.sqrt(self.count)
+
+    @property
     def std(self) -> float:
         """Population standard deviation. ValueError for the empty set."""
         return math.sqrt(self.var)

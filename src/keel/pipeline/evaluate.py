@@ -119,8 +119,7 @@ def _kl(engines: EvaluateEngines, samples: Samples) -> Tensor:
 
 def _standard_error(values: Tensor) -> float:
     """Of the mean of [prompts, per_prompt], whose rows are independent."""
-    means = values.double().mean(dim=1)
-    return Moments.of(means).std / math.sqrt(len(means))
+    return Moments.of(values.double().mean(dim=1)).standard_error
 
 
 def describe(judged: Judged) -> dict[str, Any]:

@@ -9,8 +9,12 @@ from torch import Tensor
 
 from keel.config.servers import ServersConfig
 from keel.errors import UserError
+from keel.instruments.alarms import alarms
 from keel.pipeline.measures import ratio_off, sampler_gap
 from keel.records import Rollout
+from keel.runs.layout import METRICS
+from keel.runs.metrics import read_lines
+from keel.runs.run import StageRun
 from keel.tally import Tally
 
 RATIO_TOLERANCE = 1e-3  # of the largest |ratio - 1|: float32, same kernels; 1e-5 is usual
@@ -87,6 +91,17 @@ def watch_kl_sign(metrics: dict[str, float], streak: int, warn: Callable[[str], 
         raise UserError(f"ppo: {_KL_STREAK} iterations in a row, {sentence}")
     warn(f"ppo: warning: {sentence}.")
     return streak + 1
+
+
+def watch_instruments(stage: StageRun, after: int, say: Callable[[str], None]) -> None:
+    """Say, once, which instruments of over-optimisation the evaluation just logged finds out of their range.
+
+    What was logged is all that they go by, so a resumed run says what an uninterrupted one does.
+    """
+    rows = read_lines(stage.path / METRICS)
+    for alarm in alarms(rows, after):
+        if alarm.iteration == rows[-1]["iteration"]:
+            say(f"ppo: alarm: {alarm.raised}.")
 
 
 def require_ends(ended: Tensor, max_truncated: float, max_new_tokens: int) -> None:

@@ -10,7 +10,8 @@ from torch import Tensor
 
 from keel.config.sampling import SamplingConfig
 from keel.engines.base import DrawKey, Scorer
-from keel.pipeline.measures import kl_per_response, sampler_gap, text_metrics
+from keel.functional.masked import Moments, masked_mean
+from keel.pipeline.measures import correlation, disagreements, kl_per_response, sampler_gap, text_metrics
 from keel.pipeline.rollouts import Actors, collect_rollout
 from keel.records import PromptItem, Rollout
 from keel.runs.console import Console
@@ -35,6 +36,7 @@ class HeldOut:
     check: Callable[[Rollout], None] = field(
         default=lambda rollout: None, kw_only=True
     )  # refuses what is not as it says
+    judge: Scorer | None = field(default=None, kw_only=True)  # a reward that is not trained on
 
     def evaluate(self, iteration: int, stage: StageRun, console: Console) -> dict[str, float]:
         """Metrics `eval/…`; a few responses go to the stage's samples and to the screen."""
@@ -43,20 +45,24 @@ class HeldOut:
         self.check(rollout)
         scores = rollout.scores.total
         kl = kl_per_response(rollout.logprobs, rollout.ref_logprobs, rollout.response_mask)
+        lengths = rollout.sequences.response_lengths.float()
         metrics = {
             "eval/scores": float(scores.mean()),
             "eval/kl": float(kl.mean()),
             "eval/objective": float(scores.mean() - self.kl_coef * kl.mean()),
-            **{
-                name.replace("objective/", "eval/"): value
-                for name, value in text_metrics(rollout.samples).items()
-                if name.startswith("objective/")
-            },
+            "eval/surprise": float(-masked_mean(rollout.drawn_logprobs, rollout.response_mask)),
+            "eval/score_length_correlation": correlation(scores, lengths),
+            **{"eval/" + name.partition("/")[2]: value for name, value in text_metrics(rollout.samples).items()},
+            **{f"eval/reward/{name}/disagreement": gap for name, gap in disagreements(rollout.scores).items()},
         }
         if rollout.sampler_logprobs is not None:
             metrics["eval/sampler_gap_rms"] = sampler_gap(rollout)
         if self.utility is not None:
-            metrics["eval/utility"] = float(self.utility.score(rollout.samples).total.mean())
+            found = Moments.of(self.utility.score(rollout.samples).total)
+            metrics |= {"eval/utility": found.mean, "eval/utility/standard_error": found.standard_error}
+        if self.judge is not None:
+            found = Moments.of(self.judge.score(rollout.samples).total)
+            metrics |= {"eval/judge": found.mean, "eval/judge/standard_error": found.standard_error}
         rows = _sample_rows(rollout, kl)
         stage.log_samples(iteration, rows)
         console.samples(stage.name, rows[:_SHOWN])

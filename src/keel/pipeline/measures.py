@@ -11,7 +11,7 @@ from torch import Tensor
 from keel.functional.ensembles import disagreement
 from keel.functional.kl import k1
 from keel.functional.masked import Moments, masked_mean, masked_var
-from keel.records import PromptItem, Rollout, Samples, Sequences
+from keel.records import PromptItem, Rollout, Samples, Scores, Sequences
 
 
 def distinct_n(token_rows: Sequence[Sequence[int]], n: int) -> float:
@@ -76,7 +76,7 @@ def rollout_metrics(rollout: Rollout, rewards: Tensor, returns: Tensor | None) -
         "objective/rewards": float(rewards.sum(dim=1).mean()),
         "objective/kl": float(gaps.mean()),
         "objective/kl_per_token": float(gaps.sum()) / rollout.sequences.weight,
-        "objective/kl_standard_error": Moments.of(gaps).std / len(gaps) ** 0.5,
+        "objective/kl_standard_error": Moments.of(gaps).standard_error,
         "objective/surprise": float(-masked_mean(rollout.drawn_logprobs, mask)),
         "objective/score_length_correlation": correlation(
             rollout.scores.total, rollout.sequences.response_lengths.float()
@@ -104,9 +104,12 @@ def rollout_metrics(rollout: Rollout, rewards: Tensor, returns: Tensor | None) -
         metrics[f"reward/{name}/std"] = Moments.of(known).std if len(known) else float("nan")
         metrics[f"reward/{name}/missing"] = 1 - len(known) / len(part)
     metrics |= {f"reward/{name}/cut": float(cut.float().mean()) for name, cut in rollout.scores.cut.items()}
-    for name, members in rollout.scores.members.items():
-        metrics[f"reward/{name}/disagreement"] = float(disagreement(members).mean())
-    return metrics
+    return metrics | {f"reward/{name}/disagreement": apart for name, apart in disagreements(rollout.scores).items()}
+
+
+def disagreements(scores: Scores) -> dict[str, float]:
+    """By ensemble: the standard deviation over its members of a response's score, mean over the responses."""
+    return {name: float(disagreement(members).mean()) for name, members in scores.members.items()}
 
 
 def sampler_gap(rollout: Rollout) -> float:

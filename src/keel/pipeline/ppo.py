@@ -19,6 +19,7 @@ from keel.engines.base import Ahead, DrawKey, Learner
 from keel.errors import UserError
 from keel.functional.masked import whiten
 from keel.functional.policy import importance_weights
+from keel.instruments.fits import held_out_fits
 from keel.microbatches import tokens_of
 from keel.pipeline.credit import baseline, estimate_advantages, label_pairs, leash_in_loss, shape
 from keel.pipeline.faults import Guard
@@ -27,6 +28,7 @@ from keel.pipeline.guards import (
     require_ends,
     require_near_servers,
     require_unit_ratio,
+    watch_instruments,
     watch_kl_sign,
     watch_variation,
 )
@@ -36,6 +38,8 @@ from keel.pipeline.ppo_state import PPOState, planned_coef
 from keel.pipeline.rollouts import Actors, collect_rollout
 from keel.records import Credit, Leash, PolicyBatch, PromptItem, Rollout
 from keel.runs.console import Console
+from keel.runs.layout import METRICS
+from keel.runs.metrics import read_lines
 from keel.runs.run import StageRun
 from keel.seeds import Draws
 from keel.tally import Tally
@@ -99,9 +103,11 @@ def train_ppo(
         state = scheduled = state.next(metrics["objective/kl"], config.kl, config.rollout_batch, streak)
         if state.iteration % config.evaluate.every == 0 or state.iteration == config.iterations:
             metrics |= _evaluate(held_out, state.iteration, stage, console)
-            state = state.judged(metrics["eval/objective"], config, metrics["eval/kl"])
+            state = state.judged(metrics, config)
             scheduled = state if state.iteration % config.evaluate.every == 0 else scheduled
         stage.log(state.iteration, metrics)
+        if "eval/scores" in metrics:
+            watch_instruments(stage, config.evaluate.alarm_after, console.say)
         console.progress(stage.name, state.iteration, config.iterations, _shown(metrics))
         state, scheduled = state.heeding(stage), scheduled.heeding(stage)
         _checkpoint_if_due(config, stage, engines, state, scheduled)
@@ -215,10 +221,7 @@ def _begin(config: PPOConfig, held_out: HeldOut, engines: PPOEngines, stage: Sta
     """The state before the first iteration; the start's evaluation is line 0 of the metrics, and may stay the best."""
     metrics = _evaluate(held_out, 0, stage, console)
     stage.log(0, metrics)
-    state = PPOState(iteration=0, kl_coef=planned_coef(config.kl, 0)).judged(
-        metrics["eval/objective"], config, metrics["eval/kl"]
-    )
-    state = state.heeding(stage)
+    state = PPOState(iteration=0, kl_coef=planned_coef(config.kl, 0)).judged(metrics, config).heeding(stage)
     _checkpoint_if_due(config, stage, engines, state, state)
     return state
 
@@ -271,12 +274,17 @@ def _checkpoint_if_due(
 
 def _publish(config: PPOConfig, engines: PPOEngines, state: PPOState, stage: StageRun) -> dict[str, Any]:
     taken = state.iteration
-    if config.final == "best" and state.best_iteration is not None:
+    if config.hands_on_best and state.best_iteration is not None:
         taken = state.best_iteration
         best = stage.snapshot(taken)
         engines.learner.read(best.path, best.state["optimiser_steps"])
     engines.export(stage.work("model"))
     stage.publish("model")
+    evaluated = [
+        row
+        for row in read_lines(stage.path / METRICS)
+        if row["iteration"] % config.evaluate.every == 0 or row["iteration"] == state.iteration
+    ]
     return {
         "iterations": state.iteration,
         "stopped": state.stopped or None,
@@ -284,6 +292,7 @@ def _publish(config: PPOConfig, engines: PPOEngines, state: PPOState, stage: Sta
         "best_iteration": state.best_iteration,
         "best_objective": state.best_objective,
         "model_of_iteration": taken,
+        "fits": held_out_fits(evaluated),
     }
 
 

@@ -31,7 +31,7 @@ class PPOState:
     score_moments: Moments = field(default_factory=Moments.empty)  # of all scores so far, for running_scale
     negative_kl_streak: int = 0
     best_iteration: int | None = None
-    best_objective: float | None = None
+    best_objective: float | None = None  # with stop_at_peak the held-out score
     evaluations_since_best: int = 0
     skipped: int = 0  # minibatches left out, because their loss or gradient was not finite
     stopped: str = ""  # why the run ended before its last iteration
@@ -67,17 +67,21 @@ class PPOState:
             coef = planned_coef(config, done)
         return replace(self, iteration=done, kl_coef=coef, negative_kl_streak=streak)
 
-    def judged(self, objective: float, config: PPOConfig, kl: float) -> PPOState:
+    def judged(self, metrics: Mapping[str, float], config: PPOConfig) -> PPOState:
         """The state after an evaluation on held-out prompts: the best one so far, and whether the run should end."""
-        if self.best_objective is None or objective > self.best_objective:
-            state = replace(self, best_iteration=self.iteration, best_objective=objective, evaluations_since_best=0)
+        value, kl = metrics[config.evaluate.picked_by], metrics["eval/kl"]
+        if self.best_objective is None or value > self.best_objective:
+            state = replace(self, best_iteration=self.iteration, best_objective=value, evaluations_since_best=0)
         else:
             state = replace(self, evaluations_since_best=self.evaluations_since_best + 1)
-        budget, patience = config.kl.budget, config.evaluate.patience
+        budget, patience, past_peak = config.kl.budget, config.evaluate.patience, config.evaluate.stop_at_peak
         if budget is not None and kl >= budget:
             return replace(state, stopped=f"the held-out KL of {kl:.2f} nats a response reached kl.budget {budget:g}")
         if patience is not None and state.evaluations_since_best >= patience:
             return replace(state, stopped=f"the held-out objective has not improved for {patience} evaluations")
+        if past_peak is not None and state.evaluations_since_best >= past_peak:
+            peak = f"the held-out score was highest at iteration {state.best_iteration}"
+            return replace(state, stopped=f"{peak}, {past_peak} evaluations ago")
         return state
 
     def heeding(self, stage: StageRun) -> PPOState:

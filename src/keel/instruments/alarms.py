@@ -1,0 +1,155 @@
+"""Which instruments of a PPO run are out of their range, from its held-out evaluations alone.
+
+An evaluation is a line of ppo's `metrics.jsonl` with `eval/…` in it; all are of the same prompts with the same random
+numbers. The ranges are argued from measured runs in docs/guides/over-optimisation.md.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+Row = Mapping[str, float | None]
+Watch = Callable[[Sequence[Row]], str | None]
+
+LEAST_SURPRISE, MOST_SURPRISE = 0.25, 1.25  # times what it was at the start
+LEAST_VARIETY = 1 / 3  # likewise, of distinct pairs of tokens
+MOST_REPETITION = 0.05  # above what it was at the start
+MOST_CORRELATION = 0.8
+MOST_DISAGREEMENT = 1.5  # times what it was at the start
+ERRORS = 2  # standard errors by which the held-out score must have fallen
+_HELD_OUT = (("true utility", "eval/utility"), ("judge's score", "eval/judge"))
+_DISAGREEMENT = ("eval/reward/", "/disagreement")
+
+
+@dataclass(frozen=True)
+class Alarm:
+    """An instrument that was out of its range at enough evaluations in a row."""
+
+    iteration: int  # of the evaluation at which it was raised
+    raised: str  # the sentence of that evaluation
+    latest: str  # of the last one so far; empty where the instrument has come back
+    grave: bool  # whether the run has gone wrong, or should be looked at
+
+    @property
+    def standing(self) -> bool:
+        return bool(self.latest)
+
+
+def alarms(rows: Sequence[Row], after: int) -> list[Alarm]:
+    """All alarms that the lines `rows` of ppo's metrics raise at `after` evaluations in a row, in their order."""
+    evaluations = [row for row in rows if _value(row, "eval/scores") is not None]
+    found = [alarm for watch, grave in _watches(evaluations) for alarm in _raised(evaluations, watch, grave, after)]
+    return sorted(found, key=lambda alarm: alarm.iteration)
+
+
+def _raised(evaluations: Sequence[Row], watch: Watch, grave: bool, after: int) -> Iterator[Alarm]:
+    streak: list[tuple[int, str]] = []
+    for number in range(1, len(evaluations)):
+        sentence = watch(evaluations[: number + 1])
+        if sentence is not None:
+            streak.append((int(evaluations[number]["iteration"] or 0), sentence))
+            continue
+        if len(streak) >= after:
+            yield Alarm(*streak[after - 1], latest="", grave=grave)
+        streak = []
+    if len(streak) >= after:
+        yield Alarm(*streak[after - 1], latest=streak[-1][1], grave=grave)
+
+
+def _watches(evaluations: Sequence[Row]) -> Iterator[tuple[Watch, bool]]:
+    """Every instrument, and whether its alarm is grave."""
+    for name, key in _HELD_OUT:
+        yield _proxy_against(name, key), True
+    yield _correlation, False
+    yield _surprise, False
+    yield _variety, False
+    yield _repetition, False
+    before, behind = _DISAGREEMENT
+    for key in evaluations[0] if evaluations else ():
+        if key.startswith(before) and key.endswith(behind):
+            yield _apart(key, key.removeprefix(before).removesuffix(behind)), False
+
+
+def _proxy_against(name: str, key: str) -> Watch:
+    """Falls by more than chance from its peak while the score that is trained on lies above what it was there."""
+
+    def watch(history: Sequence[Row]) -> str | None:
+        values = [_value(row, key) for row in history]
+        if None in values[-1:] or values[0] is None:
+            return None
+        peak = max(range(len(values)), key=lambda at: -math.inf if (value := values[at]) is None else value)
+        top, now = values[peak], values[-1]
+        scores = _value(history[peak], "eval/scores"), _value(history[-1], "eval/scores")
+        assert top is not None
+        assert now is not None
+        noise = ERRORS * (_value(history[-1], f"{key}/standard_error") or 0.0)
+        if scores[0] is None or scores[1] is None or top - now <= noise or scores[1] <= scores[0]:
+            return None
+        return (
+            f"over-optimisation: the {name} peaked at iteration {history[peak]['iteration']:.0f} and fell from "
+            f"{_number(top)} to {_number(now)}, while the score rose on from {_number(scores[0])} to "
+            f"{_number(scores[1])}; end at the peak (stop_at_peak), a larger kl.coef, an ensemble, or fresh comparisons"
+        )
+
+    return watch
+
+
+def _correlation(history: Sequence[Row]) -> str | None:
+    now = _value(history[-1], "eval/score_length_correlation")
+    if now is None or abs(now) <= MOST_CORRELATION:
+        return None
+    return f"score and length are correlated by {_number(now)}: the score may have become a ruler"
+
+
+def _surprise(history: Sequence[Row]) -> str | None:
+    start, now = _ends(history, "eval/surprise")
+    if start is None or now is None or LEAST_SURPRISE * start <= now <= MOST_SURPRISE * start:
+        return None
+    way = "mode collapse: the entropy fell" if now < start else "the policy leaves the language: its entropy rose"
+    return f"{way} from {_number(start)} to {_number(now)} nats a token"
+
+
+def _variety(history: Sequence[Row]) -> str | None:
+    start, now = _ends(history, "eval/distinct_2")
+    if start is None or now is None or now >= LEAST_VARIETY * start:
+        return None
+    return f"mode collapse: distinct pairs of tokens fell from {start:.0%} to {now:.0%} of all"
+
+
+def _repetition(history: Sequence[Row]) -> str | None:
+    start, now = _ends(history, "eval/repetition")
+    if start is None or now is None or now <= start + MOST_REPETITION:
+        return None
+    return f"the responses repeat themselves: {now:.0%} of their four-grams, where it was {start:.0%}"
+
+
+def _apart(key: str, name: str) -> Watch:
+    """The members of an ensemble."""
+
+    def watch(history: Sequence[Row]) -> str | None:
+        start, now = _ends(history, key)
+        if start is None or now is None or now <= MOST_DISAGREEMENT * start:
+            return None
+        return (
+            f"the members of “{name}” disagree by {_number(now)} on what the policy writes now, {_number(start)} at "
+            "the start: it has left what the comparisons show"
+        )
+
+    return watch
+
+
+def _ends(history: Sequence[Row], key: str) -> tuple[float | None, float | None]:
+    """At the start and now."""
+    return _value(history[0], key), _value(history[-1], key)
+
+
+def _value(row: Row, key: str) -> float | None:
+    """A finite number, else None."""
+    value = row.get(key)
+    return value if value is not None and math.isfinite(value) else None
+
+
+def _number(value: float) -> str:
+    return f"{value:.2f}".replace("-", "−")
