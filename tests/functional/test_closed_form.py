@@ -11,6 +11,7 @@ from torch.testing import assert_close
 
 from keel.functional.closed_form import (
     best_of_n_kl,
+    best_of_n_kl_with_ties,
     best_of_n_score,
     frontier,
     log_partition,
@@ -185,6 +186,42 @@ def test_best_of_n_kl_is_the_limit_of_many_responses_and_an_upper_bound() -> Non
         rises = [(k / num_responses) ** 4 - ((k - 1) / num_responses) ** 4 for k in range(1, num_responses + 1)]
         exact = sum(p * math.log(p * num_responses) for p in rises)
         assert 0 < best_of_n_kl(4) - exact < tolerance
+
+
+def test_ties_take_off_the_kl_what_their_law_says() -> None:
+    """Ten samples in three atoms of ½, 0.2 and 0.3: best of 3 is drawn from them with F^3 - F-^3."""
+    scores = torch.tensor([[0.0] * 5 + [1.0] * 2 + [7.0] * 3])
+    drawn, odds = [0.125, 0.343 - 0.125, 1 - 0.343], [0.5, 0.2, 0.3]
+    exact = sum(p * math.log(p / q) for p, q in zip(drawn, odds, strict=True))
+    assert best_of_n_kl_with_ties(scores, 3) == pytest.approx(exact)
+    nearly = scores + 1e-6 * torch.arange(10) / 10  # what rounding makes of equal scores
+    assert best_of_n_kl_with_ties(nearly, 3) == pytest.approx(exact)
+    assert best_of_n_kl_with_ties(torch.ones(2, 5), 4) == pytest.approx(0.0)  # nothing to choose
+
+
+def test_an_atom_among_continuous_scores() -> None:
+    """An atom from 0.3 to 0.5 of the law; the rest has the density n F^(n-1), integrated by the midpoint rule."""
+    scores = torch.tensor([[0.1, 0.2, 0.3, 0.5, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0]])
+    n, steps = 4, 200_000
+    middles = [(step + 0.5) / steps for step in range(steps)]
+    density = [n * u ** (n - 1) for u in middles if not 0.3 < u < 0.5]
+    atom = 0.5**n - 0.3**n
+    exact = sum(p * math.log(p) for p in density) / steps + atom * math.log(atom / 0.2)
+    assert best_of_n_kl_with_ties(scores, n) == pytest.approx(exact, abs=1e-6)
+    both = torch.cat([scores, torch.arange(10.0)[None]])  # and a prompt without ties
+    assert best_of_n_kl_with_ties(both, n) == pytest.approx((exact + best_of_n_kl(n)) / 2, abs=1e-6)
+
+
+@pytest.mark.parametrize("n", [1, 2, 5])
+def test_best_of_n_judged_by_another_is_the_mean_over_all_subsets(n: int) -> None:
+    generator = torch.Generator().manual_seed(6)
+    scores, truth = torch.randn(2, 3, 6, generator=generator, dtype=torch.float64)
+    expected = statistics.fmean(
+        values[max(subset, key=row.__getitem__)]
+        for row, values in zip(scores.tolist(), truth.tolist(), strict=True)
+        for subset in combinations(range(6), n)
+    )
+    assert best_of_n_score(scores, n, truth) == pytest.approx(expected)
 
 
 @pytest.mark.parametrize("n", [1, 2, 3, 6])

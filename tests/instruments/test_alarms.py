@@ -36,6 +36,13 @@ def test_a_healthy_run_raises_none() -> None:
     assert alarms([], 1) == []
 
 
+NAMES = {
+    "surprise": "entropy",
+    "distinct_2": "variety",
+    "repetition": "repetition",
+    "score_length_correlation": "length",
+    "reward/few/disagreement": "disagreement of few",
+}
 RULER = ": the score may have become a ruler"
 CASES: list[tuple[str, list[float], int, str]] = [  # out of its range since
     (
@@ -91,6 +98,7 @@ def test_what_leaves_its_range_is_said_at_the_second_evaluation_in_a_row(
     (found,) = alarms(rows(**{key: values}), 2)
     assert (found.iteration, found.grave, found.latest) == (since + 10, False, sentence)
     assert found.standing
+    assert found.name == NAMES[key]
     (at_once,) = alarms(rows(**{key: values}), 1)
     assert at_once.iteration == since
     assert at_once.raised != at_once.latest
@@ -101,7 +109,7 @@ def test_a_score_that_rises_while_what_it_stands_for_falls_is_over_optimised(key
     held_out = [1.4, 2.2, 3.1, 2.95, 2.5, -0.4]  # the fourth is within two standard errors of the peak
     measured = {key: held_out, f"{key}/standard_error": [0.1] * 6}
     (found,) = alarms(rows(**measured), 2)
-    assert (found.iteration, found.grave) == (50, True)
+    assert (found.name, found.iteration, found.grave) == (name, 50, True)
     assert found.latest.startswith(
         f"over-optimisation: the {name} peaked at iteration 20 and fell from 3.10 to −0.40, while the score rose on "
         "from 1.20 to 1.70; "
@@ -113,7 +121,9 @@ def test_a_score_that_rises_while_what_it_stands_for_falls_is_over_optimised(key
 def test_an_excursion_of_one_evaluation_is_none_and_one_that_is_over_does_not_stand() -> None:
     assert alarms(rows(repetition=[0.0, 0.9, 0.0, 0.9, 0.0, 0.9]), 2) == []
     (found,) = alarms(rows(repetition=[0.0, 0.5, 0.9, 0.9, 0.0, 0.0]), 2)
-    assert found == Alarm(20, "the responses repeat themselves: 90% of their four-grams, where it was 0%", "", False)
+    assert found == Alarm(
+        "repetition", 20, "the responses repeat themselves: 90% of their four-grams, where it was 0%", "", False
+    )
     again = alarms(rows(repetition=[0.0, 0.9, 0.9, 0.0, 0.8, 0.8]), 2)
     assert [(alarm.iteration, alarm.standing) for alarm in again] == [(20, False), (50, True)]
 

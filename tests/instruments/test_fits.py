@@ -61,7 +61,7 @@ def test_two_points_are_too_few() -> None:
 
 
 def test_the_path_of_a_run_starts_at_its_first_evaluation() -> None:
-    rows = [
+    rows: list[dict[str, float | None]] = [
         {"iteration": 0, "eval/kl": -1e-6, "eval/utility": 1.5, "eval/judge": 0.5},
         {"iteration": 1, "objective/kl": 1.0},
         {"iteration": 2, "eval/kl": 4.0, "eval/utility": 2.5, "eval/judge": None},

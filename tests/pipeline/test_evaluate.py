@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
@@ -125,6 +126,7 @@ def test_describing_one_model() -> None:
         scores=torch.tensor([[1.0, 2.0], [3.0, 2.0]]),
         utility=torch.tensor([[0.0, 0.0], [0.0, 1.0]]),
         measures={"polite": torch.tensor([[1.0, 0.0], [1.0, 1.0]])},
+        disagreement={"pair": 0.5},
     )
     assert describe(judged) == {
         "score": 2.0,
@@ -135,6 +137,8 @@ def test_describing_one_model() -> None:
         "distinct_1": 3 / 10,
         "distinct_2": 3 / 6,  # 22 20 20 33 33 20
         "repetition": 0.0,
+        "score_length_correlation": pytest.approx(np.corrcoef([1, 2, 3, 2], [3, 2, 3, 2])[0, 1], abs=1e-12),
+        "disagreement": {"pair": 0.5},
         "measures": {"polite": 0.75},
     }
     assert "utility" not in describe(replace(judged, utility=None))
@@ -182,7 +186,18 @@ def test_the_curve_and_best_of_n() -> None:
     assert list(bounds) == sorted(bounds)
     sizes, kls, scores = zip(*found["best_of_n"], strict=True)
     assert sizes == tuple(2**power for power in range(12))
-    assert kls[1] == pytest.approx(math.log(2) - 0.5)
+    odds: dict[float, float] = {}  # of each score: few responses are many ties
+    for p, r in zip(exact_distribution(toy_policy(), 2), toy_scores(2).values(), strict=True):
+        odds[r] = odds.get(r, 0.0) + float(p)
+    below, exact = 0.0, 0.0
+    for r in sorted(odds):
+        drawn = (below + odds[r]) ** 2 - below**2
+        below, exact = below + odds[r], exact + drawn * math.log(drawn / odds[r])
+    assert kls[1] == pytest.approx(exact, abs=0.01)
+    assert kls[1] < math.log(2) - 0.5
+    sizes, at, truth = zip(*found["best_of_n_utility"], strict=True)
+    assert at == kls
+    assert truth == pytest.approx([-score for score in scores])  # the made-up truth is the score's opposite
     assert scores[0] == pytest.approx(found["reference_score"])
     start = exact_distribution(toy_policy(), 2)
     rewards = list(toy_scores(2).values())

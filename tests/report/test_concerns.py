@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from keel.report.concerns import concerns, peak_note, spent_kl
+from keel.report.concerns import concerns, instruments, spent_kl
 from keel.runs.read import RunView, read_run
 from tests.report.support import SUMMARIES, evaluation, make_run, write_lines
 
@@ -16,9 +16,7 @@ HEALTHY = {
     "objective/kl": 3.0,
     "objective/kl_standard_error": 0.2,
     "objective/ended": 0.97,
-    "objective/score_length_correlation": 0.3,
     "ppo/policy/clipfrac": 0.1,
-    "ppo/policy/entropy": 1.5,
     "ppo/val/explained_variance": 0.6,
     "reward/reward/missing": 0.0,
 }
@@ -52,8 +50,6 @@ def test_a_healthy_run_raises_none(tmp_path: Path) -> None:
         ({"ppo/policy/clipfrac": 0.35}, "35% of the tokens are clipped"),
         ({"objective/groups_alike": 0.75}, "In 75% of the groups all responses score alike"),
         ({"ppo/val/explained_variance": -0.2}, "its explained variance is −0.20"),
-        ({"objective/score_length_correlation": 0.93}, "correlated by 0.93"),
-        ({"ppo/policy/entropy": 0.1}, "The entropy fell from 1.50 to 0.10"),
         ({"reward/reward/missing": 0.25}, "The reward “reward” had no opinion on 25.0% of the responses."),
         ({"objective/kl": -1.5}, "The KL estimate was impossibly negative in 4 iterations"),
     ],
@@ -94,11 +90,28 @@ def test_the_kl_is_the_evaluations_else_the_last_that_was_measured(tmp_path: Pat
 def test_over_optimisation_is_noticed(tmp_path: Path) -> None:
     # The made-up utility is 2 - ((i - 40) / 40)²: 1 at the start, 2 at 40, 1.4375 at 70; the score is i / 40.
     run = read_run(make_run(tmp_path / "run"))
-    assert peak_note(run) == (
+    (found,) = instruments(run)
+    assert found.sentence.startswith(
         "Over-optimisation: the true utility peaked at iteration 40 and fell from 2.00 to 1.44, "
-        "while the score rose on from 1.00 to 1.75."
+        "while the score rose on from 1.00 to 1.75; "
     )
-    assert [concern.sentence for concern in concerns(run) if concern.grave] == [peak_note(run)]
+    assert [concern for concern in concerns(run) if concern.grave] == [found]
+
+
+def test_an_instrument_that_is_out_of_its_range_to_the_end_is_named(tmp_path: Path) -> None:
+    evaluations = {"eval/scores": [0.0, 1.0, 1.5, 1.6], "eval/repetition": [0.01, 0.02, 0.2, 0.3]}
+    (found,) = concerns(run_with(tmp_path / "run", held_out=evaluations))
+    assert found.sentence == "The responses repeat themselves: 30% of their four-grams, where it was 1%."
+    assert not found.grave
+    evaluations["eval/repetition"] = [0.01, 0.2, 0.2, 0.03]  # it came back
+    assert concerns(run_with(tmp_path / "passing", held_out=evaluations)) == []
+
+
+def test_the_recipe_says_after_how_many_evaluations(tmp_path: Path) -> None:
+    evaluations = {"eval/scores": [0.0, 1.0, 1.5, 1.6], "eval/repetition": [0.01, 0.02, 0.2, 0.3]}
+    run = run_with(tmp_path / "run", held_out=evaluations)
+    run.recipe["ppo"]["evaluate"]["alarm_after"] = 3
+    assert concerns(run) == []
 
 
 def test_overfitting_is_measured_from_the_lowest_loss(tmp_path: Path) -> None:

@@ -9,11 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from keel.report.against_kl import frontier_panels, truth_panels
+from keel.report.against_kl import frontier_panels, held_out_panels, truth_panels
 from keel.report.curves import ppo_panels, reward_panels, sft_panels, sources
 from keel.report.figures import Panel
 from keel.runs.read import RunView, read_run
-from tests.report.support import make_run, utility_at
+from tests.report.support import evaluation, make_run, utility_at, write_lines
 
 
 @pytest.fixture
@@ -69,6 +69,47 @@ def test_reliability_has_a_bar_of_the_binomial(run: RunView) -> None:
     assert curve.errors[0] == pytest.approx(1.96 * math.sqrt(0.52 * 0.48 / 9))
 
 
+def with_ppo(folder: Path, rows: list[dict[str, float]], frontier: dict[str, object] | None = None) -> RunView:
+    changed = evaluation()
+    changed["frontier"] |= frontier or {}
+    made = make_run(folder / "made", summaries={"evaluate": changed})
+    write_lines(made / "ppo" / "metrics.jsonl", rows)
+    return read_run(made)
+
+
+def test_what_is_not_trained_on_is_drawn_with_the_laws_and_best_of_n(tmp_path: Path) -> None:
+    distances = [0.0, 0.5, 1.0, 2.0, 3.0]
+    rows = [
+        {"iteration": at, "eval/kl": d * d, "eval/scores": d, "eval/utility": 1 + d * (2 - 0.5 * d), "eval/judge": -d}
+        for at, d in enumerate(distances)
+    ]
+    run = with_ppo(tmp_path, rows, {"best_of_n_utility": [[1, 0.0, 1.0], [2, 0.19, 1.4], [4, 0.6, None]]})
+    curves = {curve.label: curve for curve in titled(held_out_panels([run]), "True utility against KL").curves}
+    assert list(curves["while training"].xs) == [d * d for d in distances]
+    linear = curves["d (2.00 − 0.50 d)"]
+    assert [linear.ys[0], linear.ys[-1]] == pytest.approx([1.0, 2.5])  # from the start, by the planted law
+    assert max(linear.ys) == pytest.approx(3.0, abs=1e-2)  # at d = 2
+    assert sum(label.endswith("log d)") for label in curves) == 1
+    assert (list(curves["best of n"].xs), list(curves["best of n"].ys)) == ([0.0, 0.19], [1.0, 1.4])
+    judged = titled(held_out_panels([run]), "Judge against KL").curves
+    assert list(judged[0].ys) == [-d for d in distances]
+    assert [curve.label for curve in titled(truth_panels([run]), "Proxy and truth").curves] == [
+        "score (proxy)",
+        "true utility",
+        "judge",
+    ]
+
+
+def test_the_members_of_an_ensemble_have_a_figure_and_are_no_reward_of_their_own(tmp_path: Path) -> None:
+    rows: list[dict[str, float]] = [{"iteration": 0, "eval/reward/few/disagreement": 0.2}]
+    rows += [{"iteration": at, "reward/few": 1.0, "reward/few/disagreement": 0.2 + at} for at in (1, 2)]
+    panels = [panel for panel in ppo_panels([with_ppo(tmp_path, rows)]) if "few" in panel.title]
+    assert [panel.title for panel in panels] == ["Disagreement of “few”"]
+    rollouts, held_out = panels[0].curves
+    assert (list(rollouts.ys), list(held_out.ys)) == ([1.2, 2.2], [0.2])
+    assert [level.y for level in panels[0].levels] == [0.2]
+
+
 def test_several_rewards_are_drawn_apart(run: RunView) -> None:
     titles = [panel.title for panel in ppo_panels([run])]
     assert [title for title in titles if title.startswith("Reward")] == ["Reward “reward”", "Reward “<i>rule</i>”"]
@@ -102,5 +143,5 @@ def test_proxy_and_truth_are_shares_of_their_own_gain(run: RunView) -> None:
 
 def test_panels_of_nothing_are_empty(tmp_path: Path) -> None:
     run = read_run(make_run(tmp_path / "run", stages=()))
-    for panels in (sft_panels, reward_panels, ppo_panels, frontier_panels, truth_panels):
+    for panels in (sft_panels, reward_panels, ppo_panels, frontier_panels, held_out_panels, truth_panels):
         assert all(panel.empty for panel in panels([run]))

@@ -9,7 +9,7 @@ from rich.text import Text
 
 from keel.cli.console import TerminalConsole, one_line
 from keel.report import facts, samples
-from keel.report.concerns import peak_note
+from keel.report.concerns import instruments
 from keel.report.verdict import verdict
 from keel.runs.read import RunView
 
@@ -27,8 +27,9 @@ def print_summary(console: TerminalConsole, runs: Sequence[RunView]) -> None:
     if rows:
         console.table("Results", header, rows)
     for name, run in zip(names, runs, strict=True):
-        sentences = (verdict(run).text, facts.reliability_note(run), peak_note(run))
-        console.rich.print(Text(f"{name}: {' '.join(filter(None, sentences))}"))
+        alarms = [alarm.sentence for alarm in instruments(run)]
+        sentences = filter(None, (verdict(run).text, facts.reliability_note(run), *alarms))
+        console.rich.print(Text(f"{name}: {' '.join(dict.fromkeys(sentences))}"))
     for sample in samples.samples(runs)[:_SAMPLES]:
         _show(console, sample)
 

@@ -16,6 +16,7 @@ from keel.config.sampling import RLSamplingConfig
 from keel.config.servers import ServersConfig
 from keel.config.shaping import ShapingConfig
 from keel.config.training import OptimConfig
+from keel.instruments.alarms import AFTER
 
 GROUP = 4  # responses a prompt where an estimator compares them and no number is given
 
@@ -143,7 +144,7 @@ class HeldOutConfig(Config):
         "utility), and hand on the policy of its peak",
     )
     alarm_after: int = Field(
-        2, gt=0, description="evaluations in a row at which an instrument is out of its range until it is said"
+        AFTER, gt=0, description="evaluations in a row at which an instrument is out of its range until it is said"
     )
 
     @property

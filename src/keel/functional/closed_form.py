@@ -12,6 +12,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+_GRAIN = 1e-5  # of the scores' spread: what batches and rounding make of equal ones
+
 
 def log_partition(ref_probs: Tensor, rewards: Tensor, beta: float) -> Tensor:
     """log Z = log sum_y pi_ref(y) exp(r(y) / beta), a scalar, from two tensors [K]; beta log Z is the optimum's J.
@@ -96,10 +98,40 @@ def best_of_n_kl(n: int) -> float:
     return math.log(n) - (n - 1) / n
 
 
-def best_of_n_score(scores: Tensor, n: int) -> float:
+def best_of_n_kl_with_ties(scores: Tensor, n: int) -> float:
+    """The mean KL of best-of-n to its reference where some responses score alike, from `scores` [P, m].
+
+    An atom of the score's law, from F- to F, is drawn with F^n - F-^n, which is the law of best-of-n whatever is
+    picked within the atom by the reference's own odds; what no other of the m samples equals is taken for continuous,
+    with the density n F^(n-1). Without ties it is `best_of_n_kl`, which is never less. Scores nearer to each other
+    than 1e-5 of their spread are equal. ValueError for n < 1.
+    """
+    bound = best_of_n_kl(n)
+    scores = scores.detach().cpu().double()
+    grain = float(scores.max() - scores.min()) * _GRAIN
+    kls = [bound - _lost_in_ties(row / grain if grain else row, n) for row in scores]
+    return sum(kls) / len(kls)
+
+
+def _lost_in_ties(scores: Tensor, n: int) -> float:
+    """What the atoms among `scores` [m], in units of the grain, take off the KL of a continuous law."""
+    counts = torch.unique(scores.round(), return_counts=True)[1].double()
+    upper = counts.cumsum(0) / counts.sum()
+    lower = upper - counts / counts.sum()
+
+    def integral(share: Tensor) -> Tensor:  # of the density's own logarithm, from 0 to F
+        return share**n * math.log(n) + (n - 1) * torch.xlogy(share**n, share) - share**n * (n - 1) / n
+
+    drawn = upper**n - lower**n
+    lost = integral(upper) - integral(lower) - torch.xlogy(drawn, drawn / (upper - lower))
+    return float(lost[counts > 1].sum())
+
+
+def best_of_n_score(scores: Tensor, n: int, judged: Tensor | None = None) -> float:
     """Unbiased mean of the best of n draws, from `scores` [P, m]: m >= n samples of the reference for each prompt.
 
-    The i-th smallest of m samples is the best of C(i-1, n-1) of the C(m, n) subsets. ValueError unless 1 <= n <= m.
+    With `judged` [P, m] the mean of that at the draw of the best score. The i-th smallest of m samples is the best of
+    C(i-1, n-1) of the C(m, n) subsets. ValueError unless 1 <= n <= m.
     """
     num_samples = scores.shape[-1]
     if not 1 <= n <= num_samples:
@@ -107,5 +139,6 @@ def best_of_n_score(scores: Tensor, n: int) -> float:
     ranks = torch.arange(n, num_samples + 1, dtype=torch.float64)
     log_subsets = torch.lgamma(ranks) - torch.lgamma(ranks - n + 1) - math.lgamma(n)
     weights = log_subsets.softmax(dim=0)  # the subsets of all ranks together are the C(m, n)
-    ordered = scores.detach().cpu().double().sort(dim=-1).values[:, n - 1 :]
-    return float((ordered * weights).sum(dim=-1).mean())
+    order = scores.detach().cpu().double().argsort(dim=-1, stable=True)
+    ordered = (scores if judged is None else judged).detach().cpu().double().gather(-1, order)
+    return float((ordered[:, n - 1 :] * weights).sum(dim=-1).mean())

@@ -18,6 +18,7 @@ LEAST_VARIETY = 1 / 3  # likewise, of distinct pairs of tokens
 MOST_REPETITION = 0.05  # above what it was at the start
 MOST_CORRELATION = 0.8
 MOST_DISAGREEMENT = 1.5  # times what it was at the start
+AFTER = 2  # evaluations in a row, unless the recipe says otherwise
 ERRORS = 2  # standard errors by which the held-out score must have fallen
 _HELD_OUT = (("true utility", "eval/utility"), ("judge's score", "eval/judge"))
 _DISAGREEMENT = ("eval/reward/", "/disagreement")
@@ -27,6 +28,7 @@ _DISAGREEMENT = ("eval/reward/", "/disagreement")
 class Alarm:
     """An instrument that was out of its range at enough evaluations in a row."""
 
+    name: str  # of the instrument
     iteration: int  # of the evaluation at which it was raised
     raised: str  # the sentence of that evaluation
     latest: str  # of the last one so far; empty where the instrument has come back
@@ -40,11 +42,12 @@ class Alarm:
 def alarms(rows: Sequence[Row], after: int) -> list[Alarm]:
     """All alarms that the lines `rows` of ppo's metrics raise at `after` evaluations in a row, in their order."""
     evaluations = [row for row in rows if _value(row, "eval/scores") is not None]
-    found = [alarm for watch, grave in _watches(evaluations) for alarm in _raised(evaluations, watch, grave, after)]
+    found = [alarm for instrument in _instruments(evaluations) for alarm in _raised(evaluations, instrument, after)]
     return sorted(found, key=lambda alarm: alarm.iteration)
 
 
-def _raised(evaluations: Sequence[Row], watch: Watch, grave: bool, after: int) -> Iterator[Alarm]:
+def _raised(evaluations: Sequence[Row], instrument: tuple[str, Watch, bool], after: int) -> Iterator[Alarm]:
+    name, watch, grave = instrument
     streak: list[tuple[int, str]] = []
     for number in range(1, len(evaluations)):
         sentence = watch(evaluations[: number + 1])
@@ -52,24 +55,25 @@ def _raised(evaluations: Sequence[Row], watch: Watch, grave: bool, after: int) -
             streak.append((int(evaluations[number]["iteration"] or 0), sentence))
             continue
         if len(streak) >= after:
-            yield Alarm(*streak[after - 1], latest="", grave=grave)
+            yield Alarm(name, *streak[after - 1], latest="", grave=grave)
         streak = []
     if len(streak) >= after:
-        yield Alarm(*streak[after - 1], latest=streak[-1][1], grave=grave)
+        yield Alarm(name, *streak[after - 1], latest=streak[-1][1], grave=grave)
 
 
-def _watches(evaluations: Sequence[Row]) -> Iterator[tuple[Watch, bool]]:
-    """Every instrument, and whether its alarm is grave."""
+def _instruments(evaluations: Sequence[Row]) -> Iterator[tuple[str, Watch, bool]]:
+    """Every instrument by its name, and whether its alarm is grave."""
     for name, key in _HELD_OUT:
-        yield _proxy_against(name, key), True
-    yield _correlation, False
-    yield _surprise, False
-    yield _variety, False
-    yield _repetition, False
+        yield name, _proxy_against(name, key), True
+    yield "length", _correlation, False
+    yield "entropy", _surprise, False
+    yield "variety", _variety, False
+    yield "repetition", _repetition, False
     before, behind = _DISAGREEMENT
     for key in evaluations[0] if evaluations else ():
         if key.startswith(before) and key.endswith(behind):
-            yield _apart(key, key.removeprefix(before).removesuffix(behind)), False
+            name = key.removeprefix(before).removesuffix(behind)
+            yield f"disagreement of {name}", _apart(key, name), False
 
 
 def _proxy_against(name: str, key: str) -> Watch:

@@ -13,9 +13,17 @@ from torch import Tensor
 from keel.batching import row_batches
 from keel.config.evaluate import EvaluateConfig
 from keel.engines.base import DrawKey, Sampler, Scorer, TokenScorer
-from keel.functional.closed_form import best_of_n_kl, best_of_n_score, frontier
+from keel.functional.closed_form import best_of_n_kl, best_of_n_kl_with_ties, best_of_n_score, frontier
 from keel.functional.masked import Moments
-from keel.pipeline.measures import distinct_n, kind_rows, kl_per_response, repetition, response_rows
+from keel.pipeline.measures import (
+    correlation,
+    disagreements,
+    distinct_n,
+    kind_rows,
+    kl_per_response,
+    repetition,
+    response_rows,
+)
 from keel.records import EncodedRow, PromptItem, Samples
 from keel.runs.console import Console
 from keel.runs.run import StageRun
@@ -33,6 +41,7 @@ class Judged:
     scores: Tensor
     utility: Tensor | None
     measures: Mapping[str, Tensor]
+    disagreement: Mapping[str, float]  # by ensemble
 
 
 @dataclass(frozen=True)
@@ -101,11 +110,13 @@ def _respond(
     repeated = [prompt for prompt in prompts for _ in range(config.per_prompt)]
     samples = sampler.sample(repeated, config.sampling, DrawKey(draws, purpose, iteration=0))
     shape = (len(prompts), config.per_prompt)
+    scores = engines.scorer.score(samples)
     return Judged(
         samples=samples,
-        scores=engines.scorer.score(samples).total.reshape(shape),
+        scores=scores.total.reshape(shape),
         utility=engines.utility.score(samples).total.reshape(shape) if engines.utility else None,
         measures={name: scorer.score(samples).total.reshape(shape) for name, scorer in engines.measures.items()},
+        disagreement=disagreements(scores),
     )
 
 
@@ -124,17 +135,19 @@ def _standard_error(values: Tensor) -> float:
 
 def describe(judged: Judged) -> dict[str, Any]:
     """One model's means."""
-    rows = response_rows(judged.samples.sequences)
+    rows, lengths = response_rows(judged.samples.sequences), judged.samples.sequences.response_lengths.float()
     utility = {} if judged.utility is None else {"utility": float(judged.utility.mean())}
     return {
         "score": float(judged.scores.mean()),
         "score_std": Moments.of(judged.scores).std,
         **utility,
-        "length": float(judged.samples.sequences.response_lengths.float().mean()),
+        "length": float(lengths.mean()),
         "ended": float(judged.samples.ended.float().mean()),
         "distinct_1": distinct_n(rows, 1),
         "distinct_2": distinct_n(rows, 2),
         "repetition": repetition(rows),
+        "score_length_correlation": correlation(judged.scores.flatten(), lengths),
+        "disagreement": dict(judged.disagreement),
         "measures": {name: float(values.mean()) for name, values in judged.measures.items()},
     }
 
@@ -184,7 +197,8 @@ def spent(
     """What share of the score that this KL can buy was reached (math.md §2), on the first frontier_prompts prompts.
 
     The bound is estimated from frontier_samples reference responses a prompt: reliable up to log(samples) nats;
-    the same bound from half of them shows how far it has converged. best-of-n is the yardstick of exact KL.
+    the same bound from half of them shows how far it has converged. best-of-n is the yardstick of exact KL, and what
+    the true utility makes of it shows how far the score can be trusted when it is climbed.
     `reached` is None where the KL buys no more than the standard error of what was gained.
     """
     prompts = prompts[: config.frontier_prompts]
@@ -199,6 +213,11 @@ def spent(
     top = max(paid * 1.3, math.log(config.frontier_samples))
     grid = [top * (index / _CURVE_POINTS) ** 2 for index in range(_CURVE_POINTS + 1)]  # even in sqrt(KL)
     sizes = [2**power for power in range(int(math.log2(config.frontier_samples)) + 1)]
+    best_of = [(size, best_of_n_kl_with_ties(scores, size)) for size in sizes]
+    truth = {}
+    if engines.utility is not None:
+        utility = engines.utility.score(samples).total.reshape(scores.shape)
+        truth = {"best_of_n_utility": [[n, at, best_of_n_score(scores, n, utility)] for n, at in best_of]}
     return {
         "prompts": len(prompts),
         "samples_a_prompt": config.frontier_samples,
@@ -211,7 +230,8 @@ def spent(
         "reliable": point.reliable,
         "reliable_up_to_kl": math.log(config.frontier_samples),
         "curve": [[at, frontier(scores, at).bound] for at in grid],
-        "best_of_n": [[size, best_of_n_kl(size), best_of_n_score(scores, size)] for size in sizes],
+        "best_of_n": [[n, at, best_of_n_score(scores, n)] for n, at in best_of],
+        **truth,
     }
 
 

@@ -129,6 +129,12 @@ UTILITY = Chart(
     "eval/utility",
     smooth=False,
 )
+JUDGE = Chart(
+    "Judge’s score",
+    "On held-out prompts, by a reward that is not trained on. Healthy: rises with the score.",
+    "eval/judge",
+    smooth=False,
+)
 KL = Chart(
     "KL to the reference",
     "Nats a response. Healthy: rises to its target, or flattens where β holds it; never below 0.",
@@ -145,7 +151,8 @@ PPO = (
     ),
     Chart(
         "Entropy",
-        "Nats a token, over the whole vocabulary. Healthy: falls slowly; near 0 exploration is over.",
+        "Nats a token, over the whole vocabulary. Healthy: falls slowly; near 0 exploration is over, above its start "
+        "the policy writes what it finds unlikely itself.",
         "ppo/policy/entropy",
         dotted="objective/surprise",
         names=("entropy", "−log π as drawn"),
@@ -204,7 +211,8 @@ PPO = (
         "Score–length correlation",
         "Healthy: moderate; near 1 the score has become a ruler.",
         "objective/score_length_correlation",
-        healthy=(-0.5, 0.5),
+        dashed="eval/score_length_correlation",
+        healthy=(-0.8, 0.8),
         minor=True,
     ),
     Chart(

@@ -6,13 +6,13 @@ import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
+from keel.instruments.alarms import AFTER, alarms
 from keel.report import assessment
-from keel.report.facts import reliability_note, summary
+from keel.report.facts import reliability_note, sentence, summary
 from keel.report.numbers import dig, known, number, percent, percent_range, series
 from keel.runs.read import RunView, StageView
 
 _OVERFIT = 1.05  # validation loss at the end, as a multiple of its lowest
-_LEAST_ENTROPY = 0.1  # of what it was at the start
 _MOST_OVER_TARGET = 1.5
 _FORGOTTEN = 1.0  # nats a token
 _LATE = 0.25  # share of the iterations that "at the end" is a mean over
@@ -28,13 +28,6 @@ _RANGES: tuple[tuple[str, float, float, Callable[[float], str], str], ...] = (  
         "In {} of the groups all responses score alike: only the KL teaches.",
     ),
     ("ppo/val/explained_variance", 0.0, 1.0, number, "The critic explains nothing: its explained variance is {}."),
-    (
-        "objective/score_length_correlation",
-        -0.8,
-        0.8,
-        number,
-        "Score and length are correlated by {}: the score may have become a ruler.",
-    ),
 )
 
 
@@ -52,7 +45,7 @@ def concerns(run: RunView) -> list[Concern]:
     found = [
         _overfitting(run, "sft"),
         *_reward(run),
-        *(Concern("reward", sentence) for sentence in dig(assessment.of_run(run), "alarms") or []),
+        *(Concern("reward", alarm) for alarm in dig(assessment.of_run(run), "alarms") or []),
         _overfitting(run, "reward"),
         _overfitting(run, "direct"),
         *_ppo(run),
@@ -69,21 +62,12 @@ def spent_kl(run: RunView) -> float | None:
     return next((value for value in measured if value is not None), None)
 
 
-def peak_note(run: RunView) -> str | None:
-    """A sentence if the true utility fell by more than a fifth of its gain while the score still rose."""
+def instruments(run: RunView) -> list[Concern]:
+    """The alarms of over-optimisation that PPO's last evaluations still raise."""
     ppo = run.stages.get("ppo")
-    utility, score = series(ppo, "eval/utility"), series(ppo, "eval/scores")
-    if len(utility.ys) < 3 or utility.xs != score.xs:
-        return None
-    best = max(range(len(utility.ys)), key=lambda index: utility.ys[index])
-    gain, fall = utility.ys[best] - utility.ys[0], utility.ys[best] - utility.ys[-1]
-    if fall <= 0.2 * max(gain, 1e-9) or score.ys[-1] <= score.ys[best]:
-        return None
-    return (
-        f"Over-optimisation: the true utility peaked at iteration {utility.xs[best]:.0f} and fell from "
-        f"{number(utility.ys[best])} to {number(utility.ys[-1])}, while the score rose on from "
-        f"{number(score.ys[best])} to {number(score.ys[-1])}."
-    )
+    after = int(known(dig(run.recipe, "ppo", "evaluate", "alarm_after")) or AFTER)
+    standing = [alarm for alarm in alarms(ppo.metrics if ppo else [], after) if alarm.standing]
+    return [Concern("ppo", sentence(alarm.latest), alarm.grave) for alarm in standing]
 
 
 def _overfitting(run: RunView, stage: str) -> Concern | None:
@@ -127,16 +111,12 @@ def _ppo(run: RunView) -> Iterator[Concern | None]:
     yield _falling_objective(ppo)
     yield _spent_too_much(run)
     yield _negative_kl(ppo)
-    for key, low, high, form, sentence in _RANGES:
+    for key, low, high, form, words in _RANGES:
         value = _late(ppo, key)
         if value is not None and not low <= value <= high:
-            yield Concern("ppo", sentence.format(form(value)))
-    entropy, now = series(ppo, "ppo/policy/entropy"), _late(ppo, "ppo/policy/entropy")
-    if now is not None and now < _LEAST_ENTROPY * entropy.ys[0]:
-        yield Concern("ppo", f"The entropy fell from {number(entropy.ys[0])} to {number(now)} nats a token: collapsed.")
+            yield Concern("ppo", words.format(form(value)))
     yield from _without_opinion(ppo)
-    if peak := peak_note(run):
-        yield Concern("ppo", peak, grave=True)
+    yield from instruments(run)
 
 
 def _falling_objective(ppo: StageView | None) -> Concern | None:

@@ -7,10 +7,12 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from keel.report.assessment import reliability
-from keel.report.charts import ACCURACY, KL, PPO, PREFERENCES, REWARD, REWARD_LOSS, SCORE, SFT, UTILITY, Chart
+from keel.report.charts import ACCURACY, JUDGE, KL, PPO, PREFERENCES, REWARD, REWARD_LOSS, SCORE, SFT, UTILITY, Chart
 from keel.report.figures import Curve, Level, Panel, run_colour
 from keel.report.numbers import dig, known, percent, series
 from keel.runs.read import RunView, StageView
+
+_DISAGREEMENT = "/disagreement"
 
 
 @dataclass(frozen=True)
@@ -96,8 +98,9 @@ def ppo_panels(runs: Sequence[RunView]) -> list[Panel]:
     return [
         _panel(found, SCORE, "iteration"),
         _panel(found, UTILITY, "iteration"),
+        _panel(found, JUDGE, "iteration"),
         _panel(found, KL, "iteration", _kl_levels(found)),
-        *(_panel(found, chart, "iteration") for chart in (*_reward_parts(found), *PPO)),
+        *(_panel(found, chart, "iteration") for chart in (*_reward_parts(found), *_ensembles(found), *PPO)),
     ]
 
 
@@ -131,11 +134,31 @@ def _kl_levels(found: Sequence[Source]) -> list[Level]:
 
 def _reward_parts(found: Sequence[Source]) -> Iterator[Chart]:
     """One chart a reward, where a run has more than one."""
-    rows = [row for source in found for row in source.stage.metrics[-1:]]
-    names = dict.fromkeys(key.removeprefix("reward/") for row in rows for key in row if key.startswith("reward/"))
-    names = {name: None for name in names if not name.endswith(("/std", "/missing", "/cut"))}
+    names = [name for name in _reward_metrics(found) if not name.endswith(("/std", "/missing", "/cut", _DISAGREEMENT))]
     if len(names) > 1:
         for name in names:
             yield Chart(
                 f"Reward “{name}”", "Its own mean, unweighted. Healthy: those with weight rise.", f"reward/{name}"
             )
+
+
+def _ensembles(found: Sequence[Source]) -> Iterator[Chart]:
+    """How far the members of each ensemble are apart."""
+    for metric in _reward_metrics(found):
+        if metric.endswith(_DISAGREEMENT):
+            name = metric.removesuffix(_DISAGREEMENT)
+            yield Chart(
+                f"Disagreement of “{name}”",
+                "Standard deviation of the members’ scores of a response. Healthy: about as at the start; growing, the "
+                "policy leaves what the comparisons show.",
+                f"reward/{name}/disagreement",
+                dashed=f"eval/reward/{name}/disagreement",
+                from_start=True,
+            )
+
+
+def _reward_metrics(found: Sequence[Source]) -> list[str]:
+    """What was logged of each reward in the last rollout, by what stands behind `reward/`."""
+    rows = [row for source in found for row in source.stage.metrics[-1:]]
+    keys = dict.fromkeys(key for row in rows for key in row if key.startswith("reward/"))
+    return [key.removeprefix("reward/") for key in keys]

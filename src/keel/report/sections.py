@@ -154,7 +154,11 @@ def _ppo(runs: Sequence[RunView]) -> Stage:
         ("held-out true utility", _change("ppo", "eval/utility")),
         ("held-out KL (nats a response)", _change("ppo", "eval/kl")),
         ("KL coefficient β", _change("ppo", "objective/kl_coef", 3)),
-        ("best held-out objective", _best),
+        ("held-out judge’s score", _change("ppo", "eval/judge")),
+        ("best held-out objective", _best(by_peak=False)),
+        ("peak of the held-out score", _best(by_peak=True)),
+        ("true utility’s law, d = √KL", _law("utility")),
+        ("judge’s law, d = √KL", _law("judge")),
         ("weights handed on", _handed_on),
     ]
     lead = (
@@ -162,7 +166,7 @@ def _ppo(runs: Sequence[RunView]) -> Stage:
         "Arrows lead from the start to the end of training."
     )
     notes = _missing(runs, "ppo") + _shared(runs, "ppo")
-    panels = [*curves.ppo_panels(runs), *against_kl.truth_panels(runs)]
+    panels = [*curves.ppo_panels(runs), *against_kl.truth_panels(runs), *against_kl.held_out_panels(runs)]
     return Stage("ppo", "PPO", lead, notes, of_runs(parts, runs), panels)
 
 
@@ -177,7 +181,10 @@ def _evaluate(runs: Sequence[RunView]) -> Stage:
         else []
     )
     notes = _missing(runs, "evaluate") + each(runs, facts.reliability_note) + each(runs, _unknown_truth) + several
-    return Stage("evaluate", "Evaluation", lead, notes, facts.evaluation(runs), against_kl.frontier_panels(runs))
+    panels = against_kl.frontier_panels(runs)
+    if not any("ppo" in run.stages for run in runs):  # beside whose course it stands
+        panels += against_kl.held_out_panels(runs)
+    return Stage("evaluate", "Evaluation", lead, notes, facts.evaluation(runs), panels)
 
 
 def _count(stage: str, key: str) -> Callable[[RunView], str]:
@@ -227,10 +234,33 @@ def _iterations(run: RunView) -> str:
     return f"{count(done)} of {count(planned)}"
 
 
-def _best(run: RunView) -> str:
-    found = summary(run, "ppo")
-    best = number(found.get("best_objective"))
-    return best if best == ABSENT else f"{best} at iteration {count(found.get('best_iteration'))}"
+def _best(*, by_peak: bool) -> Callable[[RunView], str]:
+    """What picked the best checkpoint: the held-out score if the run was to end at its peak, else the objective."""
+
+    def form(run: RunView) -> str:
+        found = summary(run, "ppo")
+        best = number(found.get("best_objective"))
+        if best == ABSENT or by_peak != (dig(run.recipe, "ppo", "evaluate", "stop_at_peak") is not None):
+            return ABSENT
+        return f"{best} at iteration {count(found.get('best_iteration'))}"
+
+    return form
+
+
+def _law(name: str) -> Callable[[RunView], str]:
+    """The law of reinforcement learning's over-optimisation as it was fitted."""
+
+    def form(run: RunView) -> str:
+        found = dig(summary(run, "ppo"), "fits", name, "log")
+        if known(dig(found, "alpha")) is None:
+            return ABSENT
+        peak = number(found.get("peak_kl"), 1)
+        return (
+            f"d ({number(found['alpha'])} − {number(found.get('beta'))} log d) ± {number(found.get('error'))}"
+            f"{'' if peak == ABSENT else f', highest at {peak} nats'}"
+        )
+
+    return form
 
 
 def _handed_on(run: RunView) -> str:
