@@ -116,19 +116,20 @@ def split(comparisons: Path, out: Path) -> None:
 
 
 def table(out: Path) -> str:
-    """Markdown: a row a run, from what it measured on its held-out prompts."""
+    """Markdown: a row a finished run, from the start to the policy that it handed on, on its held-out prompts."""
     head = "| arm | seed | score | true utility | its peak | KL | judge | entropy | repetition | alarms (iteration) |"
     lines = [head, "|" + "---|" * (head.count("|") - 1)]
     for arm in ARMS:
-        for folder in sorted(out.glob(f"seed-*/ppo-{arm}/ppo")):
-            rows = read_lines(folder / "metrics.jsonl")
-            lines.append(_row(arm, folder.parent.parent.name.removeprefix("seed-"), rows))
+        for done in sorted(out.glob(f"seed-*/ppo-{arm}/ppo/done.json")):
+            handed_on = json.loads(done.read_text(encoding="utf-8"))["model_of_iteration"]
+            seed = done.parts[-4].removeprefix("seed-")
+            lines.append(_row(arm, seed, read_lines(done.parent / "metrics.jsonl"), handed_on))
     return "\n".join(lines)
 
 
-def _row(arm: str, seed: str, rows: list[dict[str, Any]]) -> str:
+def _row(arm: str, seed: str, rows: list[dict[str, Any]], handed_on: int) -> str:
     evaluations = [row for row in rows if "eval/scores" in row]
-    first, last = evaluations[0], evaluations[-1]
+    first, last = evaluations[0], next(row for row in evaluations if row["iteration"] == handed_on)
     peak = max(evaluations, key=lambda row: float(row["eval/utility"]))
 
     def change(key: str, form: str = ".2f") -> str:
