@@ -89,15 +89,15 @@ def prepare(seed: int, out: Path, reuse: Path | None) -> None:
         walk(tree, out / name)
 
 
-def train(seed: int, arm: str, out: Path) -> None:
-    """One run of PPO."""
+def recipe(seed: int, arm: str, out: Path) -> dict[str, Any]:
+    """One run of PPO, from what `prepare` has left in `out`."""
     reward, coef, held_out = ARMS[arm]
     tree = demo(seed, "ppo", *(["evaluate"] if arm == EVALUATED else []))
     tree["model"] = {"base": str(out / "base" / "sft" / "model")}
     tree["ppo"] |= PPO | {"reward": [reward | {"model": model(out, reward["model"]), "name": "reward"}]}
     tree["ppo"]["kl"] = {"coef": coef}
     tree["ppo"]["evaluate"] |= EVALUATE | {"judge": {"model": model(out, "judge"), "name": "judge"}} | held_out
-    walk(tree, out / f"ppo-{arm}")
+    return tree
 
 
 def model(out: Path, name: str) -> str:
@@ -163,7 +163,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         prepare(seed, out, given.reuse[number] if given.reuse else None)
     for arm in given.arms:
         for seed in given.seeds:
-            train(seed, arm, given.out / f"seed-{seed}")
+            out = given.out / f"seed-{seed}"
+            walk(recipe(seed, arm, out), out / f"ppo-{arm}")
     print(table(given.out))
 
 

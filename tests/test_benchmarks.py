@@ -11,12 +11,13 @@ from typing import Any
 import pytest
 import torch
 
-from benchmarks import comparison, dpo, gpu, growth, ppo, profile, reward, sft
+from benchmarks import comparison, dpo, gpu, growth, over_optimisation, ppo, profile, reward, sft
 from benchmarks.comparison import UnequalWork, Work, require_same_work
 from benchmarks.keel_side import Counted
 from benchmarks.measure import Round, Side, Spread, memory_of, peak_memory, rates, shares
 from benchmarks.models import EOS, FIRST_WORD, PAD, Models, Size, as_text, end_probability, make_models, random_texts
 from benchmarks.table import markdown
+from keel.config.recipe import parse_recipe
 
 TINY = Size(hidden=16, layers=1, heads=2, intermediate=32, vocab=64)
 WORK = Work("Toy", "rows", exact=("rows",), sampled=("tokens",))
@@ -317,3 +318,26 @@ def test_without_a_gpu_the_gpu_table_says_so(
         gpu.main()
     assert left.value.code == 2
     assert capsys.readouterr().err.count(".") == 1
+
+
+def test_every_arm_of_over_optimisation_is_a_recipe(tmp_path: Path) -> None:
+    for arm in over_optimisation.ARMS:
+        tree = over_optimisation.recipe(3, arm, tmp_path)
+        found = parse_recipe(tree, arm)
+        assert found.ppo is not None
+        assert (found.ppo.kl.coef == 0) == (not arm.startswith("leash"))
+        assert (found.ppo.evaluate.judge is None) == (arm == "stop-at-peak")
+
+
+def test_rewards_and_judge_share_no_prompt(tmp_path: Path) -> None:
+    pairs = [{"prompt": f"p{number // 3}", "chosen": str(number)} for number in range(3 * 700)]
+    file = tmp_path / "comparisons.jsonl"
+    file.write_text("".join(json.dumps(pair) + "\n" for pair in pairs))
+    over_optimisation.split(file, tmp_path)
+    few, others = (
+        [json.loads(line)["prompt"] for line in (tmp_path / name).read_text().splitlines()]
+        for name in ("few.jsonl", "others.jsonl")
+    )
+    assert (len(few), len(set(few))) == (3 * over_optimisation.SMALL, over_optimisation.SMALL)
+    assert (len(others), len(set(others))) == (3 * 350, 350)
+    assert not set(few) & set(others)

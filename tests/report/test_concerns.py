@@ -98,6 +98,14 @@ def test_over_optimisation_is_noticed(tmp_path: Path) -> None:
     assert [concern for concern in concerns(run) if concern.grave] == [found]
 
 
+def test_what_was_over_optimised_after_the_policy_that_was_handed_on_is_not_grave(tmp_path: Path) -> None:
+    # the made-up utility is 1.94 at 50, 1.75 at 60 and 1.44 at 70: the alarm is raised at the second of them
+    taken = SUMMARIES["ppo"] | {"model_of_iteration": 40}
+    (found,) = instruments(read_run(make_run(tmp_path / "run", summaries={"ppo": taken})))
+    assert not found.grave
+    assert found.sentence.endswith("; the policy of iteration 40, before that, was handed on.")
+
+
 def test_an_instrument_that_is_out_of_its_range_to_the_end_is_named(tmp_path: Path) -> None:
     evaluations = {"eval/scores": [0.0, 1.0, 1.5, 1.6], "eval/repetition": [0.01, 0.02, 0.2, 0.3]}
     (found,) = concerns(run_with(tmp_path / "run", held_out=evaluations))

@@ -15,6 +15,7 @@ from keel.config.ppo import PPOConfig
 from keel.data.load import Labelled, Mixed
 from keel.dist.crew import shared
 from keel.dist.fsdp import gathered
+from keel.engines.base import Scorer
 from keel.engines.learner import GradientLearner
 from keel.engines.losses import ppo_loss
 from keel.engines.scorers import (
@@ -28,7 +29,7 @@ from keel.pipeline.guards import RATIO_TOLERANCE, ROUGH_RATIO_TOLERANCE, require
 from keel.pipeline.heldout import HeldOut
 from keel.pipeline.ppo import PPOEngines, train_ppo
 from keel.pipeline.rollouts import Actors
-from keel.records import PolicyBatch, Rollout
+from keel.records import PolicyBatch, PromptItem, Rollout
 from keel.schema import Prompt
 from keel.text.render import Renderer
 
@@ -76,8 +77,6 @@ def run_ppo(bench: Workbench) -> dict[str, Any]:
     _note_where_grpo_goes(bench, config)
     bench.say_models()
 
-    near = partial(require_near_servers, servers=config.servers, explain=engines.explain_ratio)
-
     def walk() -> dict[str, Any]:
         check_sampler()
         with saving_rollouts(bench.stage, learner, paired=config.update.loss == "dpo"):
@@ -85,16 +84,7 @@ def run_ppo(bench: Workbench) -> dict[str, Any]:
                 config,
                 engines,
                 prompts,
-                HeldOut(
-                    actors,
-                    bench.function("utility"),
-                    items,
-                    config.sampling,
-                    config.kl.coef,
-                    bench.draws,
-                    check=near,
-                    judge=judge,
-                ),
+                _held_out(bench, actors, items, judge, engines.explain_ratio),
                 stage=bench.stage,
                 mixture=loaded.mixture,
                 draws=bench.draws,
@@ -116,6 +106,19 @@ def _prompts(
     if not held_out:
         raise UserError("ppo has no held-out prompts: raise ppo.prompts.validation or give ppo.evaluate.prompts")
     return loaded, held_out
+
+
+def _held_out(
+    bench: Workbench,
+    actors: Actors,
+    items: Sequence[PromptItem],
+    judge: Scorer | None,
+    explain: Callable[[Rollout], str],
+) -> HeldOut:
+    config, utility = bench.recipe.ppo, bench.function("utility")
+    assert config is not None
+    near = partial(require_near_servers, servers=config.servers, explain=explain)
+    return HeldOut(actors, utility, items, config.sampling, config.kl.coef, bench.draws, judge=judge, check=near)
 
 
 def ppo_learner(config: PPOConfig, policy: Policy, **tells: Any) -> GradientLearner[PolicyBatch]:

@@ -67,7 +67,14 @@ def instruments(run: RunView) -> list[Concern]:
     ppo = run.stages.get("ppo")
     after = int(known(dig(run.recipe, "ppo", "evaluate", "alarm_after")) or AFTER)
     standing = [alarm for alarm in alarms(ppo.metrics if ppo else [], after) if alarm.standing]
-    return [Concern("ppo", sentence(alarm.latest), alarm.grave) for alarm in standing]
+    taken = known(summary(run, "ppo").get("model_of_iteration"))
+    past = f"; the policy of iteration {taken:.0f}, before that, was handed on" if taken is not None else ""
+    return [
+        Concern("ppo", sentence(alarm.latest), alarm.grave)
+        if taken is None or taken >= alarm.iteration
+        else Concern("ppo", sentence(alarm.latest + past))
+        for alarm in standing
+    ]
 
 
 def _overfitting(run: RunView, stage: str) -> Concern | None:
