@@ -70,7 +70,7 @@ SUMMARIES = {
     "reward": "steps pairs validation_judgements validation_pairs validation_ties validation score_mean_before "
     "score_scale accuracy accuracy_interval longer_wins noise_ceiling reliability kinds thresholds",
     "direct": "steps rows prompts validation_rows validation",
-    "ppo": "iterations stopped kl_coef best_iteration best_objective model_of_iteration",
+    "ppo": "iterations stopped kl_coef best_iteration best_objective model_of_iteration fits",
     "evaluate": "prompts per_prompt policy reference kl kl_standard_error kl_per_token score utility kinds "
     "demonstrations frontier",
 }
