@@ -27,7 +27,10 @@ def test_samples_show_a_prompt_once_for_all_runs(tmp_path: Path) -> None:
 
 def test_responses_before_stand_before_those_after(tmp_path: Path) -> None:
     first, second = make_run(tmp_path / "a", "polite"), make_run(tmp_path / "b", "terse")
-    write_lines(second / "evaluate" / "samples.jsonl", [{"prompt": "question 0", "policy": "x", "reference": "other"}])
+    write_lines(
+        second / "evaluate" / "samples.jsonl",
+        [{"iteration": 0, "prompt": "question 0", "policy": "x", "reference": "other"}],
+    )
     answers = samples.samples([read_run(first), read_run(second)])[0].answers
     assert [answer.text for answer in answers] == ["plain 0", "other", "you are welcome .", "x"]
 
@@ -55,7 +58,7 @@ def test_times_are_spread_from_the_first_to_the_last(tmp_path: Path) -> None:
 def test_the_first_comparison_is_shown_as_it_was_judged(tmp_path: Path) -> None:
     assert samples.first_comparisons([read_run(make_run(tmp_path / "none"))]) == []
     run = make_run(tmp_path / "run")
-    rows = [{"prompt": f"p{n}", "chosen": f"yes {n}", "rejected": f"no {n}"} for n in range(2)]
+    rows = [{"iteration": 1, "prompt": f"p{n}", "chosen": f"yes {n}", "rejected": f"no {n}"} for n in range(2)]
     write_lines(run / "collect" / "samples.jsonl", rows)
     (found,) = samples.first_comparisons([read_run(run)])
     assert found.prompt == "p0"
