@@ -28,6 +28,12 @@ def test_optional_fields_that_are_not_set_are_not_written() -> None:
     assert Comparison("Hi", "Hello!", "What?").to_row() == {"prompt": "Hi", "chosen": "Hello!", "rejected": "What?"}
 
 
+@pytest.mark.parametrize(("stated", "known"), [(0.9, 0.9), (1, 1.0), (0, 0.0), (True, None), ("1", None)])
+def test_how_likely_a_label_was(stated: object, known: float | None) -> None:
+    assert Comparison("Hi", "a", "b", extra={"first_probability": stated}).first_probability == known
+    assert Comparison("Hi", "a", "b").first_probability is None
+
+
 def test_prompts_and_demonstrations_as_rows() -> None:
     assert Prompt("Hi", {"answer": "4"}).to_row() == {"prompt": "Hi", "answer": "4"}
     assert Demonstration("Hi", "Hello!").to_row() == {"prompt": "Hi", "response": "Hello!"}

@@ -104,6 +104,12 @@ class Comparison:
     def __post_init__(self) -> None:
         _refuse_shadowing(self.extra, ("prompt", "chosen", "rejected", "margin", "annotator", "weight"))
 
+    @property
+    def first_probability(self) -> float | None:
+        """How likely the label was, where the row says so."""
+        known = self.extra.get(FIRST_PROBABILITY)
+        return float(known) if isinstance(known, float | int) and not isinstance(known, bool) else None
+
     def to_row(self) -> dict[str, Any]:
         """The JSON object that reads back as this record, without a margin, annotator or weight that it has not."""
         fields = {

@@ -23,6 +23,7 @@ def compared(**other: Any) -> Compared:
         "chosen": np.array([1, 1, 0, 2]),
         "rejected": np.array([0, 0, 1, 3]),
         "sources": ("a", "a", "b", "b"),
+        "annotators": np.arange(4),
         "margins": UNKNOWN,
         "probabilities": UNKNOWN,
     }

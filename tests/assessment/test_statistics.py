@@ -45,6 +45,9 @@ def test_comparisons_of_one_prompt_are_not_independent() -> None:
 def test_wilson_interval_at_the_edges() -> None:
     z2 = 1.959964**2
     assert wilson_interval(1.0, 4) == pytest.approx((4 / (4 + z2), 1.0))
+    assert wilson_interval(0.5, 10) == pytest.approx((0.2366, 0.7634), abs=1e-4)
+    assert wilson_interval(1.0, 4, 0.99)[0] == pytest.approx(4 / (4 + 2.575829**2))
+    assert wilson_interval(0.0, 0) == (0.0, 1.0)
     assert wilson_interval(0.5, 1)[0] == pytest.approx(1 - wilson_interval(0.5, 1)[1])
 
 

@@ -76,7 +76,8 @@ def votes(tmp_path: Path) -> Path:
     one = {"prompt": "p", "chosen": "a long reply", "rejected": "short"}
     turned = {"prompt": "p", "chosen": "short", "rejected": "a long reply"}
     hostile = {"prompt": "<script>alert(1)</script>", "chosen": "<b>yes</b>", "rejected": "no"}
-    file.write_text("".join(json.dumps(row) + "\n" for row in (one, one, turned, hostile)))
+    named = [row | {"annotator": who} for row, who in ((one, "ann"), (one, "bob"), (turned, "cat"), (hostile, "ann"))]
+    file.write_text("".join(json.dumps(row) + "\n" for row in named))
     return file
 
 

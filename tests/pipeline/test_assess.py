@@ -136,6 +136,15 @@ def test_each_response_is_scored_once_and_in_pieces(monkeypatch: pytest.MonkeyPa
     assert found.gaps.tolist() == pytest.approx([gap] * 40)
 
 
+def test_who_judged_and_how_likely_it_was() -> None:
+    """Two of three name an annotator, the same; one says that it was sure, as a whole number."""
+    named = [("ann", {}), (None, {"first_probability": 1}), ("ann", {"first_probability": 0.75})]
+    pairs = [Labelled(Comparison("p", "a", "b", annotator=who, extra=extra), None) for who, extra in named]
+    found, _ = module._compare(Judge(Stub(on_point)), pairs, ["data"], Heard())
+    assert found.annotators[0] == found.annotators[2] >= 0 > found.annotators[1]
+    assert found.probabilities[1:].tolist() == [1.0, 0.75]
+
+
 def test_a_probe_that_is_too_long_loses_its_end() -> None:
     judge = Judge(Stub(on_point), has_room=lambda prompt, text: len(text) <= 20)
     assert judge.within(item_of("q", {}), "a" * 30).text == "a" * 16

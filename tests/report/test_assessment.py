@@ -31,6 +31,7 @@ def found(*, apart: bool = False, source: str = "model") -> dict[str, Any]:
         chosen=np.arange(40) * 2,
         rejected=np.arange(40) * 2 + 1,
         sources=("one", "other") * 20,
+        annotators=np.full(40, -1),
         margins=np.full(40, np.nan),
         probabilities=draws.uniform(0.5, 1.0, size=40),
     )
@@ -54,10 +55,17 @@ def test_the_figures_in_words() -> None:
     assert "right on what several people judged" not in shown  # nobody voted twice
 
 
-def test_the_votes_bounds_stand_where_nothing_better_is_known() -> None:
+def test_chances_that_are_known_are_noise_and_no_people() -> None:
+    shown = {row.label: row.values[0] for row in assessment.rows([found() | {"stated_ceiling": 0.85}])}
+    assert shown["noise allows"] == "85.0%"
+    assert "people allow" not in shown
+
+
+def test_the_votes_bounds_are_what_people_allow() -> None:
     votes = {"stated_ceiling": None, "ceiling": {"lowest": 0.75, "highest": 0.8536, "model": None}}
-    (allowed,) = [row.values[0] for row in assessment.rows([found() | votes]) if row.label == "people allow"]
-    assert allowed == "75.0% to 85.4%"
+    shown = {row.label: row.values[0] for row in assessment.rows([found() | votes])}
+    assert shown["people allow"] == "75.0% to 85.4%"
+    assert "noise allows" not in shown
 
 
 def test_members_are_shown_where_there_are_some() -> None:

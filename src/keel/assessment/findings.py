@@ -11,6 +11,7 @@ import numpy as np
 from keel.assessment.agreement import agreement_of, by_agreement, ceiling
 from keel.assessment.calibration import calibration
 from keel.assessment.statistics import (
+    Bools,
     Floats,
     Ints,
     by_name,
@@ -38,6 +39,7 @@ class Compared:
     chosen: Ints  # [N], which response was preferred
     rejected: Ints  # [N], to which
     sources: tuple[str, ...]  # [N], what each is of
+    annotators: Ints  # [N], who judged, by number; -1 where nobody is named
     margins: Floats  # [N], how clearly, as the data say; NaN where they do not
     probabilities: Floats  # [N], that the annotator prefers the one it did, where it is known; else NaN
 
@@ -63,7 +65,7 @@ def comparisons(found: Compared, scale: float) -> dict[str, Any]:
     right = hits(gaps)
     longer = found.lengths[found.chosen] - found.lengths[found.rejected]
     items, first = _items(found)
-    agreement = agreement_of(items, first, found.probabilities)
+    agreement = agreement_of(items, first, found.annotators, found.probabilities)
     stated = ~np.isnan(found.margins)
     limit = np.maximum(found.probabilities, 1 - found.probabilities)
     return {
@@ -79,15 +81,15 @@ def comparisons(found: Compared, scale: float) -> dict[str, Any]:
         "by_source": by_name(right, found.sources, prompts),
         "calibration": calibration(scale * gaps) | {"scale": scale},
         "length": _length(found, right, longer, prompts),
-        "ceiling": ceiling(items, first, right, prompts),
+        "ceiling": ceiling(items, first, found.annotators, right, prompts),
         "stated_ceiling": float(limit.mean()) if not np.isnan(limit).any() else None,
     }
 
 
-def _items(found: Compared) -> tuple[Ints, Ints]:
+def _items(found: Compared) -> tuple[Ints, Bools]:
     """Which two responses each comparison is of, as a number [N], and whether the first of them was preferred [N]."""
     low, high = np.minimum(found.chosen, found.rejected), np.maximum(found.chosen, found.rejected)
-    return low * len(found.scores) + high, (found.chosen == low).astype(np.int64)
+    return low * len(found.scores) + high, found.chosen == low
 
 
 def _length(found: Compared, right: Floats, longer: Floats, prompts: Ints) -> dict[str, Any]:

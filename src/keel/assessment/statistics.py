@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Hashable, Sequence
+from statistics import NormalDist
 from typing import Any
 
 import numpy as np
@@ -11,6 +12,8 @@ from numpy.typing import ArrayLike, NDArray
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
+Bools = NDArray[np.bool_]
+Interval = tuple[float, float]
 
 
 def hits(gaps: ArrayLike) -> Floats:
@@ -19,27 +22,32 @@ def hits(gaps: ArrayLike) -> Floats:
     return np.asarray((gaps > 0) + 0.5 * (gaps == 0))
 
 
-def effective_count(right: Sequence[float], groups: Sequence[Hashable]) -> float:
-    """How many independent trials are worth as much as these, which are alike within a group (Kish, 1965).
+def effective_count(right: ArrayLike, groups: NDArray[Any] | Sequence[Hashable]) -> float:
+    """How many independent trials are worth as much as these [N], which are alike within a group [N] (Kish, 1965).
 
     The variance of the share is taken over groups; never more than there are trials, nor fewer than groups / 2.
     """
-    share = sum(right) / len(right)
-    residuals: dict[Hashable, float] = {}
-    for value, group in zip(right, groups, strict=True):
-        residuals[group] = residuals.get(group, 0.0) + value - share
-    spread = sum(residual * residual for residual in residuals.values()) / len(right)
+    if not isinstance(groups, np.ndarray):
+        numbers: dict[Hashable, int] = {}
+        groups = np.array([numbers.setdefault(group, len(numbers)) for group in groups])
+    right = np.asarray(right, dtype=np.float64)
+    share = float(right.mean())
+    residuals = np.bincount(np.unique(groups, return_inverse=True)[1].reshape(-1), right - share)
     if share * (1 - share) == 0:  # nothing varies, so nothing is known of how alike a group is
         return float(len(residuals))
+    spread = float(residuals @ residuals) / len(right)
     count = share * (1 - share) / spread * len(right) if spread > 0 else math.inf
     return min(float(len(right)), max(len(residuals) / 2, count))
 
 
-def wilson_interval(share: float, count: float, z: float = 1.959964) -> tuple[float, float]:
-    """The 95 % interval of a share of `count` independent trials (Wilson, 1927)."""
+def wilson_interval(share: float, count: float, confidence: float = 0.95) -> Interval:
+    """The interval of a share of `count` independent trials (Wilson, 1927); (0, 1) of none."""
+    if count <= 0:
+        return 0.0, 1.0
+    z = NormalDist().inv_cdf(0.5 + confidence / 2)
     centre = (share + z * z / (2 * count)) / (1 + z * z / count)
     half = z / (1 + z * z / count) * math.sqrt(share * (1 - share) / count + z * z / (4 * count * count))
-    return (max(0.0, centre - half), min(1.0, centre + half))
+    return max(0.0, centre - half), min(1.0, centre + half)
 
 
 def share_right(right: Floats, prompts: Ints) -> dict[str, Any]:
@@ -47,7 +55,7 @@ def share_right(right: Floats, prompts: Ints) -> dict[str, Any]:
     if not len(right):
         return {"accuracy": None, "interval": None, "pairs": 0}
     share = float(right.mean())
-    low, high = wilson_interval(share, effective_count(right.tolist(), prompts.tolist()))
+    low, high = wilson_interval(share, effective_count(right, prompts))
     return {"accuracy": share, "interval": [low, high], "pairs": len(right)}
 
 

@@ -30,7 +30,7 @@ from keel.pipeline.judgements import (
     ratings_batch,
 )
 from keel.pipeline.reward import HeldOut, Judges, bootstrap
-from keel.schema import FIRST_PROBABILITY, Comparison, Label, Ranking, Rating
+from keel.schema import Comparison, Label, Ranking, Rating
 from keel.seeds import Draws
 from keel.text.render import Renderer
 
@@ -126,9 +126,8 @@ class _Encoder:
     def pair(self, labelled: Labelled[Comparison]) -> EncodedPair:
         row = labelled.record
         chosen, rejected = self.renderer.comparison(row, room=self.room)
-        known = row.extra.get(FIRST_PROBABILITY)
-        probability = known if isinstance(known, float) else None
-        return EncodedPair(chosen, rejected, row.margin or 0.0, row.weight, probability, labelled.source, labelled.kind)
+        margin, likely = row.margin or 0.0, row.first_probability
+        return EncodedPair(chosen, rejected, margin, row.weight, likely, labelled.source, labelled.kind)
 
     def ranking(self, labelled: Labelled[Ranking]) -> EncodedRanking:
         rows = self.renderer.ranking(labelled.record, room=self.room)

@@ -21,7 +21,7 @@ from keel.errors import UserError
 from keel.functional.ensembles import disagreement
 from keel.records import EncodedRow, PromptItem, Samples
 from keel.runs.console import Console
-from keel.schema import CHOSEN_ENDED, FIRST_PROBABILITY, REJECTED_ENDED, Comparison, Dialogue
+from keel.schema import CHOSEN_ENDED, REJECTED_ENDED, Comparison, Dialogue
 from keel.seeds import Draws
 from keel.text.render import dialogue_text
 
@@ -139,7 +139,8 @@ def _compare(
         ends.append((places[0], places[1]))
     said = judge.opinions(given, lambda done: console.progress("assess", done, len(given), {}))
     order = {prompt: number for number, prompt in enumerate(dict.fromkeys(key[0] for key in numbers))}
-    known = [pair.record.extra.get(FIRST_PROBABILITY) for pair in pairs]
+    people = {one: number for number, one in enumerate(dict.fromkeys(pair.record.annotator for pair in pairs))}
+    known = [pair.record.first_probability for pair in pairs]
     compared = Compared(
         scores=said.scores,
         lengths=np.array([len(one.text) for one in given], dtype=np.float64),
@@ -147,8 +148,9 @@ def _compare(
         chosen=np.array([one for one, _ in ends]),
         rejected=np.array([other for _, other in ends]),
         sources=tuple(pair.kind or names[pair.source] for pair in pairs),
+        annotators=np.array([-1 if (one := pair.record.annotator) is None else people[one] for pair in pairs]),
         margins=np.array([np.nan if pair.record.margin is None else pair.record.margin for pair in pairs]),
-        probabilities=np.array([one if isinstance(one, float) else np.nan for one in known]),
+        probabilities=np.array([np.nan if one is None else one for one in known]),
     )
     return compared, said.cut
 

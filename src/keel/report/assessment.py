@@ -89,9 +89,7 @@ def _value(*keys: str, digits: int = 2) -> Callable[[Any], str]:
 
 
 def _ceiling(found: Any) -> str:
-    """What is known of it exactly, else the bounds that votes give."""
-    if known(dig(found, "stated_ceiling")) is not None:
-        return percent(found["stated_ceiling"], 1)
+    """The bounds that votes give."""
     low, high = (dig(found, "ceiling", end) for end in ("lowest", "highest"))
     return ABSENT if known(low) is None else f"{percent(low, 1)} to {percent(high, 1)}"
 
@@ -133,6 +131,7 @@ _FIGURES: tuple[tuple[str, Callable[[Any], str]], ...] = (
     ("always the longer reply", lambda found: percent(dig(found, "length", "longer_wins"), 1)),
     ("right where the shorter one was preferred", _accuracy("length", "shorter_preferred")),
     ("right where the longer one was preferred", _accuracy("length", "longer_preferred")),
+    ("noise allows", lambda found: percent(dig(found, "stated_ceiling"), 1)),
     ("people allow", _ceiling),
     ("right on what several people judged", _accuracy("ceiling", "model")),
     ("calibration error", _calibration_error),

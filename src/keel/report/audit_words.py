@@ -161,7 +161,7 @@ def _agreement(audit: Audit) -> Iterator[Line]:
     if found.alpha is None or found.agreement is None or found.ceiling is None:
         return
     yield Line("Krippendorff's α", _estimate(found.alpha, number), "", "1 is full agreement, 0 that of chance.")
-    yield Line("two votes agree", _estimate(found.agreement, percent), "", "On one pair of replies.")
+    yield Line("two votes agree", _estimate(found.agreement, percent), "", "How often another vote on the pair agrees.")
     low, high = found.ceiling
     both = f"{percent(low, 1)}–{percent(high, 1)}"
     yield Line("ceiling of a reward model", both, "", "The best accuracy on single votes lies between these.")

@@ -7,36 +7,33 @@ import math
 import numpy as np
 import pytest
 
-from keel.data.audit.intervals import bootstrap, logistic_slope, rate, wilson, z_of
+from keel.assessment.statistics import wilson_interval
+from keel.data.audit.intervals import bootstrap, logistic_slope, rate
 
 
-def test_wilson_by_hand() -> None:
-    """10 of 10: the lower end is n / (n + z²); 5 of 10 with z² = 3.8415: ½ ± z·√(n/4·…) (Wilson, 1927)."""
-    z = z_of(0.95)
-    assert z == pytest.approx(1.959964, abs=1e-6)
-    assert wilson(10, 10) == pytest.approx((10 / (10 + z * z), 1.0))
-    assert wilson(5, 10) == pytest.approx((0.2366, 0.7634), abs=1e-4)
-    assert wilson(0, 0) == (0.0, 1.0)
-
-
-def test_a_rate_of_independent_labels_has_nearly_wilsons_interval() -> None:
+def test_a_rate_of_independent_labels_has_wilsons_interval() -> None:
     hit = np.arange(400) % 4 > 0
     found = rate(hit, np.arange(400))
     assert (found.hits, found.total, found.share) == (300, 400, 0.75)
-    assert found.interval == pytest.approx(wilson(300, 400), abs=1e-3)
+    assert found.interval == pytest.approx(wilson_interval(0.75, 400))
 
 
 def test_labels_of_one_prompt_are_not_independent() -> None:
-    """100 prompts whose 10 labels all agree are worth 100 labels, or rather 99: C/(C − 1)."""
+    """100 prompts whose 10 labels all agree are worth 100 labels."""
     hit = np.repeat(np.arange(100) % 4 > 0, 10)
     found = rate(hit, np.repeat(np.arange(100), 10))
     assert (found.hits, found.total) == (750, 1000)
-    assert found.interval == pytest.approx(wilson(0.75 * 99, 99))
+    assert found.interval == pytest.approx(wilson_interval(0.75, 100))
 
 
 def test_a_rate_of_nothing_and_of_one_prompt() -> None:
     assert math.isnan(rate(np.zeros(0, bool), np.zeros(0)).share)
-    assert rate(np.array([True, False]), np.zeros(2)).interval == wilson(1, 2)
+    assert rate(np.array([True, False]), np.zeros(2)).interval == wilson_interval(0.5, 2)
+
+
+def test_labels_that_are_all_alike_count_once_a_prompt() -> None:
+    """20 hits on 2 prompts: that labels of one prompt are alike cannot be seen, so 2 of 2, from 2 / (2 + z²)."""
+    assert rate(np.ones(20, bool), np.repeat([0, 1], 10)).interval == pytest.approx((2 / (2 + 1.959964**2), 1.0))
 
 
 def naive_slope(xs: list[float], clusters: list[int]) -> tuple[float, float]:

@@ -9,9 +9,11 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from keel.assessment import agreement
+from keel.assessment.statistics import Floats, Interval, wilson_interval
 from keel.data.audit.gather import Int64s
 from keel.data.audit.grouping import combined, groups
-from keel.data.audit.intervals import Floats, Interval, Rate, bootstrap, wilson
+from keel.data.audit.intervals import Rate, bootstrap
 from keel.data.audit.simhash import UInt64s
 
 _SURE = 0.99  # that nobody at all is called an outlier where all are alike
@@ -45,7 +47,8 @@ class Person:
 class Annotators:
     """`votes_per_pair`: how many pairs have how many votes. A vote is one named annotator's on one pair of replies.
 
-    `alpha`, `agreement` and the ceiling's bounds are None where no pair has two votes.
+    `alpha`, `agreement` (with how many votes another one on the pair agrees) and the ceiling's bounds are None where no
+    pair has two votes.
     """
 
     votes: int
@@ -73,35 +76,11 @@ class Votes:
 
 
 def votes_of(prompt: UInt64s, chosen: UInt64s, rejected: UInt64s, annotator: Int64s, labels: Int64s) -> Votes:
-    """One vote for each named annotator and pair of replies; of who said both ways as often, none.
-
-    From columns of all labels, of which only `labels` are looked at.
-    """
-    labels = labels[annotator[labels] >= 0]
+    """`agreement.votes_of`, from columns of all labels, of which only `labels` are looked at."""
     one, other = chosen[labels], rejected[labels]
-    side = one < other
     pair = groups(combined(prompt[labels], np.minimum(one, other), np.maximum(one, other)))
-    by_person = groups(combined(pair, annotator[labels]))
-    lead = np.bincount(by_person, weights=np.where(side, 1, -1)) if len(labels) else np.empty(0)
-    first = np.unique(by_person, return_index=True)[1]
-    kept = first[lead != 0]
-    return Votes(pair[kept], lead[lead != 0] > 0, annotator[labels[kept]], prompt[labels[kept]], labels[kept])
-
-
-def krippendorff_alpha(counts: NDArray[np.int64]) -> float:
-    """α = 1 − D_o/D_e for values without an order; `counts` [u, v]: how often unit u was given value v.
-
-    D_o = Σ_u (m_u² − Σ_v n_uv²)/(m_u − 1) / n, D_e = (n² − Σ_v n_v²)/(n(n − 1)) over units of m_u ≥ 2 values, n in all
-    (Krippendorff, 2011, "Computing Krippendorff's alpha-reliability"). NaN where all values are one.
-    """
-    counts = counts[counts.sum(axis=1) >= 2]
-    of_unit = counts.sum(axis=1)
-    n = int(of_unit.sum())
-    if not n:
-        return math.nan
-    observed = float(((of_unit**2 - (counts**2).sum(axis=1)) / (of_unit - 1)).sum()) / n
-    expected = float(n**2 - (counts.sum(axis=0) ** 2).sum()) / (n * (n - 1))
-    return 1 - observed / expected if expected else math.nan
+    kept, side = agreement.votes_of(pair, one < other, annotator[labels])
+    return Votes(pair[kept], side, annotator[labels[kept]], prompt[labels[kept]], labels[kept])
 
 
 def annotators_of(votes: Votes, names: Sequence[str], first: NDArray[np.int8], longer: NDArray[np.int8]) -> Annotators:
@@ -109,27 +88,15 @@ def annotators_of(votes: Votes, names: Sequence[str], first: NDArray[np.int8], l
     counts = _counts(votes)
     per_pair = counts.sum(axis=1)
     sizes, how_many = np.unique(per_pair, return_counts=True)
-    alpha, agreement, ceiling = None, None, None
+    alpha, agree, ceiling = None, None, None
     if (per_pair >= 2).any():
-        alpha, agreement = _agreement(votes, counts)
-        ceiling = ceiling_of(agreement.value)
+        alpha, agree = _agreement(votes, counts)
+        ceiling = agreement.bounds(agree.value)
     people = _people(votes, counts, names, first, longer)
     return Annotators(
         len(votes.pair), len(counts), dict(zip(sizes.tolist(), how_many.tolist(), strict=True)),
-        alpha, agreement, ceiling, people,
+        alpha, agree, ceiling, people,
     )  # fmt: skip
-
-
-def ceiling_of(agreement: float) -> Interval:
-    """Between what accuracies the best predictor of a single vote lies, from how often two votes agree.
-
-    A pair that a share p of all annotators would decide one way gives two that agree with probability
-    a = p² + (1 − p)², and lets the best predictor be right with q = max(p, 1 − p) = (1 + √(2a − 1))/2. That is concave
-    in a and lies above the chord q = a from (½, ½) to (1, 1), so A = E[a] gives A ≤ E[q] ≤ (1 + √(2A − 1))/2: the
-    upper end where all pairs are equally hard, the lower where each is either clear or a coin's toss. Assumes that the
-    votes on a pair are independent and of annotators drawn alike.
-    """
-    return max(agreement, 0.5), (1 + math.sqrt(max(0.0, 2 * agreement - 1))) / 2
 
 
 def _counts(votes: Votes) -> NDArray[np.int64]:
@@ -140,29 +107,25 @@ def _counts(votes: Votes) -> NDArray[np.int64]:
 
 
 def _agreement(votes: Votes, counts: NDArray[np.int64]) -> tuple[Estimate, Estimate]:
-    """Krippendorff's α and the share of agreeing votes, two on one pair at a time; prompts are drawn anew.
+    """Krippendorff's α, and with how many votes another one on the pair agrees; prompts are drawn anew.
 
-    Which of two replies is called the first is nobody's choice, so α is that of every pair entered both ways round:
-    it does not change when replies are swapped, and both answers are expected equally often.
+    α = 1 − D_o/D_e (Krippendorff, 2011, "Computing Krippendorff's alpha-reliability"), and 1 − D_o is that agreement.
+    Which of two replies is called the first is nobody's choice, so α is that of every pair entered both ways round: it
+    does not change when replies are swapped, both answers are expected equally often, and of n votes D_e = n/(2n − 1).
     """
-    voted = counts.sum(axis=1)
-    several = voted >= 2
-    counts, voted = counts[several], voted[several]
-    prompt = votes.prompt[np.unique(votes.pair, return_index=True)[1]][several]
-    same = (counts * (counts - 1)).sum(axis=1) / 2
-    against = counts.prod(axis=1)
-    number = groups(prompt)
-    sums = [np.bincount(number, weights=each) for each in (same, same + against, 2 * against / (voted - 1), voted)]
-    parts = np.stack(sums, axis=1).astype(np.float64)
+    several = counts.sum(axis=1) >= 2
+    number = groups(votes.prompt[np.unique(votes.pair, return_index=True)[1]][several])
+    counts = counts[several]
+    sums = [np.bincount(number, weights=each) for each in (agreement.agreeing(counts), counts.sum(axis=1))]
+    parts = np.stack(sums, axis=1)
 
-    def agreement(sums: Floats) -> Floats:
+    def agree(sums: Floats) -> Floats:
         return np.asarray(sums[..., 0] / sums[..., 1])
 
     def alpha(sums: Floats) -> Floats:
-        disagreement, n = 2 * sums[..., 2], 2 * sums[..., 3]
-        return np.asarray(1 - (disagreement / n) / (n / 2 / (n - 1)))
+        return np.asarray(1 - (1 - agree(sums)) * (2 - 1 / sums[..., 1]))
 
-    found = [Estimate(float(part(parts.sum(axis=0))), bootstrap(parts, part)) for part in (alpha, agreement)]
+    found = [Estimate(float(part(parts.sum(axis=0))), bootstrap(parts, part)) for part in (alpha, agree)]
     return found[0], found[1]
 
 
@@ -189,13 +152,13 @@ def _people(
     people = []
     for number in np.argsort(-given, kind="stable").tolist():
         if given[number]:
-            agreement = _rate(agreeing[number], met[number], independent[number])
+            others_agree = _rate(agreeing[number], met[number], independent[number])
             tastes = {name: _rate(yes[number], yes[number] + no[number]) for name, (yes, no) in sides.items()}
             remarks = _remarks(tastes, confidence)
             if shared[number] >= _ENOUGH_VOTES:
-                most = wilson(agreement.share * independent[number], independent[number], confidence)[1]
+                most = wilson_interval(others_agree.share, independent[number], confidence)[1]
                 remarks = ["low agreement", *remarks] if most < usual else remarks
-            people.append(Person(names[number], int(given[number]), agreement, **tastes, remarks=remarks))
+            people.append(Person(names[number], int(given[number]), others_agree, **tastes, remarks=remarks))
     return people
 
 
@@ -211,7 +174,7 @@ def _independent(
 
 def _rate(hits: float, total: float, independent: float | None = None) -> Rate:
     number = total if independent is None else independent
-    return Rate(int(hits), int(total), wilson(hits / total * number if total else 0.0, number))
+    return Rate(int(hits), int(total), wilson_interval(hits / total if total else 0.0, number))
 
 
 def _remarks(tastes: dict[str, Rate], confidence: float) -> list[str]:
@@ -224,7 +187,7 @@ def _remarks(tastes: dict[str, Rate], confidence: float) -> list[str]:
         if taste.hits in (0, taste.total) and 2 * 0.5**taste.total < 1 - confidence:
             found.append(f"always the {name if taste.hits else never}")
         elif name == "first":
-            low, high = wilson(taste.hits, taste.total, confidence)
+            low, high = wilson_interval(taste.share, taste.total, confidence)
             if not low <= 0.5 <= high:
                 found.append(f"position bias: the {name if low > 0.5 else never}")
     return found

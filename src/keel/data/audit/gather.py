@@ -20,7 +20,7 @@ from keel.data.load import told_by
 from keel.data.reading import Reading
 from keel.data.reasons import Check
 from keel.data.split import in_validation
-from keel.schema import CHOSEN_ENDED, CHOSEN_FIRST, FIRST_PROBABILITY, REJECTED_ENDED, Comparison, Label, Rating
+from keel.schema import CHOSEN_ENDED, CHOSEN_FIRST, REJECTED_ENDED, Comparison, Label, Rating
 
 _SKETCHED_AT_ONCE = 2048  # prompts
 _TOLD_EVERY = 2048  # records
@@ -276,7 +276,7 @@ class Gatherer:
             chosen_odd=oddities(pair.chosen, pair.extra.get(CHOSEN_ENDED)),
             rejected_odd=oddities(pair.rejected, pair.extra.get(REJECTED_ENDED)),
             first=_order(pair.extra.get(CHOSEN_FIRST)),
-            first_probability=_probability(pair.extra.get(FIRST_PROBABILITY)),
+            first_probability=float("nan") if pair.first_probability is None else pair.first_probability,
             **place,
         )
 
@@ -341,7 +341,3 @@ class Gatherer:
 
 def _order(chosen_first: Any) -> int:
     return int(chosen_first) if isinstance(chosen_first, bool) else -1
-
-
-def _probability(value: Any) -> float:
-    return float(value) if isinstance(value, float | int) and not isinstance(value, bool) else float("nan")

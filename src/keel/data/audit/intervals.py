@@ -5,14 +5,12 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from statistics import NormalDist
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-Floats = NDArray[np.float64]
-Interval = tuple[float, float]
+from keel.assessment.statistics import Floats, Interval, effective_count, wilson_interval
 
 RESAMPLES = 2000
 _BOOTSTRAP_SEED = 0
@@ -41,37 +39,15 @@ class Slope:
     standard_error: float
 
 
-def z_of(confidence: float) -> float:
-    """The quantile of the normal distribution for a two-sided interval: 0.95 → 1.96."""
-    return NormalDist().inv_cdf(0.5 + confidence / 2)
-
-
-def wilson(hits: float, total: float, confidence: float = 0.95) -> Interval:
-    """Wilson's score interval for a share (Wilson, 1927). (0, 1) where the total is 0."""
-    if total <= 0:
-        return 0.0, 1.0
-    z = z_of(confidence)
-    share, spread = hits / total, z * z / total
-    middle = (share + spread / 2) / (1 + spread)
-    half = z * math.sqrt(share * (1 - share) / total + spread / total / 4) / (1 + spread)
-    return max(0.0, middle - half), min(1.0, middle + half)
-
-
 def rate(hit: NDArray[np.bool_], cluster: NDArray[Any]) -> Rate:
     """How many of n are hits, clusters (prompts) being independent and what is in one not.
 
-    Wilson's interval for as many independent labels as would have the clustered variance
-    C/(C − 1)·Σ_c (hits_c − p·n_c)² / n²; for n where that is 0, or there is one cluster.
+    Wilson's interval for as many independent labels as they are worth.
     """
     hits, total = int(hit.sum()), len(hit)
     if not total:
         return Rate(0, 0, (0.0, 1.0))
-    share = hits / total
-    effective = float(total)
-    variance = _clustered(hit - share, cluster) / total**2
-    if variance > 0:
-        effective = share * (1 - share) / variance
-    return Rate(hits, total, wilson(share * effective, effective))
+    return Rate(hits, total, wilson_interval(hits / total, effective_count(hit, cluster)))
 
 
 def _clustered(scores: NDArray[Any], cluster: NDArray[Any]) -> float:
