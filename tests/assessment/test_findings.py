@@ -81,13 +81,24 @@ SOUND = {"holds": True, "batch": 0.0, "padding": 0.0, "order": 0.0, "tolerance":
 
 def judged(*groups: Replies, invariance: dict[str, Any] | None = None, **of_comparisons: Any) -> list[str]:
     right = {"accuracy": 0.8, "interval": [0.7, 0.9], "pairs": 100}
-    found = {"accuracy": right, "length": {"shorter_preferred": right}, "ceiling": None} | of_comparisons
+    halves = {"shorter_preferred": right, "longer_preferred": right}
+    found = {"accuracy": right, "length": halves | of_comparisons.pop("length", {}), "ceiling": None} | of_comparisons
     return alarms(found | {"replies": replies([REAL, *groups]), "invariance": invariance or SOUND})
 
 
 def test_a_sound_model_raises_no_alarm() -> None:
     apart = group(OTHER_PROMPTS, "off", [-1.0, -1.0, 0.0], [1.0, 1.0, 1.0])
     assert judged(group("empty", "probe", [-3.0, -3.0, 0.9]), apart) == []
+
+
+def test_a_model_that_may_be_chance_may_go_by_length_too() -> None:
+    """−length: right wherever the shorter reply was preferred, never where the longer one was; 46 % in all."""
+    total = {"accuracy": 0.46, "interval": [0.36, 0.56], "pairs": 100}
+    chance, length = judged(
+        accuracy=total, length={"longer_preferred": {"accuracy": 0.0, "interval": [0.0, 0.11], "pairs": 54}}
+    )
+    assert "which may be chance" in chance
+    assert "it goes by length" in length
 
 
 @pytest.mark.parametrize(
@@ -100,8 +111,13 @@ def test_a_sound_model_raises_no_alarm() -> None:
         (judged(accuracy={"accuracy": 0.55, "interval": [0.45, 0.65], "pairs": 9}), "right in 55% of the pairs"),
         (
             judged(length={"shorter_preferred": {"accuracy": 0.2, "interval": [0.1, 0.3], "pairs": 9}}),
-            "it is right in 20%: it goes by length",
+            "Where the shorter reply was preferred it is right in 20%: it goes by length",
         ),
+        (
+            judged(length={"longer_preferred": {"accuracy": 0.0, "interval": [0.0, 0.11], "pairs": 30}}),
+            "Where the longer reply was preferred it is right in 0%: it goes by length",
+        ),
+        (judged(accuracy={"accuracy": 0.32, "interval": [0.21, 0.46], "pairs": 50}), "it prefers the worse"),
         (
             judged(ceiling={"highest": 0.8, "model": {"accuracy": 0.95, "interval": [0.9, 1.0], "pairs": 50}}),
             "what it was trained on",

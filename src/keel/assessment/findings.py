@@ -142,13 +142,17 @@ def alarms(found: Mapping[str, Any]) -> list[str]:
 
 def _of_comparisons(found: Mapping[str, Any]) -> list[str]:
     said = []
-    accuracy, shorter, top = found["accuracy"], found["length"]["shorter_preferred"], found["ceiling"]
-    if accuracy["interval"][0] <= 0.5:
+    accuracy, top = found["accuracy"], found["ceiling"]
+    low, high = accuracy["interval"]
+    if high < 0.5:
+        said.append(f"It is right in {accuracy['accuracy']:.0%} of the pairs, less than a coin: it prefers the worse.")
+    elif low <= 0.5:
         said.append(f"It is right in {accuracy['accuracy']:.0%} of the pairs, which may be chance.")
-    elif shorter["pairs"] and shorter["interval"][1] < 0.5:
-        said.append(
-            f"Where the shorter reply was preferred it is right in {shorter['accuracy']:.0%}: it goes by length."
-        )
+    said += [
+        f"Where the {side} reply was preferred it is right in {half['accuracy']:.0%}: it goes by length."
+        for side in ("shorter", "longer")
+        if (half := found["length"][f"{side}_preferred"])["pairs"] and half["interval"][1] < 0.5
+    ]
     if top and top["model"]["interval"][0] > top["highest"]:
         said.append(
             f"It agrees with votes more than people can ({top['model']['accuracy']:.0%} against at most "

@@ -169,3 +169,5 @@ def _show(found: Audit, written: Cleaned | None, rows: int) -> None:
     if written is not None:
         typer.echo(f"{written.kept:,} fit to use written to {written.out}")
         typer.echo(f"{sum(written.left_out.values()):,} left out, each with its reason, listed in {written.beside}")
+        if written.unsure:
+            typer.echo(f"{written.unsure:,} prompts have too many like them to tell if one is held out: audit it again")

@@ -108,8 +108,6 @@ def _position(audit: Audit) -> Iterator[Line]:
 
 def _balance(audit: Audit) -> Iterator[Line]:
     balance = audit.balance
-    if balance.ties:
-        yield Line("ties", count(balance.ties), "", "Left out: neither reply was preferred.")
     if 0 < len(balance.numbers) <= 30:
         each = ", ".join(f"{value:g}: {count(times)}" for value, times in balance.numbers.items())
         yield Line("numbers given", each, "", "How often each rating was given; of labels 1 is accepted.")
@@ -135,10 +133,10 @@ def _splits(audit: Audit) -> Iterator[Line]:
     yield Line("prompts trained on / held out", both, "", f"Split {how}.")
     if splits.held_out:
         yield Line("prompts on both sides", count(splits.shared_prompts), "", "Equal but for white space and case.")
-        cut = f" {count(splits.cut)} looks were cut short: there may be more." if splits.cut else ""
+        more = f" {count(splits.unsure)} training prompts have too many like them to tell." if splits.unsure else ""
         near = f"{count(splits.near_train)} / {count(splits.near_held_out)}"
         examples = ", ".join(_pair(audit, near.train, near.held_out) for near in splits.examples[:3])
-        meaning = f"Four fifths of their word pairs or more in common with a prompt of the other side.{cut}"
+        meaning = f"Four fifths of their word pairs or more in common with a prompt of the other side.{more}"
         yield Line("near-duplicates across", near, examples, meaning)
     sources = audit.gathered.sources
     for (one, other), prompts in splits.between.items():

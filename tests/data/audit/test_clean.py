@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from keel.config.data import DataConfig
 from keel.data.audit.audit import Audit, audit
 from keel.data.audit.clean import beside, clean
+from keel.data.audit.faults import Fault
 from keel.data.convert import COMPARISONS, RANKINGS, RATINGS
 from keel.data.load import load_comparisons
 from keel.errors import UserError
@@ -107,6 +108,26 @@ def test_what_is_held_out_is_not_trained_on(tmp_path: Path) -> None:
     assert faults_left(audit([source(str(out), held_out=False)])) == []
 
 
+def test_many_prompts_of_one_template_are_held_to_few_held_out(tmp_path: Path) -> None:
+    """3,000 that differ from each other and from three held-out ones in a word of 40: all go at once, one stays."""
+    words = " ".join(f"word{number}" for number in range(39))
+    train = [pair(f"{words} train{number}", "x", "y") for number in range(3000)] + [pair("Milk?", "x", "y")]
+    test = save(tmp_path / "test.jsonl", [pair(f"{words} test{number}", "u", "v") for number in range(3)])
+    given = source(save(tmp_path / "train.jsonl", train), held_out=False)
+    done = clean(audit([given, source(test, held_out=True)]), tmp_path / "clean.jsonl")
+    assert lines(tmp_path / "clean.jsonl") == train[-1:]
+    assert (done.kept, done.unsure) == (1, 0)
+
+
+def test_a_prompt_nearly_one_that_is_on_both_sides_goes_at_once(tmp_path: Path) -> None:
+    words = " ".join(f"word{number}" for number in range(30))
+    train = [pair(prompt, "x", "y") for prompt in (words, words + " more", "Milk?")]
+    test = save(tmp_path / "test.jsonl", [pair(words, "u", "v")])
+    given = source(save(tmp_path / "train.jsonl", train), held_out=False)
+    clean(audit([given, source(test, held_out=True)]), tmp_path / "clean.jsonl")
+    assert lines(tmp_path / "clean.jsonl") == train[-1:]
+
+
 def test_rankings_are_written_as_comparisons_and_ratings_as_they_are(tmp_path: Path) -> None:
     ranking = {"prompt": "p", "responses": ["a", "b", "b"], "ranks": [1, 2, 3]}
     clean(audit_of(tmp_path, [ranking], RANKINGS), tmp_path / "pairs.jsonl")
@@ -117,6 +138,19 @@ def test_rankings_are_written_as_comparisons_and_ratings_as_they_are(tmp_path: P
     rated = [{"prompt": "p", "response": text, "rating": 2.0} for text in ("a", "a", "b", "Human: c")]
     clean(audit_of(tmp_path, rated, RATINGS), tmp_path / "rated.jsonl")
     assert lines(tmp_path / "rated.jsonl") == [rated[0], rated[2]]
+
+
+def test_ties_are_listed(tmp_path: Path) -> None:
+    """Of three replies in equal ranks but for one: a tie and two comparisons. The other question has a tie alone."""
+    rows = [
+        {"prompt": "p", "responses": ["a", "b", "c"], "ranks": [1, 2, 2]},
+        {"prompt": "q", "responses": ["a", "b"], "preferred": "tie"},
+    ]
+    done = clean(audit_of(tmp_path, rows), tmp_path / "clean.jsonl")
+    listed = lines(tmp_path / "clean.left-out.jsonl")
+    assert [(line["row"], line["reason"]) for line in listed] == [(0, "tie: responses 2 and 3"), (1, "tie")]
+    assert (done.kept, done.left_out) == (2, {Fault.TIE: 2})
+    assert faults_left(audit_of(tmp_path, rows)) == []
 
 
 def test_a_row_is_left_out_for_the_first_of_its_faults(tmp_path: Path) -> None:

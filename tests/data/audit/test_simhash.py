@@ -6,6 +6,7 @@ import re
 from itertools import pairwise
 
 import numpy as np
+import pytest
 from numpy.typing import NDArray
 
 from keel.data.audit import simhash
@@ -84,7 +85,7 @@ def test_near_duplicates_are_those_of_all_pairs() -> None:
     pairs = set(zip(found.left.tolist(), found.right.tolist(), strict=True))
     assert pairs <= true
     assert len(pairs) >= 38  # one that differs in many bits may be missed
-    assert found.cut == 0
+    assert found.unsure == 0
 
 
 def test_short_questions_that_differ_are_no_near_duplicates() -> None:
@@ -93,11 +94,30 @@ def test_short_questions_that_differ_are_no_near_duplicates() -> None:
     assert len(near_duplicates(sketches(one), sketches(["what is the capital of france"])).left) == 1
 
 
-def test_a_full_bucket_is_cut_and_counted() -> None:
-    same = ["the same words in all of these texts"] * (simhash._MOST_A_BUCKET + 5)
-    found = near_duplicates(sketches(same[:1]), sketches(same))
-    assert found.cut > 0
-    assert len(found.right) >= simhash._MOST_A_BUCKET
+def test_every_text_of_a_crowd_is_found_from_either_side() -> None:
+    same = sketches(["the same words in all of these texts"] * (simhash._MOST_A_BUCKET + 5))
+    one = sketches(["the same words in all of these texts"])
+    for found in (near_duplicates(one, same), near_duplicates(same, one), near_duplicates(same, same)):
+        assert found.unsure == 0
+        assert len(found.left) >= len(same.counts)
+    assert set(near_duplicates(same, same).right.tolist()) == set(range(len(same.counts)))
+
+
+@pytest.mark.parametrize(("most", "right", "unsure"), [(1, [], 2), (2, [1], 0)])
+def test_crowds_on_both_sides_are_unsure(
+    monkeypatch: pytest.MonkeyPatch, most: int, right: list[int], unsure: int
+) -> None:
+    """All four have one SimHash, and the second of each side are the same text: the first alone would miss it."""
+    monkeypatch.setattr(simhash, "_MOST_A_BUCKET", most)
+    sides = [
+        simhash.Sketches(
+            np.zeros((2, 16), np.uint8), np.array([[one] + [simhash._PAD] * 63, [9] + [simhash._PAD] * 63], np.uint32),
+            np.ones(2, np.int64),
+        )
+        for one in (1, 2)
+    ]  # fmt: skip
+    found = near_duplicates(*sides)
+    assert (found.right.tolist(), found.unsure) == (right, unsure)
 
 
 def test_nothing_on_a_side() -> None:

@@ -95,7 +95,7 @@ def _splits(audit: Audit) -> dict[str, Any]:
             {"train": place(near.train), "held_out": place(near.held_out), "jaccard": near.jaccard}
             for near in splits.examples
         ],
-        "buckets_cut": splits.cut,
+        "near_duplicates_unsure": splits.unsure,
         "between_files": [
             {"files": [sources[one].name, sources[other].name], "prompts": count}
             for (one, other), count in splits.between.items()

@@ -18,12 +18,16 @@ from keel.schema import AnyRecord
 
 @dataclass(frozen=True)
 class Cleaned:
-    """What was written where, and how many records were left out for which fault."""
+    """What was written where, and how many records were left out for which fault.
+
+    `unsure`: prompts of it that may yet be nearly held out (`Splits.unsure`).
+    """
 
     kept: int
     left_out: Mapping[Fault, int]
     out: Path
     beside: Path
+    unsure: int
 
 
 def beside(out: Path) -> Path:
@@ -35,7 +39,8 @@ def clean(audit: Audit, out: Path) -> Cleaned:
     """Write what is fit to use of the sources that are not held out; of rankings the comparisons they stand for.
 
     A record is left out for the first fault that makes it unfit, in the order of `Fault`; one line of JSON says so:
-    reason, meaning, file, row. Each file appears whole or not at all. Raises UserError if nothing would be left, the
+    reason, meaning, file, row. Ties are listed too, for a comparison cannot
+    say them. Each file appears whole or not at all. Raises UserError if nothing would be left, the
     sources hold different kinds of record, or have changed since they were audited.
     """
     sources = [(number, source) for number, source in enumerate(audit.gathered.sources) if not source.held_out]
@@ -49,15 +54,16 @@ def clean(audit: Audit, out: Path) -> Cleaned:
         raise UserError(f"--clean {out}: no row is fit to use, so nothing was written.")
     write_jsonl(out, _fit(audit.gathered, sources, unfit))
     write_rows(beside(out), (_row(fault, place) for fault, place in left_out))
+    unsure = audit.splits.unsure if audit.splits.by_file else 0
     counts = Counter(fault for fault, _ in left_out)
-    return Cleaned(kept, {fault: counts[fault] for fault in Fault if counts[fault]}, out, beside(out))
+    return Cleaned(kept, {fault: counts[fault] for fault in Fault if counts[fault]}, out, beside(out), unsure)
 
 
 def _left_out(audit: Audit, sources: Sequence[int]) -> list[tuple[Fault, Place]]:
     """Each record or refused row once, by source and row."""
     found: dict[tuple[int, int | None, str, int, int], tuple[Fault, Place]] = {}
     for one in audit.found:
-        if one.fault.unfit(audit.splits.by_file):
+        if one.fault.unfit(audit.splits.by_file) or one.fault is Fault.TIE:
             for number, place in enumerate(one.places(audit.gathered)):
                 # A row of a ranking may be refused for several of its pairs, and each is a record of its own.
                 apart = number if place.position is None else -1

@@ -35,6 +35,7 @@ class Fault(Enum):
     AGAINST_ORDER = "to drop for an order"
     CUT_OFF = "cut off"
     MID_SENTENCE = "ends in mid-sentence"
+    TIE = "tie"
 
     @property
     def sentence(self) -> str:
@@ -66,6 +67,7 @@ _SENTENCES = {
     Fault.CYCLE: "The label lies on a cycle (A over B over C over A, or A over B over A): no utility explains it.",
     Fault.AGAINST_ORDER: "Without these few the others agree with an order of each prompt's replies.",
     Fault.CUT_OFF: "A reply is known not to have ended.",
+    Fault.TIE: "Neither reply was preferred: no fault, but a comparison cannot say it.",
     Fault.MID_SENTENCE: "A long reply ends without a full stop: it may have been cut off (a guess).",
 }
 
@@ -172,12 +174,12 @@ def _of_rows(odd: NDArray[np.uint8], prompt: Int64s, splits: Splits) -> Masks:
 
 
 def _refused(gathered: Gathered) -> dict[Fault, list[Place]]:
-    """What the reader did not take, under the audit's names; what it left out on purpose is no fault."""
-    names = {Reason.EMPTY_RESPONSE: Fault.EMPTY, Reason.SAME_RESPONSES: Fault.IDENTICAL}
+    """What the reader did not take, under the audit's names, ties too; what a `map` skipped is no fault."""
+    names = {Reason.EMPTY_RESPONSE: Fault.EMPTY, Reason.SAME_RESPONSES: Fault.IDENTICAL, Reason.TIE: Fault.TIE}
     found: dict[Fault, list[Place]] = {}
     for source, check in enumerate(gathered.checks):
         for one in check.findings:
-            if not (one.reason.is_warning or one.reason.is_on_purpose):
+            if one.reason in names or not (one.reason.is_warning or one.reason.is_on_purpose):
                 detail = one.detail if one.reason in names else ": ".join(filter(None, (one.reason.value, one.detail)))
                 place = Place(source, None, one.file, one.row, detail)
                 found.setdefault(names.get(one.reason, Fault.UNREADABLE), []).append(place)

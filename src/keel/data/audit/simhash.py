@@ -58,13 +58,13 @@ class Sketches:
 class NearDuplicates:
     """Pairs (left, right) of near-duplicates with their Jaccard [m]: every text that has one is in a pair.
 
-    `cut` counts the looks at a bucket that was too full to be looked at whole.
+    `unsure` counts the texts of the right in none that were not held to all their candidates: there were too many.
     """
 
     left: NDArray[np.int64]
     right: NDArray[np.int64]
     jaccard: NDArray[np.float64]
-    cut: int = 0
+    unsure: int = 0
 
 
 def mixed(values: UInt64s) -> UInt64s:
@@ -159,14 +159,15 @@ def near_duplicates(left: Sketches, right: Sketches, threshold: float = THRESHOL
     """
     seen_left, seen_right = np.zeros(len(left.hashes), bool), np.zeros(len(right.hashes), bool)
     found: list[tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float64]]] = []
-    cut = 0
+    unsure = np.zeros(len(right.hashes), bool)
     left_bits, right_bits = (side.hashes.view(np.uint64) for side in (left, right))
     for one, other in combinations(range(_BLOCKS), 2):
         keys, wanted = (
             side.hashes[:, one].astype(np.uint16) << np.uint16(8) | side.hashes[:, other] for side in (left, right)
         )
-        for rows, candidates, missed in _candidates(keys, wanted):
-            cut += missed
+        crowded = [np.bincount(side, minlength=1 << 16) > _MOST_A_BUCKET for side in (keys, wanted)]
+        unsure |= (crowded[0] & crowded[1])[wanted]
+        for rows, candidates in _candidates(keys, wanted):
             near = np.bitwise_count(left_bits[rows] ^ right_bits[candidates]).sum(axis=1) <= _FAR
             near &= ~(seen_left[rows] & seen_right[candidates])
             near &= (left.counts[rows] > 0) & (right.counts[candidates] > 0)
@@ -176,22 +177,35 @@ def near_duplicates(left: Sketches, right: Sketches, threshold: float = THRESHOL
             rows, candidates = rows[same], candidates[same]
             seen_left[rows] = seen_right[candidates] = True
             found.append((rows, candidates, share[same]))
+    missed = int((unsure & ~seen_right).sum())
     if not found:
         return NearDuplicates(np.empty(0, np.int64), np.empty(0, np.int64), np.empty(0))
     rows, candidates, shares = (np.concatenate(part) for part in zip(*found, strict=True))
     _, first = np.unique(np.stack([rows, candidates]), axis=1, return_index=True)
-    return NearDuplicates(rows[first], candidates[first], shares[first], cut)
+    return NearDuplicates(rows[first], candidates[first], shares[first], missed)
 
 
 def _candidates(
     left: NDArray[np.uint16], right: NDArray[np.uint16]
-) -> Iterator[tuple[NDArray[np.int64], NDArray[np.int64], int]]:
-    """Rows of both sides with equal keys, a chunk at a time, and how many looks at a bucket were cut short."""
+) -> Iterator[tuple[NDArray[np.int64], NDArray[np.int64]]]:
+    """Rows of both sides with equal keys, a chunk at a time: all of them but where a key has too many on both sides.
+
+    There each row of either side meets the first _MOST_A_BUCKET of the other one.
+    """
+    yield from _first_of_bucket(left, right)
+    crowd = np.flatnonzero((np.bincount(right, minlength=1 << 16) > _MOST_A_BUCKET)[right])
+    for rows, candidates in _first_of_bucket(right[crowd], left):
+        yield candidates, crowd[rows]
+
+
+def _first_of_bucket(
+    left: NDArray[np.uint16], right: NDArray[np.uint16]
+) -> Iterator[tuple[NDArray[np.int64], NDArray[np.int64]]]:
+    """Each row of the left beside the first _MOST_A_BUCKET of the right with its key."""
     order = np.argsort(right, kind="stable")
     keys = right[order]
     start = np.searchsorted(keys, left, "left")
-    size = np.searchsorted(keys, left, "right") - start
-    taken = np.minimum(size, _MOST_A_BUCKET)
+    taken = np.minimum(np.searchsorted(keys, left, "right") - start, _MOST_A_BUCKET)
     ends = np.cumsum(taken)
     first = 0
     while first < len(left):
@@ -200,5 +214,5 @@ def _candidates(
         counts = taken[first:last]
         rows = np.repeat(np.arange(first, last), counts)
         offsets = np.arange(len(rows)) - np.repeat(np.cumsum(counts) - counts, counts)
-        yield rows, order[start[rows] + offsets], int((size[first:last] > _MOST_A_BUCKET).sum())
+        yield rows, order[start[rows] + offsets]
         first = last

@@ -27,8 +27,8 @@ class Splits:
     """Training against held-out prompts, each counted once whatever its white space and case.
 
     `shared` and `near` [n] mark the training prompts that are held out too, or nearly; `between` counts the prompts
-    that two sources share. `by_file`: whole sources are held out, else prompts by their hash. `cut`: looks at a bucket
-    of candidates that were cut short, so some near-duplicates may be missing.
+    that two sources share. `by_file`: whole sources are held out, else prompts by their hash. `unsure`: training
+    prompts with more candidates among the held-out ones than they were held to, and no near-duplicate among those.
     """
 
     by_file: bool
@@ -41,7 +41,7 @@ class Splits:
     near: NDArray[np.bool_]
     examples: tuple[Near, ...]  # one for each held-out prompt with a near-duplicate
     between: Mapping[tuple[int, int], int]
-    cut: int
+    unsure: int
 
 
 def splits_of(gathered: Gathered) -> Splits:
@@ -49,9 +49,9 @@ def splits_of(gathered: Gathered) -> Splits:
     prompts = gathered.prompts
     train, held_out = (_once(prompts, prompts.held_out == side) for side in (False, True))
     both = np.intersect1d(prompts.key[train], prompts.key[held_out])
-    own_train, own_held_out = (side[~np.isin(prompts.key[side], both)] for side in (train, held_out))
-    found = near_duplicates(prompts.sketches[own_held_out], prompts.sketches[own_train])
-    near_held_out, near_train = own_held_out[found.left], own_train[found.right]
+    own_train = train[~np.isin(prompts.key[train], both)]
+    found = near_duplicates(prompts.sketches[held_out], prompts.sketches[own_train])
+    near_held_out, near_train = held_out[found.left], own_train[found.right]
     pairs = zip(near_train.tolist(), near_held_out.tolist(), found.jaccard.tolist(), strict=True)
     examples = {held: Near(one, held, share) for one, held, share in reversed([*pairs])}
     near_keys = np.unique(prompts.key[near_train])
@@ -66,7 +66,7 @@ def splits_of(gathered: Gathered) -> Splits:
         near=~prompts.held_out & np.isin(prompts.key, near_keys),
         examples=tuple(examples[held] for held in sorted(examples)),
         between=_between(prompts, len(gathered.sources)),
-        cut=found.cut,
+        unsure=found.unsure,
     )
 
 
