@@ -23,7 +23,7 @@ def test_agreement_is_the_majoritys_share_unless_the_chance_is_known() -> None:
 
 
 def test_one_annotator_is_one_vote_and_nobody_is_none() -> None:
-    """Labels on two pairs: 0 says first, second, first; 1 says second; 2 both ways; nobody twice. Then 0, and nobody."""
+    """Labels on two pairs: 0 says first, second, first; 1 says second; 2 both ways; nobody twice. Then 0."""
     pairs = np.array([0, 0, 0, 0, 0, 0, 0, 0, 1, 1])
     first = np.array([1, 0, 1, 0, 1, 0, 1, 1, 0, 0]) > 0
     annotators = np.array([0, 0, 0, 1, 2, 2, -1, -1, 0, -1])

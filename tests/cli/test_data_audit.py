@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -28,6 +30,17 @@ def test_the_tables(tmp_path: Path) -> None:
     assert ["contradiction", "between", "annotators", "2", "0,", "2"] in [line[:6] for line in lines]
     assert ["least", "labels", "to", "drop", "1"] in [line[:5] for line in lines]
     assert "[b]bob[/b]\ufffd[31m" in result.output
+
+
+def test_where_nothing_can_be_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(path: Path) -> None:
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS), str(path))
+
+    monkeypatch.setattr("keel.data.write.sync", refuse)
+    given, out = save(tmp_path / "pairs.jsonl", PAIRS), tmp_path / "new.jsonl"
+    refused = keel_data("audit", given, "--clean", str(out)).exception
+    assert isinstance(refused, UserError)
+    assert f"{out} cannot be written (Read-only file system)" in str(refused)
 
 
 def test_json_has_every_row_and_every_figure(tmp_path: Path) -> None:

@@ -87,8 +87,20 @@ def test_a_function_that_loves_length(votes: Path, tmp_path: Path) -> None:
     found = found_in(tmp_path / "o")
     assert found["accuracy"]["accuracy"] == 0.75
     assert found["ceiling"]["votes"] == 3
+    assert found["calibration"] is None
+    assert "calibration error" not in result.output
     assert "“reply said over and over” scores above the median real reply" in " ".join(result.output.split())
     assert "<script>" not in (tmp_path / "o" / "assessment.html").read_text()
+
+
+def test_where_nothing_can_be_written(
+    votes: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Below a file there is no folder."""
+    asked = ("evaluate", "tests.cli.test_evaluate:longest", "--data", str(votes))
+    said = fails(capsys, monkeypatch, *asked, "--out", str(votes / "o"))
+    assert f"{votes / 'o'} cannot be written (Not a directory)" in said
+    assert "it is a folder" in fails(capsys, monkeypatch, *asked, "--out", "page.html")
 
 
 def test_a_service(votes: Path, tmp_path: Path) -> None:

@@ -90,6 +90,12 @@ def test_a_column_that_bears_a_mapped_fields_name_is_left_out() -> None:
 PAIR = {"prompt": "Hi", "chosen": "Hello!", "rejected": "What?"}
 
 
+def test_an_annotators_number_is_a_name() -> None:
+    record, findings = one(Row("f", 7, PAIR | {"annotator": 0}), COMPARISONS)
+    assert isinstance(record, Comparison)
+    assert (record.annotator, findings) == ("0", [])
+
+
 @pytest.mark.parametrize(
     ("changes", "reason", "detail"),
     [
@@ -109,7 +115,8 @@ PAIR = {"prompt": "Hi", "chosen": "Hello!", "rejected": "What?"}
         ({"margin": True}, Reason.WRONG_TYPE, "margin is True"),
         ({"weight": 0}, Reason.WRONG_TYPE, "weight is 0"),
         ({"weight": float("inf")}, Reason.WRONG_TYPE, "weight is inf"),
-        ({"annotator": 7}, Reason.WRONG_TYPE, "annotator is 7"),
+        ({"annotator": True}, Reason.WRONG_TYPE, "annotator is True"),
+        ({"annotator": 1.5}, Reason.WRONG_TYPE, "annotator is 1.5, neither text nor a whole number"),
         ({"chosen": " \n"}, Reason.EMPTY_RESPONSE, "chosen"),
         ({"rejected": ""}, Reason.EMPTY_RESPONSE, "rejected"),
         ({"prompt": " "}, Reason.EMPTY_PROMPT, ""),

@@ -76,7 +76,8 @@ def test_members_are_shown_where_there_are_some() -> None:
 
 
 def test_every_picture_is_drawn_and_says_what_it_shows() -> None:
-    panels = {panel.title: panel for panel in assessment.panels([(found(), "run0")])}
+    drawn = [*assessment.own_reliability([(found(), "run0")]), *assessment.panels([(found(), "run0")])]
+    panels = {panel.title: panel for panel in drawn}
     shown = {title for title, panel in panels.items() if not panel.empty}
     assert shown == {
         "Reliability",
@@ -117,6 +118,9 @@ def test_a_runs_report_shows_it_and_warns(tmp_path: Path) -> None:
     page = render([run, run])
     assert page.count('id="assessment"') == 1
     assert "On 40 comparisons of 10 prompts, of votes.jsonl." in page
+    assert page.count("Of the log-odds that the scores stand for") == 1
+    files.write_json(folder / "reward" / assessment.FILE, found() | {"held_out": True})
+    assert "Of the log-odds that the scores stand for" not in render([read_run(folder)])  # the stage's own picture
     assert any("“refusal” scores above" in concern.sentence for concern in concerns(run))
 
 

@@ -82,7 +82,9 @@ def assess_reward(asked: Asked, console: Console) -> dict[str, Any]:
         "data": names,
         "held_out": _is_held_out(asked),
         "ties_left_out": ties,
-    } | found
+        **found,
+        "calibration": found["calibration"] if asked.reward.model is not None else None,
+    }
 
 
 def of_run(path: Path, **settings: Any) -> Asked:

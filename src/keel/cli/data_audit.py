@@ -70,7 +70,7 @@ def audit(
     from keel.data.audit.clean import beside
     from keel.data.audit.clean import clean as cleaned
     from keel.report.audit import write_audit
-    from keel.runs.files import to_json
+    from keel.runs.files import to_json, written
 
     if clean is not None:
         for out in (clean, beside(clean)):
@@ -82,13 +82,16 @@ def audit(
         found = audited(sources, telling)
         if clean is not None:
             telling(f"writing {clean}", 0)
-    written = None if clean is None else cleaned(found, clean)
+    cleaned_to = None
+    if clean is not None:
+        with written(clean):
+            cleaned_to = cleaned(found, clean)
     if html is not None:
         write_audit(found, html)
     if as_json:
         typer.echo(to_json(json_of(found), indent=2))
     else:
-        _show(found, written, rows)
+        _show(found, cleaned_to, rows)
 
 
 def _source(config: DataConfig, name: KindName | None, held_out: bool | None) -> Source:

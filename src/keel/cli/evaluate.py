@@ -92,6 +92,8 @@ def _assess(
     from keel.errors import UserError
     from keel.runs.layout import RUN
 
+    if out is not None and out.suffix in (".html", ".json"):
+        raise UserError(f"--out {out}: it is a folder, which the page and its figures go to; give a name for one")
     is_run = (Path(what) / RUN).is_file()
     if not data and not is_run:
         raise UserError(f"there is nothing to judge {what} on: give comparisons with --data FILE, or a run's directory")
@@ -124,10 +126,12 @@ def _assess(
         found = assess_reward(asked, console)
     _print(console, found)
     if is_run and out is None:
-        files.write_json(Path(what) / "reward" / FILE, found)
-        print(f"Report: {write_report([Path(what)], Path(what) / 'report.html')}")
+        with files.written(Path(what)):
+            files.write_json(Path(what) / "reward" / FILE, found)
+            print(f"Report: {write_report([Path(what)], Path(what) / 'report.html')}")
     else:
-        print(f"Report: {write(found, out or _OUT)}")
+        with files.written(out or _OUT):
+            print(f"Report: {write(found, out or _OUT)}")
 
 
 def _reward(what: str, reading: dict[str, str | None]) -> RewardSource:

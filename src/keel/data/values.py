@@ -32,9 +32,9 @@ def weight(value: Any) -> float:
 def annotator(value: Any) -> str | None:
     if _is_empty(value):
         return None
-    if not isinstance(value, str):
-        raise Unusable(Reason.WRONG_TYPE, f"annotator is {value!r}, not text")
-    return value
+    if not isinstance(value, str | int) or isinstance(value, bool):
+        raise Unusable(Reason.WRONG_TYPE, f"annotator is {value!r}, neither text nor a whole number")
+    return str(value)
 
 
 def rating(value: Any, scale: tuple[float, float] | None) -> float:

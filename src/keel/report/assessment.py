@@ -148,9 +148,7 @@ _FIGURES: tuple[tuple[str, Callable[[Any], str]], ...] = (
 
 def panels(found: Sequence[Drawn]) -> list[Panel]:
     """The pictures, those of several runs in one; probes are one run's each."""
-    bins = [(dig(one, "calibration", "reliability"), colour) for one, colour in found]
     return [
-        reliability(bins, "Of the log-odds that the scores stand for, on pairs it has not seen, with 95% bars."),
         _by_value(
             found,
             "by_margin",
@@ -177,6 +175,13 @@ def panels(found: Sequence[Drawn]) -> list[Panel]:
         _length(found),
         *(_replies(one, colour) for one, colour in found),
     ]
+
+
+def own_reliability(found: Sequence[Drawn]) -> list[Panel]:
+    """The picture of those that give log-odds; a run's stage has one of what it held out already."""
+    bins = [(part, colour) for one, colour in found if (part := dig(one, "calibration", "reliability"))]
+    note = "Of the log-odds that the scores stand for, on pairs it has not seen, with 95% bars."
+    return [reliability(bins, note)] if bins else []
 
 
 def reliability(found: Sequence[tuple[Any, str]], note: str) -> Panel:

@@ -7,7 +7,7 @@ from typing import Any
 
 from markupsafe import Markup
 
-from keel.report.assessment import FILE, about, panels, reply_rows, rows, tables
+from keel.report.assessment import FILE, about, own_reliability, panels, reply_rows, rows, tables
 from keel.report.figures import run_colour
 from keel.report.page import drawing, environment
 from keel.runs import files
@@ -25,7 +25,7 @@ def write(found: dict[str, Any], folder: Path) -> Path:
 
 def render(found: dict[str, Any]) -> str:
     """The page as text. Whatever comes from the data is escaped."""
-    pages = environment()
+    pages, drawn = environment(), [(found, run_colour(0))]
     page: str = pages.get_template("assessment.html.j2").render(
         css=Markup(pages.get_template("report.css").render()),
         found=found,
@@ -33,6 +33,6 @@ def render(found: dict[str, Any]) -> str:
         rows=rows([found]),
         replies=reply_rows(found),
         tables=tables(found),
-        figures=drawing()(panels([(found, run_colour(0))])),
+        figures=drawing()([*own_reliability(drawn), *panels(drawn)]),
     )
     return page

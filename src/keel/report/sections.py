@@ -112,7 +112,7 @@ def _reward(runs: Sequence[RunView]) -> Stage:
 def _assessed(runs: Sequence[RunView]) -> list[Stage]:
     """What `keel evaluate RUN` wrote, of the runs that have it."""
     found = curves.sources(runs, "reward")
-    judged = [(one, source.colour) for source in found if (one := assessment.read(source.stage.path)) is not None]
+    judged = [(one, source) for source in found if (one := assessment.read(source.stage.path)) is not None]
     if not judged:
         return []
     lead = (
@@ -121,7 +121,13 @@ def _assessed(runs: Sequence[RunView]) -> list[Stage]:
     )
     own = [assessment.of_run(run) for run in runs]
     notes = each(runs, lambda run: assessment.about(assessment.of_run(run)))
-    return [Stage("assessment", "Reward model, assessed", lead, notes, assessment.rows(own), assessment.panels(judged))]
+    unseen = [
+        (one, source.colour)
+        for one, source in judged
+        if not (one["held_out"] and dig(source.stage.summary, "reliability"))
+    ]
+    pictures = [*assessment.own_reliability(unseen), *assessment.panels([(one, by.colour) for one, by in judged])]
+    return [Stage("assessment", "Reward model, assessed", lead, notes, assessment.rows(own), pictures)]
 
 
 def _direct(runs: Sequence[RunView]) -> Stage:

@@ -115,6 +115,15 @@ def disk_trouble(out: Path) -> Iterator[None]:
         raise
 
 
+@contextmanager
+def written(out: Path) -> Iterator[None]:
+    """Say in a sentence that a result cannot be written to `out`. Raises UserError for whatever the system refuses."""
+    try:
+        yield
+    except OSError as error:
+        raise UserError(f"{out} cannot be written ({error.strerror}); mend that, or write elsewhere") from error
+
+
 def _full(out: Path, error: Exception) -> UserError:
     return UserError(
         f"the disk under {out} is full ({first_line(error)}); free some of it and start the same command again: it "

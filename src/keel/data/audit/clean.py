@@ -39,9 +39,9 @@ def clean(audit: Audit, out: Path) -> Cleaned:
     """Write what is fit to use of the sources that are not held out; of rankings the comparisons they stand for.
 
     A record is left out for the first fault that makes it unfit, in the order of `Fault`; one line of JSON says so:
-    reason, meaning, file, row. Ties are listed too, for a comparison cannot
-    say them. Each file appears whole or not at all. Raises UserError if nothing would be left, the
-    sources hold different kinds of record, or have changed since they were audited.
+    reason, meaning, file, row. Ties are listed too, for a comparison cannot say them. Each file appears whole or not
+    at all. Raises UserError if nothing would be left, the sources hold different kinds of record, or have changed since
+    they were audited.
     """
     sources = [(number, source) for number, source in enumerate(audit.gathered.sources) if not source.held_out]
     if len({source.rated and source.kind.name for _, source in sources}) > 1:
