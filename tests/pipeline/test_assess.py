@@ -138,7 +138,11 @@ def test_each_response_is_scored_once_and_in_pieces(monkeypatch: pytest.MonkeyPa
 
 def test_who_judged_and_how_likely_it_was() -> None:
     """Two of three name an annotator, the same; one says that it was sure, as a whole number."""
-    named = [("ann", {}), (None, {"first_probability": 1}), ("ann", {"first_probability": 0.75})]
+    named: list[tuple[str | None, dict[str, Any]]] = [
+        ("ann", {}),
+        (None, {"first_probability": 1}),
+        ("ann", {"first_probability": 0.75}),
+    ]
     pairs = [Labelled(Comparison("p", "a", "b", annotator=who, extra=extra), None) for who, extra in named]
     found, _ = module._compare(Judge(Stub(on_point)), pairs, ["data"], Heard())
     assert found.annotators[0] == found.annotators[2] >= 0 > found.annotators[1]

@@ -148,7 +148,7 @@ def _compare(
         chosen=np.array([one for one, _ in ends]),
         rejected=np.array([other for _, other in ends]),
         sources=tuple(pair.kind or names[pair.source] for pair in pairs),
-        annotators=np.array([-1 if (one := pair.record.annotator) is None else people[one] for pair in pairs]),
+        annotators=np.array([-1 if pair.record.annotator is None else people[pair.record.annotator] for pair in pairs]),
         margins=np.array([np.nan if pair.record.margin is None else pair.record.margin for pair in pairs]),
         probabilities=np.array([np.nan if one is None else one for one in known]),
     )

@@ -142,7 +142,7 @@ def test_rankings_are_written_as_comparisons_and_ratings_as_they_are(tmp_path: P
 
 def test_ties_are_listed(tmp_path: Path) -> None:
     """Of three replies in equal ranks but for one: a tie and two comparisons. The other question has a tie alone."""
-    rows = [
+    rows: list[Row] = [
         {"prompt": "p", "responses": ["a", "b", "c"], "ranks": [1, 2, 2]},
         {"prompt": "q", "responses": ["a", "b"], "preferred": "tie"},
     ]

@@ -116,7 +116,7 @@ def test_crowds_on_both_sides_are_unsure(
         )
         for one in (1, 2)
     ]  # fmt: skip
-    found = near_duplicates(*sides)
+    found = near_duplicates(sides[0], sides[1])
     assert (found.right.tolist(), found.unsure) == (right, unsure)
 
 

@@ -117,7 +117,7 @@ def _agreement(votes: Votes, counts: NDArray[np.int64]) -> tuple[Estimate, Estim
     number = groups(votes.prompt[np.unique(votes.pair, return_index=True)[1]][several])
     counts = counts[several]
     sums = [np.bincount(number, weights=each) for each in (agreement.agreeing(counts), counts.sum(axis=1))]
-    parts = np.stack(sums, axis=1)
+    parts = np.stack(sums, axis=1).astype(np.float64)
 
     def agree(sums: Floats) -> Floats:
         return np.asarray(sums[..., 0] / sums[..., 1])
