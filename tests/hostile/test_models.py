@@ -157,10 +157,12 @@ def test_a_run_whose_own_file_is_damaged(content: bytes, sentence: str, tmp_path
 
 
 def test_lines_of_metrics_that_are_none_are_left_out(tmp_path: Path) -> None:
-    from keel.runs.metrics import read_lines
+    from keel.runs.metrics import MetricsLog, read_lines
 
     lines = [b'{"iteration": 1, "a": 2}', DEEP.encode(), b"[1]", b"3", b"{}", NOISE, b'{"iteration": 2}', b'{"iter']
     (tmp_path / "metrics.jsonl").write_bytes(b"\n".join(lines))
+    assert read_lines(tmp_path / "metrics.jsonl") == [{"iteration": 1, "a": 2}, {}, {"iteration": 2}]
+    MetricsLog(tmp_path / "metrics.jsonl").truncate_after(5)
     assert [row["iteration"] for row in read_lines(tmp_path / "metrics.jsonl")] == [1, 2]
 
 

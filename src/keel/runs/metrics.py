@@ -6,6 +6,7 @@ Keys that start with `time/` are times: they differ from run to run and are left
 from __future__ import annotations
 
 import json
+import math
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -24,7 +25,7 @@ class JsonLines:
         """Drop, in one step, the lines of later iterations and a last line that a kill has torn."""
         if not self.path.exists():
             return
-        kept = [line for line, row in _whole_lines(self.path) if row["iteration"] <= iteration]
+        kept = [line for line, row in _whole_lines(self.path) if row.get("iteration", math.inf) <= iteration]
         files.write_bytes(self.path, b"".join(kept))
 
     def sync(self) -> None:
@@ -75,5 +76,5 @@ def _whole_lines(path: Path) -> Iterator[tuple[bytes, dict[str, Any]]]:
             row = json.loads(line)
         except (ValueError, RecursionError):  # torn by a power cut: the space was there before the bytes
             continue
-        if isinstance(row, dict) and "iteration" in row:
+        if isinstance(row, dict):
             yield line, row

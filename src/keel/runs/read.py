@@ -54,6 +54,11 @@ def read_run(path: Path) -> RunView:
     )
 
 
+def _numbered(path: Path) -> list[dict[str, Any]]:
+    """The lines that a run wrote: each says of which iteration it is."""
+    return [row for row in read_lines(path) if "iteration" in row]
+
+
 def _read_stage(path: Path) -> StageView:
     identity = files.read_json(path / IDENTITY)
     summary = files.read_json(path / DONE)
@@ -63,8 +68,8 @@ def _read_stage(path: Path) -> StageView:
         finished=summary is not None,
         identity=None if identity is None else Identity.from_dict(identity),
         summary=summary,
-        metrics=[_numbers(row) for row in read_lines(path / METRICS)],
-        samples=read_lines(path / SAMPLES),
+        metrics=[_numbers(row) for row in _numbered(path / METRICS)],
+        samples=_numbered(path / SAMPLES),
     )
 
 
