@@ -354,6 +354,10 @@ PEAK = {"utility": "keel.demo:polite", "stop_at_peak": 2}
             "`ppo.evaluate`: stop_at_peak goes by a score that is not trained on: give evaluate.judge another reward",
         ),
         (
+            {"ppo": PPO | {"evaluate": PEAK, "reward": [{"function": "keel.demo:polite"}]}},
+            "`ppo`: evaluate.stop_at_peak goes by evaluate.utility, keel.demo:polite, which ppo.reward trains on: name",
+        ),
+        (
             {"ppo": PPO | {"evaluate": PEAK | {"patience": 3}}},
             "`ppo.evaluate`: patience ends the run by the objective, stop_at_peak by the held-out score: give one",
         ),

@@ -75,3 +75,16 @@ def test_memory_that_runs_out_in_one_process_ends_the_job_with_a_sentence(rank: 
         "GiB); lower its token_budget"
     )
     assert found[1 - rank].startswith(f"Lost process {1 - rank} of 2 lost the others")
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_any_other_failure_of_one_process_ends_the_job_too(rank: int) -> None:
+    def loss(module: nn.Module, batch: Sequences, denominator: float) -> tuple[Tensor, Tally]:
+        if world().rank == rank:
+            raise ValueError("a mistake of this process alone")
+        return sft_loss(module, batch, denominator)
+
+    found = in_processes(2, step_in(loss))
+    said = f"Fallen process {rank} of 2 failed in a step of sft (ValueError: a mistake of this process alone)"
+    assert found[rank] == said
+    assert found[1 - rank].startswith(f"Lost process {1 - rank} of 2 lost the others")

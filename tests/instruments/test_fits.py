@@ -80,3 +80,11 @@ def test_a_run_is_fitted_by_what_it_measured() -> None:
     assert linear == pytest.approx({"alpha": 1.0, "beta": 0.25, "error": 0.0, "peak_kl": 4.0}, abs=1e-9)
     assert found["utility"]["log"]["error"] > 0.1
     assert held_out_fits(rows[:3]) == {}
+
+
+@pytest.mark.parametrize(
+    ("law", "alpha", "beta"), [("log", 1.0, 1e-3), ("log", 1.0, 1e-300), ("linear", 1.0, 1e-9), ("log", 8.0, 1.0)]
+)
+def test_a_peak_beyond_any_run_is_none(law: Law, alpha: float, beta: float) -> None:
+    assert Fit(law, alpha, beta, error=0.0).peak is None
+    assert Fit("log", 7.0, 1.0, error=0.0).peak == pytest.approx(math.exp(6.0))  # 403 of the 1,000 that count

@@ -14,6 +14,7 @@ from keel.engines.base import NumericalFault
 from keel.engines.learner import GradientLearner
 from keel.errors import UserError
 from keel.microbatches import padded_tokens, tokens_of, units_of
+from keel.records import Sequences
 from keel.tally import Tally
 from tests.engines.helpers import distance
 from tests.invariants.test_microbatches import CASES, NORMAL, ROWS, Case
@@ -150,3 +151,29 @@ def test_a_loss_that_is_not_finite_is_found_among_the_parts() -> None:
     assert found.tokens == (shortest.tokens,)
     (batch,) = raised.value.batches
     assert tokens_of(batch, found.rows[0]) == shortest.tokens
+
+
+def test_what_was_not_gathered_in_when_memory_ran_out_is_dropped() -> None:
+    """Of a model in bfloat16: gradients go from the model's own weights to float32 copies, and memory ends there."""
+    made = []
+    for fails in (False, True):
+        module = nn.Linear(3, 1, bias=False).to(torch.bfloat16)
+        with torch.no_grad():
+            module.weight.copy_(torch.tensor([[1.0, 2.0, 3.0]]))
+        failures = [fails]
+
+        def loss(
+            module: nn.Module, batch: Any, denominator: float, failures: list[bool] = failures
+        ) -> tuple[Tensor, Tally]:
+            weight: Any = module.weight
+            if failures.pop() if failures else False:
+                weight.grad = torch.full_like(weight, 7.0)
+                raise ERRORS["cuda"]
+            return (weight.float() * batch.tokens.float()).sum() / denominator, Tally()
+
+        learner: GradientLearner[Any] = GradientLearner(
+            "x", module, loss, OptimConfig(lr=1e-1, warmup=0.0), total_steps=2, say=lambda text: None
+        )
+        batch = Sequences(torch.tensor([[1, 2, 4], [2, 1, 1]]), torch.tensor([1, 1]), torch.ones(2, 2).bool())
+        made.append((learner.step([batch]).means()["x/grad_norm"], state(learner)[1].tolist()))
+    assert made[0] == made[1]

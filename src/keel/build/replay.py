@@ -57,9 +57,9 @@ def replay(snapshot: Path) -> tuple[dict[str, Any], list[Replayed]]:
     Raises UserError where `snapshot` is none, or the run no longer makes the engines that it was taken from.
     """
     fault = files.read_json(snapshot / FAULT)
-    run = snapshot.absolute().parents[2]
     if fault is None or snapshot.absolute().parent.name != FAULTS:
         raise UserError(f"{snapshot} holds no {FAULT}; name a folder RUN/STAGE/{FAULTS}/step-N")
+    run = snapshot.absolute().parents[2]
     learner = _learner(run, str(fault["stage"]))
     learner.read((snapshot / LEARNER).absolute(), fault["steps"])
     found = []

@@ -274,6 +274,13 @@ class PPOConfig(Config):
                 f"evaluate.judge is {judge.logged_as}, which ppo.reward trains on: it sees nothing that the score does "
                 "not; name another reward"
             )
+        utility = self.evaluate.utility
+        trained_on = utility is not None and utility in {source.function for source in self.reward}
+        if self.evaluate.stop_at_peak is not None and judge is None and trained_on:
+            yield (
+                f"evaluate.stop_at_peak goes by evaluate.utility, {utility}, which ppo.reward trains on: name another "
+                "one, or an evaluate.judge"
+            )
         if self.evaluate.stop_at_peak is not None and self.final == "best":
             yield (
                 "final: best hands on the policy of the best objective, evaluate.stop_at_peak that of the highest "

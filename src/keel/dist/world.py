@@ -126,9 +126,14 @@ def _mesh(kind: str, size: int, shard: int) -> DeviceMesh:
     return init_device_mesh(kind, (size // shard, shard), mesh_dim_names=("copy", "shard"))
 
 
+def is_lost(error: Exception) -> bool:
+    """Whether it says that another process is gone."""
+    return isinstance(error, torch_dist.DistError) or (isinstance(error, RuntimeError) and "gloo" in str(error))
+
+
 def _of_others(error: RuntimeError) -> Exception:
     """What a lost connection means; any other error is itself."""
-    if not isinstance(error, torch_dist.DistError) and "gloo" not in str(error):
+    if not is_lost(error):
         return error
     return Lost(
         f"process {_world.rank} of {_world.size} lost the others: one of them has ended, and says "

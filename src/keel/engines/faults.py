@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
+from keel.dist.world import everyone
 from keel.engines.losses import Loss
 
 _MEMORY_WORDS = ("out of memory", "can't allocate memory")  # of CUDA and MPS, and of the CPU's allocator
@@ -47,7 +48,9 @@ def examine(
         value, tally = loss(module, batch, denominator)
         torch.autograd.backward(value)
     found = float(value.detach())
-    gradients = [name for name, weight in weights.items() if weight.grad is not None and not _is_finite(weight.grad)]
+    mine = [name for name, weight in weights.items() if weight.grad is not None and not _is_finite(weight.grad)]
+    bad = set().union(*everyone(mine))
+    gradients = [name for name in weights if name in bad]
     size = norm()
     if modules:
         where = f"the output of {modules[0]}"

@@ -15,7 +15,7 @@ from keel.dist.crew import enrol, shares, together
 from keel.dist.fsdp import clip_gradients, gathered, shard, sum_gradients
 from keel.dist.launcher import Fallen
 from keel.dist.shards import read_shards, stored, write_shards
-from keel.dist.world import everyone, world
+from keel.dist.world import everyone, is_lost, world
 from keel.engines.base import NumericalFault, Suspect, Weighted
 from keel.engines.faults import Finding, examine, not_finite, out_of_memory
 from keel.engines.losses import Loss
@@ -155,9 +155,8 @@ class GradientLearner(Generic[B]):
             try:
                 loss, statistics = self.loss(self.module, batches[index], denominator)
                 torch.autograd.backward(loss if counts else 0.0 * loss)
-            except (RuntimeError, MemoryError) as error:
-                if out_of_memory(error) and world().size > 1:  # the others wait in the midst of this micro-batch
-                    raise Fallen(self._out_of_memory(error)) from error
+            except Exception as error:
+                self._fall_where_others_wait(error)
                 raise
             if counts:
                 tally.merge(statistics)
@@ -169,18 +168,28 @@ class GradientLearner(Generic[B]):
             raise _NotFinite("loss", tally, [batches[index] for index in bad])
         return tally
 
-    def _out_of_memory(self, error: Exception) -> str:
-        return (
-            f"process {world().rank} of {world().size} ran out of memory in a step of {self.name} "
-            f"({first_line(error)}); lower its token_budget, which changes nothing else, and start again: the run goes "
-            "on from its last checkpoint"
-        )
+    def _fall_where_others_wait(self, error: Exception) -> None:
+        """Raises Fallen where they are in the midst of what this process cannot go on with."""
+        if world().size == 1 or isinstance(error, UserError) or is_lost(error):
+            return
+        where = f"process {world().rank} of {world().size}"
+        if not out_of_memory(error):
+            said = f"{where} failed in a step of {self.name} ({type(error).__name__}: {first_line(error)})"
+            raise Fallen(said) from error
+        raise Fallen(
+            f"{where} ran out of memory in a step of {self.name} ({first_line(error)}); lower its token_budget, which "
+            "changes nothing else, and start again: the run goes on from its last checkpoint"
+        ) from error
 
     @together
     def _take(self, tally: Tally) -> Tally:
         """The step itself, with what it was added to the statistics."""
-        sum_gradients(self.weights.named.values())
-        norm = clip_gradients(self.weights.named.values(), self.config.max_grad_norm)
+        try:
+            sum_gradients(self.weights.named.values())
+            norm = clip_gradients(self.weights.named.values(), self.config.max_grad_norm)
+        except Exception as error:
+            self._fall_where_others_wait(error)
+            raise
         if not math.isfinite(norm):
             raise _NotFinite("gradient", tally)
         rate = learning_rate(self.config, self._steps, self.total_steps)
@@ -195,7 +204,7 @@ class GradientLearner(Generic[B]):
                 ) from error
             raise
         self.weights.write_back()
-        self.optimiser.zero_grad()
+        self.weights.drop_gradients()
         self._steps += 1
         tally.add(f"{self.name}/grad_norm", norm)
         tally.add(f"{self.name}/lr", rate)
@@ -203,7 +212,7 @@ class GradientLearner(Generic[B]):
 
     @together
     def _drop(self) -> None:
-        self.optimiser.zero_grad()
+        self.weights.drop_gradients()
 
     @together
     @torch.no_grad()
@@ -252,7 +261,7 @@ class GradientLearner(Generic[B]):
         try:
             return examine(self.module, self.loss, batch, denominator, self._norm, self.weights.named)
         finally:
-            self.optimiser.zero_grad()
+            self.weights.drop_gradients()
 
     def suspects(self, batch: B, number: int, denominator: float, most: int | None = None) -> list[Suspect]:
         """What each of the smallest parts of micro-batch `number` gives, or of the first `most` that are not finite."""

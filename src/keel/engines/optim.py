@@ -41,6 +41,11 @@ class TrainedWeights:
                 if copy is not self._own[name]:
                     self._own[name].copy_(copy)
 
+    def drop_gradients(self) -> None:
+        """Also those that a hook did not come to gather in."""
+        for name, weight in self._own.items():
+            weight.grad = self.named[name].grad = None
+
     def require_names(self, tensors: Mapping[str, Tensor]) -> None:
         """Raises UserError where the tensors are those of another model."""
         if {name: tensor.shape for name, tensor in tensors.items()} != {

@@ -18,6 +18,7 @@ import numpy as np
 Law = Literal["linear", "log"]
 LAWS: dict[Law, str] = {"linear": "d (α − β d)", "log": "d (α − β log d)"}
 HELD_OUT = ("eval/utility", "eval/judge")  # what is not trained on
+_FARTHEST = 1e3  # √KL: a million nats a response
 _LEAST_POINTS = 3  # one more than there are coefficients
 
 
@@ -38,10 +39,14 @@ class Fit:
 
     @property
     def peak(self) -> float | None:
-        """The d at which R is highest; None where it rises for ever, or falls from the start."""
+        """The d at which R is highest; None where it falls from the start, or rises for as far as any run goes."""
         if self.beta <= 0 or (self.law == "linear" and self.alpha <= 0):
             return None
-        return self.alpha / (2 * self.beta) if self.law == "linear" else math.exp(self.alpha / self.beta - 1)
+        if self.law == "linear":
+            peak = self.alpha / (2 * self.beta)
+        else:
+            peak = math.exp(min(self.alpha / self.beta - 1, math.log(_FARTHEST) + 1))
+        return peak if peak <= _FARTHEST else None
 
 
 def fit(law: Law, distances: Sequence[float], gains: Sequence[float]) -> Fit | None:
