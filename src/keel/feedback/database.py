@@ -1,0 +1,109 @@
+"""A feedback database by its URL: sessions that read, sessions that write, and the newest schema."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from pathlib import Path
+from typing import Any
+
+import sqlalchemy
+from alembic import command
+from alembic.config import Config
+from alembic.runtime.migration import MigrationContext
+from alembic.script import ScriptDirectory
+from sqlalchemy import Engine, event
+from sqlalchemy.engine import URL, make_url
+from sqlalchemy.exc import ArgumentError, OperationalError
+from sqlalchemy.orm import Session
+from sqlalchemy.pool import ConnectionPoolEntry
+
+from keel.errors import UserError, first_line
+
+_BUSY_SECONDS = 30.0  # that SQLite waits for another process; within one, writers wait for a lock
+_WRITES = "keel_writes"
+
+
+class Database:
+    """`with database.writing() as session:` is one transaction, committed at its end and rolled back by an error."""
+
+    def __init__(self, url: str | Path) -> None:
+        """A path is an SQLite file, made where there is none. Raises UserError where the database cannot be had."""
+        self.url = _url_of(url)
+        self.embedded = self.url.get_backend_name() == "sqlite"
+        self._engine = _engine_of(self.url, embedded=self.embedded)
+        self._turn: AbstractContextManager[Any] = threading.Lock() if self.embedded else nullcontext()
+        try:
+            _upgrade(self._engine)
+        except OperationalError as error:
+            raise UserError(f"the feedback database {self} cannot be opened: {first_line(error)}") from None
+
+    def __str__(self) -> str:
+        """Without its password."""
+        return self.url.database or "" if self.embedded else self.url.render_as_string()
+
+    @contextmanager
+    def reading(self) -> Iterator[Session]:
+        """A session whose changes are forgotten."""
+        with Session(self._engine) as session:
+            yield session
+
+    @contextmanager
+    def writing(self) -> Iterator[Session]:
+        """A session that is committed at the end; on SQLite writers go one after the other."""
+        with self._turn, Session(self._engine.execution_options(**{_WRITES: True})) as session, session.begin():
+            yield session
+
+    def close(self) -> None:
+        self._engine.dispose()
+
+
+def _url_of(url: str | Path) -> URL:
+    if isinstance(url, Path) or "://" not in url:
+        return URL.create("sqlite", database=str(url))
+    try:
+        parsed = make_url(url)
+    except ArgumentError:
+        raise UserError(
+            f"{url.partition('://')[0]}://… is no database; give a file, or postgresql://USER:PASSWORD@HOST/NAME"
+        ) from None
+    if parsed.get_backend_name() not in ("sqlite", "postgresql"):
+        raise UserError(f"feedback is kept in SQLite or PostgreSQL, not in {parsed.get_backend_name()}")
+    return parsed.set(drivername="postgresql+psycopg") if parsed.drivername == "postgresql" else parsed
+
+
+def _engine_of(url: URL, *, embedded: bool) -> Engine:
+    if not embedded:
+        return sqlalchemy.create_engine(url, pool_size=16, max_overflow=32, pool_pre_ping=True)
+    engine = sqlalchemy.create_engine(url, pool_size=16, max_overflow=32, connect_args={"timeout": _BUSY_SECONDS})
+    event.listen(engine, "connect", _prepare)
+    event.listen(engine, "begin", _begin)
+    return engine
+
+
+def _prepare(connection: Any, record: ConnectionPoolEntry) -> None:
+    """WAL, every commit on the disk, foreign keys that hold; and no transactions but those that are begun below."""
+    connection.isolation_level = None
+    for pragma in ("journal_mode = WAL", "synchronous = FULL", "foreign_keys = ON"):
+        connection.execute(f"PRAGMA {pragma}")
+
+
+def _begin(connection: sqlalchemy.Connection) -> None:
+    """A writer says so at once: a reader that turns writer in the midst may be refused."""
+    writes = connection.get_execution_options().get(_WRITES)
+    connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
+
+
+def _upgrade(engine: Engine) -> None:
+    """The newest schema. Raises UserError where the database was made by a newer Keel."""
+    config = Config()
+    config.set_main_option("script_location", str(Path(__file__).parent / "migrations"))
+    script = ScriptDirectory.from_config(config)
+    with engine.execution_options(**{_WRITES: True}).begin() as connection:
+        here = MigrationContext.configure(connection).get_current_revision()
+        if here is not None and here not in {one.revision for one in script.walk_revisions()}:
+            raise UserError(f"the feedback database was made by a newer Keel (its schema is {here}); update Keel")
+        if here != script.get_current_head():
+            config.attributes["connection"] = connection
+            command.upgrade(config, "head")

@@ -1,0 +1,1 @@
+"""`keel watch`: live pages of run directories. Reads them and nothing else."""

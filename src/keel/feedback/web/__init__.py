@@ -1,0 +1,1 @@
+"""The app's HTTP side. What it calls knows nothing of HTTP."""

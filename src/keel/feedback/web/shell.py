@@ -1,0 +1,152 @@
+"""What every page and answer of the app has in common: headers, errors, templates, static files, a body's limit."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import Any
+
+import jinja2
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import HTMLResponse, JSONResponse, Response
+from fastapi.staticfiles import StaticFiles
+from starlette.datastructures import MutableHeaders
+from starlette.exceptions import HTTPException
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from keel.errors import UserError
+from keel.feedback.refused import Code, Refused
+
+_HERE = Path(__file__).parent.parent
+_STATUS: dict[Code, int] = {
+    "invalid": 422,
+    "unauthorised": 401,
+    "forbidden": 403,
+    "not_found": 404,
+    "conflict": 409,
+    "gone": 410,
+    "too_large": 413,
+    "too_many": 429,
+    "failed": 500,
+}
+_CODES: dict[int, Code] = {status: code for code, status in _STATUS.items()}
+_TITLES: dict[Code, str] = {
+    "unauthorised": "Sign in first",
+    "forbidden": "Not yours to see",
+    "not_found": "Nothing here",
+    "too_many": "Too many attempts",
+    "failed": "The server failed",
+}
+
+POLICY = (
+    "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; connect-src 'self'; "
+    "form-action 'self'; base-uri 'none'; frame-ancestors 'none'"
+)
+"""No script and no style but from the app's own files: none that a response could bring."""
+_HEADERS = {
+    "Content-Security-Policy": POLICY,
+    "X-Content-Type-Options": "nosniff",
+    "X-Frame-Options": "DENY",
+    "Referrer-Policy": "same-origin",
+    "Cross-Origin-Opener-Policy": "same-origin",
+    "Cross-Origin-Resource-Policy": "same-origin",
+    "Permissions-Policy": "camera=(), microphone=(), geolocation=()",
+    "Cache-Control": "no-store",
+}
+
+_logger = logging.getLogger(__name__)
+
+
+class Pages:
+    """Templates of `templates/`, escaped; every one is given `request` and what `common` holds."""
+
+    def __init__(self, **common: Any) -> None:
+        self.environment = jinja2.Environment(
+            loader=jinja2.FileSystemLoader(_HERE / "templates"),
+            autoescape=True,
+            trim_blocks=True,
+            lstrip_blocks=True,
+            undefined=jinja2.StrictUndefined,
+        )
+        self.environment.globals.update(common)
+
+    def __call__(self, request: Request, template: str, *, status: int = 200, **context: Any) -> HTMLResponse:
+        """The page made of a template."""
+        text = self.environment.get_template(template).render(request=request, **context)
+        return HTMLResponse(text, status_code=status)
+
+
+def make_shell(pages: Pages, *, title: str, max_body: int = 8 << 20) -> FastAPI:
+    """An app without routes, on which `web` and `watch` put theirs. A body of more than `max_body` bytes is refused."""
+    app = FastAPI(title=title, docs_url=None, redoc_url=None, openapi_url="/api/openapi.json")
+    app.mount("/static", StaticFiles(directory=_HERE / "static"), name="static")
+    app.add_middleware(_Guarded, max_body=max_body)
+
+    async def refuse(request: Request, error: Exception) -> Response:
+        return _refusal(pages, request, _refused(error))
+
+    for kind in (Refused, UserError, HTTPException, RequestValidationError, Exception):
+        app.add_exception_handler(kind, refuse)
+    return app
+
+
+def _refused(error: Exception) -> Refused:
+    if isinstance(error, Refused):
+        return error
+    if isinstance(error, UserError):
+        return Refused("invalid", str(error))
+    if isinstance(error, RequestValidationError):
+        first = error.errors()[0]
+        field = ".".join(str(part) for part in first["loc"][1:])
+        return Refused("invalid", f"{field or 'the request'}: {first['msg']}", field=field or None)
+    if isinstance(error, HTTPException):
+        return Refused(_CODES.get(error.status_code, "invalid"), str(error.detail))
+    _logger.error("a request failed", exc_info=error)
+    return Refused("failed", "the server failed; its terminal says why")
+
+
+def _refusal(pages: Pages, request: Request, refused: Refused) -> Response:
+    """One JSON shape for programs, a page for browsers."""
+    status = _STATUS[refused.code]
+    headers = {} if refused.retry_after is None else {"Retry-After": str(refused.retry_after)}
+    if request.url.path.startswith("/api/"):
+        body = {"error": {"code": refused.code, "message": str(refused), "field": refused.field}}
+        return JSONResponse(body, status_code=status, headers=headers)
+    title = _TITLES.get(refused.code, "That did not work")
+    page = pages(request, "error.html.j2", status=status, heading=title, message=str(refused))
+    page.headers.update(headers)
+    return page
+
+
+class _Guarded:
+    """Adds the security headers to every answer, and ends a body that is too large."""
+
+    def __init__(self, app: ASGIApp, *, max_body: int) -> None:
+        self._app = app
+        self._max_body = max_body
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        taken = 0
+
+        async def counted() -> Message:
+            nonlocal taken
+            message = await receive()
+            taken += len(message.get("body", b""))
+            if taken > self._max_body:
+                raise Refused("too_large", f"the request has more than {self._max_body >> 20} MiB; send several")
+            return message
+
+        async def with_headers(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                headers = MutableHeaders(scope=message)
+                for name, value in _HEADERS.items():
+                    headers.setdefault(name, value)
+                if scope["path"].startswith("/static/"):
+                    headers["Cache-Control"] = "max-age=3600"
+            await send(message)
+
+        await self._app(scope, counted, with_headers)
