@@ -38,6 +38,9 @@ class Database:
             _upgrade(self._engine)
         except OperationalError as error:
             raise UserError(f"the feedback database {self} cannot be opened: {first_line(error)}") from None
+        except BaseException:
+            self.close()
+            raise
 
     def __str__(self) -> str:
         """Without its password."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, ClassVar, Literal
 
-from sqlalchemy import JSON, CheckConstraint, ForeignKey, Index, MetaData, Text, UniqueConstraint
+from sqlalchemy import JSON, CheckConstraint, ForeignKey, Index, MetaData, Text, UniqueConstraint, text
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column, relationship
 
 Role = Literal["admin", "annotator", "viewer"]
@@ -13,6 +13,9 @@ Choice = Literal["random", "disputed", "uncertain"]
 Purpose = Literal["label", "gold", "practice"]
 State = Literal["leased", "done", "released"]
 Verdict = Literal["answer", "skip", "problem", "withdrawn"]
+
+
+_OPEN = text("seats_taken < seats")
 
 
 class Base(DeclarativeBase):
@@ -116,7 +119,10 @@ class Task(Base):
     __tablename__ = "tasks"
     __table_args__ = (
         UniqueConstraint("project_id", "digest", name="uq_tasks_digest"),
-        Index("ix_tasks_next", "project_id", "purpose", "priority", "shuffle"),
+        Index("ix_tasks_project", "project_id", "purpose"),
+        Index(
+            "ix_tasks_open", "project_id", "purpose", "priority", "shuffle", sqlite_where=_OPEN, postgresql_where=_OPEN
+        ),
         CheckConstraint("seats_taken >= 0", name="seats_taken"),
     )
 

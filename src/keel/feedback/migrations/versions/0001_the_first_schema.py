@@ -89,7 +89,15 @@ def upgrade() -> None:
         sa.UniqueConstraint("project_id", "digest", name="uq_tasks_digest"),
     )
     op.create_index("ix_tasks_batch", "tasks", ["batch"])
-    op.create_index("ix_tasks_next", "tasks", ["project_id", "purpose", "priority", "shuffle"])
+    op.create_index("ix_tasks_project", "tasks", ["project_id", "purpose"])
+    free = sa.text("seats_taken < seats")
+    op.create_index(
+        "ix_tasks_open",
+        "tasks",
+        ["project_id", "purpose", "priority", "shuffle"],
+        sqlite_where=free,
+        postgresql_where=free,
+    )
 
     op.create_table(
         "tokens",

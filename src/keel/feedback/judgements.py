@@ -1,0 +1,172 @@
+"""Judgements: taken once however often they are sent, never changed, never lost."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from sqlalchemy import select
+from sqlalchemy.orm import Session
+
+from keel.feedback.answers import Answer, disagreement, kept_answer, read_answer, read_criteria
+from keel.feedback.leases import free_seat, take_seat
+from keel.feedback.projects import clean_text, settings_of
+from keel.feedback.refused import Refused
+from keel.feedback.tables import Assignment, Judgement, Project, Task, User, Verdict
+
+LONGEST_COMMENT = 10_000
+_LONGEST = 24 * 60 * 60.0  # seconds that anything takes; a browser left open says more
+
+
+@dataclass(frozen=True)
+class Said:
+    """What a person says to an assignment; `answer` and `criteria` speak of the responses as they were shown."""
+
+    verdict: Verdict
+    answer: dict[str, Any] | None = None
+    criteria: dict[str, Any] = field(default_factory=dict)
+    comment: str = ""
+    duration: float = 0.0
+    """Seconds."""
+
+
+def judge(session: Session, user: User, key: str, assignment_id: str, said: Said, *, now: float) -> Judgement:
+    """Write a judgement down, under the `key` that the client made for it; sent again, it is the same one.
+
+    An `answer` to what was answered already corrects it; `withdrawn` takes the last one back, and the task is this
+    person's again; `skip` and `problem` leave the task to others. A lease that lapsed is no obstacle.
+
+    Raises Refused: another's assignment is not found, a key that says something else now is a conflict.
+    """
+    assignment = session.scalar(
+        select(Assignment)
+        .where(Assignment.id == assignment_id, Assignment.user_id == user.id)
+        .with_for_update(of=Assignment)
+    )
+    if assignment is None:
+        raise Refused("not_found", "there is no such assignment of yours")
+    made = _judgement(session, assignment, key, said, now)
+    before = session.scalar(select(Judgement).where(Judgement.key == key))
+    if before is not None:
+        if not _same(before, made):
+            raise Refused("conflict", "that key was used for another judgement; make a new one", field="key")
+        return before
+    session.add(made)
+    session.flush()
+    _settle(session, assignment, made, now)
+    return made
+
+
+def standing(session: Session, project: Project, *, batch: str | None = None) -> list[tuple[Assignment, Judgement]]:
+    """The answers of a project that stand, with their assignments, in the order in which they were given."""
+    query = (
+        select(Assignment, Judgement)
+        .join(Judgement, Judgement.id == Assignment.judgement_id)
+        .where(Assignment.project_id == project.id, Judgement.verdict == "answer")
+        .order_by(Judgement.id)
+    )
+    if batch is not None:
+        query = query.join(Task, Task.id == Assignment.task_id).where(Task.batch == batch)
+    return [(assignment, judgement) for assignment, judgement in session.execute(query).unique()]
+
+
+def last_of(session: Session, project: Project, user: User) -> Assignment | None:
+    """What this person judged last in a project, if it stands: what an undo takes back."""
+    judgement = session.scalar(
+        select(Judgement)
+        .join(Assignment, Assignment.judgement_id == Judgement.id)
+        .where(Judgement.user_id == user.id, Judgement.project_id == project.id)
+        .order_by(Judgement.id.desc())
+        .limit(1)
+    )
+    return None if judgement is None else session.get(Assignment, judgement.assignment_id)
+
+
+def _judgement(session: Session, assignment: Assignment, key: str, said: Said, now: float) -> Judgement:
+    """The row to be, checked."""
+    project = session.get_one(Project, assignment.project_id)
+    settings = settings_of(project)
+    answer = None
+    if (said.answer is not None) != (said.verdict == "answer"):
+        raise Refused("invalid", "an answer comes with the verdict answer, and with no other", field="answer")
+    if said.answer is not None:
+        shown = read_answer(project.kind, said.answer, responses=len(assignment.order), settings=settings)
+        answer = shown.placed(assignment.order).model_dump(mode="json")
+    if len(said.comment) > LONGEST_COMMENT:
+        raise Refused("invalid", f"a comment has at most {LONGEST_COMMENT} characters", field="comment")
+    if not 0 <= said.duration <= _LONGEST:
+        raise Refused("invalid", "duration: seconds, from 0 to a day", field="duration")
+    return Judgement(
+        key=clean_text(key, "key"),
+        assignment_id=assignment.id,
+        project_id=project.id,
+        task_id=assignment.task_id,
+        user_id=assignment.user_id,
+        verdict=said.verdict,
+        answer=answer,
+        criteria=read_criteria(project.kind, said.criteria, order=assignment.order, settings=settings),
+        comment=clean_text(said.comment, "comment"),
+        duration=said.duration,
+        order=assignment.order,
+        replaces=assignment.judgement_id,
+        created_at=now,
+    )
+
+
+def _same(before: Judgement, now: Judgement) -> bool:
+    """Whether a row that comes again is the one that is there; what it replaced then is no part of what was said."""
+    names = ("assignment_id", "user_id", "verdict", "answer", "criteria", "comment")
+    return all(getattr(before, name) == getattr(now, name) for name in names)
+
+
+def _settle(session: Session, assignment: Assignment, made: Judgement, now: float) -> None:
+    """The bookkeeping that follows from a judgement: the assignment's state, the task's seats and votes."""
+    answered_before, sat_before = assignment.state == "done", assignment.state != "released"
+    if made.verdict == "withdrawn":
+        if assignment.judgement_id is None:
+            raise Refused("conflict", "there is nothing to take back")
+        assignment.state, assignment.judgement_id = "leased", None
+        assignment.leased_at = now
+        assignment.expires_at = now + 60 * settings_of(session.get_one(Project, assignment.project_id)).lease_minutes
+    else:
+        assignment.state = "done" if made.verdict == "answer" else "released"
+        assignment.judgement_id = made.id
+    sits = assignment.state != "released"
+    if sits and not sat_before and assignment.occasion == 0:
+        take_seat(session, assignment.task_id, even_if_full=True)
+    if sat_before and not sits:
+        free_seat(session, assignment.task_id, assignment.occasion)
+    session.flush()
+    if assignment.occasion == 0:
+        _count(session, assignment.task_id, (made.verdict == "answer") - answered_before)
+
+
+def _count(session: Session, task_id: int, change: int) -> None:
+    """The task's votes; where the most disputed come first, also how disputed it is, and perhaps another seat."""
+    task = session.scalar(
+        select(Task)
+        .where(Task.id == task_id)
+        .with_for_update(of=Task, key_share=True)
+        .execution_options(populate_existing=True)
+    )
+    assert task is not None
+    task.votes += change
+    project = session.get_one(Project, task.project_id)
+    settings = settings_of(project)
+    if task.purpose != "label" or settings.choice != "disputed":
+        return
+    task.priority = disagreement(answers_to(session, project, task), settings.scale)
+    if task.priority > 0 and task.votes >= task.seats and task.seats < settings.ceiling:
+        task.seats += 1
+
+
+def answers_to(session: Session, project: Project, task: Task) -> Sequence[Answer]:
+    """The answers to a task that stand, hidden repeats not among them."""
+    kept = session.scalars(
+        select(Judgement)
+        .join(Assignment, Assignment.judgement_id == Judgement.id)
+        .where(Assignment.task_id == task.id, Assignment.occasion == 0, Judgement.verdict == "answer")
+        .order_by(Judgement.id)
+    )
+    return [kept_answer(project.kind, one.answer) for one in kept if one.answer is not None]

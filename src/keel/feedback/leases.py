@@ -1,0 +1,198 @@
+"""Who works on what: a person is lent tasks one after the other, and a seat of a task is lent to one person."""
+
+from __future__ import annotations
+
+import random
+import uuid
+from collections.abc import Sequence
+
+from sqlalchemy import func, select, update
+from sqlalchemy.orm import Session, aliased
+
+from keel.feedback.projects import Settings, settings_of
+from keel.feedback.refused import Refused
+from keel.feedback.tables import Assignment, Judgement, Project, Purpose, Task, User
+
+MOST_AHEAD = 5
+"""Tasks that one person holds at a time."""
+REPEAT_AFTER = 10
+"""Judgements that lie between a task and its hidden repeat, at least."""
+
+
+def lease(session: Session, project: Project, user: User, *, count: int, now: float) -> list[Assignment]:
+    """The next `count` tasks of this person, those that they hold already first; fewer where there are no more.
+
+    Call `release_lapsed` before it, in a transaction of its own: what it frees is then there to be lent.
+    Raises Refused where the project is closed.
+    """
+    if project.closed_at is not None:
+        raise Refused("gone", f"the project {project.name} is closed")
+    one_browser_at_a_time = select(User.id).where(User.id == user.id).with_for_update(key_share=True)
+    session.execute(one_browser_at_a_time)
+    settings = settings_of(project)
+    until = now + 60 * settings.lease_minutes
+    held = list(
+        session.scalars(
+            select(Assignment)
+            .where(Assignment.user_id == user.id, Assignment.project_id == project.id, Assignment.state == "leased")
+            .order_by(Assignment.leased_at, Assignment.id)
+        )
+    )
+    for one in held:
+        if one.expires_at <= now:
+            one.expires_at = until
+    while len(held) < min(count, MOST_AHEAD):
+        found = _next(session, project, user, settings, now=now, until=until)
+        if found is None:
+            break
+        held.append(found)
+    return held[:count]
+
+
+def give_back(session: Session, user: User, assignment_id: str) -> None:
+    """End a lease that this person holds; another's, or none, is passed over: the browser that asks is closing."""
+    ended = session.execute(
+        update(Assignment)
+        .where(Assignment.id == assignment_id, Assignment.user_id == user.id, Assignment.state == "leased")
+        .values(state="released")
+        .returning(Assignment.task_id, Assignment.occasion)
+    ).all()
+    for task_id, occasion in ended:
+        free_seat(session, task_id, occasion)
+
+
+def release_lapsed(session: Session, *, now: float) -> int:
+    """Take back what was held too long; returns how many. What somebody is just judging is passed over."""
+    lapsed = session.execute(
+        select(Assignment.id, Assignment.task_id, Assignment.occasion)
+        .where(Assignment.state == "leased", Assignment.expires_at <= now)
+        .order_by(Assignment.task_id)
+        .with_for_update(skip_locked=True)
+    ).all()
+    session.execute(update(Assignment).where(Assignment.id.in_([one.id for one in lapsed])).values(state="released"))
+    for one in lapsed:
+        free_seat(session, one.task_id, one.occasion)
+    return len(lapsed)
+
+
+def free_seat(session: Session, task_id: int, occasion: int) -> None:
+    """Somebody else may judge it. A hidden repeat had no seat."""
+    if occasion == 0:
+        session.execute(update(Task).where(Task.id == task_id).values(seats_taken=Task.seats_taken - 1))
+
+
+def take_seat(session: Session, task_id: int, *, even_if_full: bool = False) -> bool:
+    """Whether a seat was free and is now taken: the one statement that decides who works on a task."""
+    query = update(Task).where(Task.id == task_id).values(seats_taken=Task.seats_taken + 1)
+    if not even_if_full:
+        query = query.where((Task.seats_taken < Task.seats) | (Task.purpose != "label"))
+    return bool(session.execute(query.returning(Task.id)).all())
+
+
+def _next(
+    session: Session, project: Project, user: User, settings: Settings, *, now: float, until: float
+) -> Assignment | None:
+    """Practice first; then what lapsed; then gold, a repeat or a label, by a die that their count of tasks decides."""
+    practice = _unseen(session, project, user, "practice")
+    if practice is not None:
+        return _assign(session, practice, user, 0, now=now, until=until)
+    resumed = _resumed(session, project, user, now=now, until=until)
+    if resumed is not None:
+        return resumed
+    done = session.scalar(
+        select(func.count()).where(Assignment.user_id == user.id, Assignment.project_id == project.id)
+    )
+    die = random.Random(f"{project.id} {user.id} {done}").random()
+    if die < settings.gold_share and (gold := _unseen(session, project, user, "gold")) is not None:
+        return _assign(session, gold, user, 0, now=now, until=until)
+    if 1 - die <= settings.repeat_share and (again := _repeatable(session, project, user)) is not None:
+        return _assign(session, again, user, 1, now=now, until=until)
+    label = _unseen(session, project, user, "label")
+    return None if label is None else _assign(session, label, user, 0, now=now, until=until)
+
+
+def _unseen(session: Session, project: Project, user: User, purpose: Purpose) -> Task | None:
+    """The first free task that this person never had. PostgreSQL passes over one that another is just being lent."""
+    seen = select(Assignment.task_id).where(Assignment.user_id == user.id, Assignment.project_id == project.id)
+    query = select(Task).where(Task.project_id == project.id, Task.purpose == purpose, Task.id.not_in(seen))
+    if purpose == "label":
+        query = query.where(Task.seats_taken < Task.seats)
+    query = (
+        query.order_by(Task.priority.desc(), Task.shuffle.desc())
+        .limit(1)
+        .with_for_update(skip_locked=purpose == "label", key_share=True)
+    )
+    return session.scalar(query)
+
+
+def _resumed(session: Session, project: Project, user: User, *, now: float, until: float) -> Assignment | None:
+    """A task that this person held and never judged, if it still has a seat."""
+    lapsed = session.scalars(
+        select(Assignment)
+        .where(
+            Assignment.user_id == user.id,
+            Assignment.project_id == project.id,
+            Assignment.state == "released",
+            Assignment.judgement_id.is_(None),
+        )
+        .order_by(Assignment.leased_at)
+    )
+    for one in lapsed.all():
+        if one.occasion == 0 and not take_seat(session, one.task_id):
+            continue
+        one.state, one.leased_at, one.expires_at = "leased", now, until
+        return one
+    return None
+
+
+def _repeatable(session: Session, project: Project, user: User) -> Task | None:
+    """A labelled task that this person answered some time ago and has not been asked again."""
+    again = aliased(Assignment)
+    recent = (
+        select(Judgement.task_id)
+        .where(Judgement.user_id == user.id, Judgement.project_id == project.id)
+        .order_by(Judgement.id.desc())
+        .limit(REPEAT_AFTER)
+    )
+    return session.scalar(
+        select(Task)
+        .join(Assignment, Assignment.task_id == Task.id)
+        .where(
+            Task.project_id == project.id,
+            Task.purpose == "label",
+            Assignment.user_id == user.id,
+            Assignment.state == "done",
+            Task.id.not_in(recent.scalar_subquery()),
+            Task.id.not_in(select(again.task_id).where(again.user_id == user.id, again.occasion == 1)),
+        )
+        .order_by(Task.shuffle)
+        .limit(1)
+    )
+
+
+def _assign(session: Session, task: Task, user: User, occasion: int, *, now: float, until: float) -> Assignment | None:
+    """Lend the task; None where its last seat was taken meanwhile."""
+    if occasion == 0 and not take_seat(session, task.id):
+        return None
+    assignment = Assignment(
+        id=uuid.uuid4().hex,
+        task_id=task.id,
+        project_id=task.project_id,
+        user_id=user.id,
+        occasion=occasion,
+        order=_order(task, user, occasion),
+        state="leased",
+        leased_at=now,
+        expires_at=until,
+        task=task,
+    )
+    session.add(assignment)
+    session.flush()
+    return assignment
+
+
+def _order(task: Task, user: User, occasion: int) -> Sequence[int]:
+    """The order in which the responses are shown: drawn for each person, and anew for a repeat."""
+    order = list(range(len(task.responses)))
+    random.Random(f"{task.digest} {user.id} {occasion}").shuffle(order)
+    return order

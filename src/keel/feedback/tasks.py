@@ -1,0 +1,140 @@
+"""Tasks: prompts with their responses, put where people find them. The same task put there twice is one."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from sqlalchemy import func, select
+from sqlalchemy.orm import Session
+
+from keel.feedback.answers import RESPONSES, read_answer
+from keel.feedback.projects import clean_json, settings_of
+from keel.feedback.refused import Refused
+from keel.feedback.tables import Project, Purpose, Response, Task
+from keel.schema import Dialogue
+
+_A_QUERY = 500
+
+
+@dataclass(frozen=True)
+class NewResponse:
+    """One response; who made it (`source`) is kept and not shown."""
+
+    text: str
+    source: str | None = None
+    extra: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class NewTask:
+    """A task that is to be judged; `expected` is the right answer of a gold or practice task, by position."""
+
+    prompt: Dialogue
+    responses: Sequence[NewResponse]
+    purpose: Purpose = "label"
+    expected: Mapping[str, Any] | None = None
+    round: int = 1
+    batch: str | None = None
+    policy_version: str | None = None
+    priority: float = 0.0
+    row: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Added:
+    """How many tasks are new, and how many were there already."""
+
+    new: int
+    known: int
+
+
+@dataclass(frozen=True)
+class Progress:
+    """Of the tasks to be labelled: how many there are, how many have all their votes, and the votes themselves."""
+
+    tasks: int
+    complete: int
+    votes: int
+    wanted: int
+
+
+def add_tasks(session: Session, project: Project, tasks: Sequence[NewTask], *, now: float) -> Added:
+    """Put tasks into a project. Raises Refused, naming the task by its number, for one that cannot be judged."""
+    made = [_row(project, task, number, now) for number, task in enumerate(tasks, start=1)]
+    known: set[str] = set()
+    for start in range(0, len(made), _A_QUERY):
+        digests = [task.digest for task in made[start : start + _A_QUERY]]
+        known.update(
+            session.scalars(select(Task.digest).where(Task.project_id == project.id, Task.digest.in_(digests)))
+        )
+    new = {task.digest: task for task in made if task.digest not in known}
+    session.add_all(new.values())
+    session.flush()
+    return Added(new=len(new), known=len(made) - len(new))
+
+
+def progress(session: Session, project: Project, *, batch: str | None = None) -> Progress:
+    """How far a project is, or those of its tasks that came with `batch`."""
+    query = select(
+        func.count(Task.id),
+        func.count(Task.id).filter(Task.votes >= Task.seats),
+        func.coalesce(func.sum(Task.votes), 0),
+        func.coalesce(func.sum(Task.seats), 0),
+    ).where(Task.project_id == project.id, Task.purpose == "label")
+    if batch is not None:
+        query = query.where(Task.batch == batch)
+    tasks, complete, votes, wanted = session.execute(query).one()
+    return Progress(tasks, complete, int(votes), int(wanted))
+
+
+def _row(project: Project, task: NewTask, number: int, now: float) -> Task:
+    least, most = RESPONSES[project.kind]
+    if not least <= len(task.responses) <= most:
+        wanted = f"{least}" if least == most else f"{least} to {most}"
+        raise Refused(
+            "invalid", f"task {number}: {len(task.responses)} responses; a {project.kind} project takes {wanted} a task"
+        )
+    if not isinstance(task.prompt, str) and not task.prompt:
+        raise Refused("invalid", f"task {number}: the prompt has no messages")
+    prompt = _plain(task.prompt)
+    settings = settings_of(project)
+    expected = None
+    if task.purpose != "label":
+        if task.expected is None:
+            raise Refused("invalid", f"task {number}: a {task.purpose} task needs its expected answer")
+        answer = read_answer(project.kind, task.expected, responses=len(task.responses), settings=settings)
+        expected = answer.model_dump(mode="json")
+    texts = [response.text for response in task.responses]
+    said = {"prompt": prompt, "responses": texts, "purpose": task.purpose, "round": task.round, "batch": task.batch}
+    beside = [(one.source, one.extra) for one in task.responses]
+    clean_json([prompt, texts, beside, task.row, task.policy_version, task.batch], f"task {number}")
+    digest = hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()
+    return Task(
+        project_id=project.id,
+        digest=digest,
+        purpose=task.purpose,
+        round=task.round,
+        batch=task.batch,
+        policy_version=task.policy_version,
+        prompt=prompt,
+        row=dict(task.row),
+        expected=expected,
+        seats=settings.votes,
+        priority=task.priority,
+        shuffle=int(digest[:13], 16) / 16**13,
+        created_at=now,
+        responses=[
+            Response(position=position, text=one.text, source=one.source, extra=dict(one.extra))
+            for position, one in enumerate(task.responses)
+        ],
+    )
+
+
+def _plain(prompt: Dialogue) -> Any:
+    if isinstance(prompt, str):
+        return prompt
+    return [{"role": message.role, "content": message.content} for message in prompt]
