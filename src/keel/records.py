@@ -263,6 +263,7 @@ class Rollout:
     group: Tensor  # int64 [B], equal for responses to the same prompt
     policy_version: int  # the iteration whose weights sampled
     sampler_logprobs: Tensor | None = None  # float [B, T], where the sampler computes otherwise than the learner
+    seconds: Mapping[str, float] = field(default_factory=dict)  # that each role took, by the metric's name
 
     @property
     def sequences(self) -> Sequences:

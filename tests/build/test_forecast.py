@@ -41,14 +41,23 @@ def test_epochs() -> None:
 def test_ppo() -> None:
     """20 s in all: the start's evaluation of 2 s, iterations of 5 s and 4 s, so 9 s else."""
     config = PPOConfig(prompts=DATA, iterations=25, evaluate=HeldOutConfig(every=10))
+    rollout = {"sampling": 2.0, "values": 0.25, "reference": 0.25, "scoring": 0.5}
+    roles = {f"time/{role}_seconds": seconds for role, seconds in rollout.items()}
     lines = [
         {"time/evaluation_seconds": 2.0},
         {"time/rollout_seconds": 3.0, "time/update_seconds": 2.0},
-        {"time/rollout_seconds": 3.0, "time/update_seconds": 1.0},
+        {"time/rollout_seconds": 3.0, "time/update_seconds": 1.0, **roles},
     ]
     found = ppo_forecast(config, Measured(seconds=20.0, lines=list(lines)), shrink=0.5)
     assert (found.seconds_a_step, found.steps) == (2.0, 25)
     assert found.seconds == pytest.approx(9.0 + 25 * 2.0 + 4 * 1.0)  # evaluated at 0, 10, 20 and 25
+    assert list(found.roles.items()) == [  # of the last iteration's 4 s
+        ("sampling", 1.0),
+        ("values", 0.125),
+        ("reference", 0.125),
+        ("scoring", 0.25),
+        ("update", 0.5),
+    ]
 
 
 def test_collect() -> None:

@@ -46,7 +46,10 @@ def test_every_stage_is_forecast_and_nothing_is_left(tmp_path: Path, monkeypatch
     for one in found.values():
         assert one.seconds >= one.seconds_a_step * one.steps > 0
         assert 50 * MIB < one.peak_bytes < 64 * 1024 * MIB
-    assert console.said[-1].startswith("Taken to be: responses of ")
+    parts = found["ppo"].roles
+    assert all(seconds >= 0 for seconds in parts.values())
+    assert sum(parts.values()) == pytest.approx(found["ppo"].seconds_a_step, rel=0.05)
+    assert console.said[-1].startswith("Not known: how long responses will be. Taken are ")
     assert "as in the demonstrations; after two steps the model still wrote" in console.said[-1]
     assert not any("callback" in said for said in console.said)
 

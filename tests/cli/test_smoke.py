@@ -25,7 +25,7 @@ def test_the_table(recipe: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.
     def smoke(recipe: object, console: Console) -> list[Forecast]:
         return [
             Forecast("sft", "step", 0.25, 1071, 300.0, 2**29),
-            Forecast("ppo", "iteration", 2.0, 60, 125.0, 3 * 2**30),
+            Forecast("ppo", "iteration", 2.0, 60, 125.0, 3 * 2**30, {"sampling": 1.25, "update": 0.75}),
         ]
 
     monkeypatch.setattr("keel.build.smoke.smoke", smoke)
@@ -36,6 +36,7 @@ def test_the_table(recipe: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.
     text = capsys.readouterr().out
     assert re.search(r"sft\W+0\.50 GiB\W+0\.25 s a step\W+1071\W+5 min", text)
     assert re.search(r"ppo\W+3\.00 GiB\W+2\.0 s an iteration\W+60\W+2 min", text)
+    assert "ppo, of each iteration: sampling 1.2 s, update 0.75 s." in text
     assert "In all about 7 min" in text
 
 

@@ -19,7 +19,7 @@ from keel.functional.masked import whiten
 from keel.pipeline.credit import baseline, estimate_advantages, label_pairs, leash_in_loss, shape
 from keel.pipeline.measures import rollout_metrics, share_alike
 from keel.pipeline.ppo import PPOEngines, _planned, policy_batches, update
-from keel.pipeline.rollouts import collect_rollout
+from keel.pipeline.rollouts import Actors, collect_rollout
 from keel.records import Credit, Leash, PolicyBatch, Rollout
 from keel.tally import Tally
 from tests.pipeline.support import EOS, PROMPT
@@ -212,6 +212,34 @@ def test_responses_to_one_prompt_are_a_group_and_are_drawn_apart() -> None:
     assert (len(batch), key.first_sample) == (32, 96)
     assert rollout.group.tolist() == [row // 4 for row in range(32)]
     assert len(set(rollout.samples.texts[:4])) > 1
+
+
+def test_each_role_of_a_rollout_has_its_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a clock that the roles alone move, each by a time of its own."""
+    clock = 100.0
+    monkeypatch.setattr("time.perf_counter", lambda: clock)
+
+    class Slow:
+        def __init__(self, role: Any, seconds: float) -> None:
+            self._role, self._seconds = role, seconds
+
+        def __getattr__(self, name: str) -> Any:
+            def slowly(*arguments: Any) -> Any:
+                nonlocal clock
+                clock += self._seconds
+                return getattr(self._role, name)(*arguments)
+
+            return slowly
+
+    run = toy(toy_config())
+    roles = run.engines.actors
+    actors = Actors(
+        Slow(roles.sampler, 8), Slow(roles.policy, 4), Slow(roles.reference, 2), Slow(roles.scorer, 1), exact=False
+    )
+    key = DrawKey(DRAWS, "rollout", iteration=0)
+    seconds = collect_rollout(actors, [PROMPT] * 4, run.config.sampling, key).seconds
+    taken = {"sampling": 8, "values": 4, "reference": 2, "scoring": 1}
+    assert seconds == {f"time/{role}_seconds": time for role, time in taken.items()}
 
 
 def test_each_prompt_stands_as_often_as_it_is_answered() -> None:

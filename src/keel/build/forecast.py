@@ -10,6 +10,14 @@ from typing import Any
 from keel.config.evaluate import EvaluateConfig
 from keel.config.ppo import PPOConfig
 
+_ROLES = {  # of an iteration of ppo, in the order of the work
+    "sampling": "time/sampling_seconds",
+    "values": "time/values_seconds",
+    "reference": "time/reference_seconds",
+    "scoring": "time/scoring_seconds",
+    "update": "time/update_seconds",
+}
+
 
 @dataclass
 class Measured:
@@ -32,6 +40,7 @@ class Forecast:
     steps: int
     seconds: float
     peak_bytes: int
+    roles: Mapping[str, float] = field(default_factory=dict)  # seconds of a step
 
 
 def epochs_forecast(
@@ -59,7 +68,7 @@ def epochs_forecast(
 
 
 def ppo_forecast(config: PPOConfig, measured: Measured, shrink: float) -> Forecast:
-    """The last measured iteration times all, each evaluation, and once what is neither."""
+    """The last measured iteration times all, each evaluation, and once what is neither; an iteration by role."""
     start, *lines = measured.lines
     iterations = [line["time/rollout_seconds"] + line["time/update_seconds"] for line in lines]
     evaluation = start["time/evaluation_seconds"]
@@ -67,7 +76,8 @@ def ppo_forecast(config: PPOConfig, measured: Measured, shrink: float) -> Foreca
     once = max(0.0, measured.seconds - sum(iterations) - evaluation)
     step = iterations[-1] * shrink
     seconds = once + config.iterations * step + evaluations * evaluation * shrink
-    return Forecast("ppo", "iteration", step, config.iterations, seconds, measured.peak_bytes)
+    roles = {role: lines[-1][metric] * shrink for role, metric in _ROLES.items()}
+    return Forecast("ppo", "iteration", step, config.iterations, seconds, measured.peak_bytes, roles)
 
 
 def collect_forecast(measured: Measured, *, measured_prompts: int, prompts: int, shrink: float) -> Forecast:

@@ -65,9 +65,11 @@ def smoke(recipe: Recipe, console: Console) -> list[Forecast]:
     shrink = shrinkage(prompt, expected, sampled)
     if shrink < 1:
         console.say(
-            f"Taken to be: responses of {expected:.0f} tokens, as in the demonstrations; after two steps the model "
-            f"still wrote {sampled:.0f}."
+            f"Not known: how long responses will be. Taken are {expected:.0f} tokens, as in the demonstrations; after "
+            f"two steps the model still wrote {sampled:.0f}."
         )
+    elif sampled is not None:
+        console.say(f"Not known: how long responses will be. Taken are {sampled:.0f} tokens, as they were now.")
     return _forecasts(recipe, small, watch.measured, shrink)
 
 
@@ -191,18 +193,18 @@ def _lengths(
 ) -> tuple[float, float | None, float | None]:
     """Mean tokens of a prompt, of a demonstration's response, and of the responses that were sampled."""
     stage = small.ppo or small.collect
+    sampled = None
+    if "ppo" in measured:
+        sampled = measured["ppo"].lines[0]["eval/length"]
+    elif "evaluate" in measured:
+        sampled = measured["evaluate"].summary["reference"]["length"]
     if recipe.sft is None or stage is None:
-        return 0.0, None, None
+        return 0.0, None, sampled
     renderer = load_renderer(str(run / "sft" / "model"), chat_template=recipe.model.chat_template)
     prompts = load_mixed(stage.prompts, PROMPTS).train[:200]
     prompt = sum(renderer.length(row.record) for row in prompts) / len(prompts)
     summary = measured["sft"].summary
-    expected = min(summary["response_tokens"] / summary["rows"], stage.sampling.max_new_tokens)
-    if "ppo" in measured:
-        return prompt, expected, measured["ppo"].lines[0]["eval/length"]
-    if "evaluate" in measured:
-        return prompt, expected, measured["evaluate"].summary["reference"]["length"]
-    return prompt, expected, None
+    return prompt, min(summary["response_tokens"] / summary["rows"], stage.sampling.max_new_tokens), sampled
 
 
 def _forecasts(recipe: Recipe, small: Recipe, measured: Mapping[str, Measured], shrink: float) -> list[Forecast]:
@@ -332,7 +334,8 @@ def _seconds_a_response(recipe: Recipe, measured: Mapping[str, Measured]) -> flo
         marks, prompts = measured["collect"].marks, int(measured["collect"].summary["prompts"])
         return (marks[max(marks)] - marks[0]) / (prompts * recipe.collect.per_prompt)
     if recipe.ppo:
-        return measured["ppo"].lines[-1]["time/rollout_seconds"] / recipe.ppo.rollout_batch
+        line = measured["ppo"].lines[-1]
+        return (line["time/sampling_seconds"] + line["time/scoring_seconds"]) / recipe.ppo.rollout_batch
     return 0.0
 
 

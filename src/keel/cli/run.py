@@ -108,6 +108,10 @@ def _smoke(recipe_path: Path, overrides: list[str] | None, without_effect: Mappi
         for one in forecasts
     ]
     console.table("What to expect", ["stage", "peak memory", "time", "of them", "whole stage"], rows)
+    for one in forecasts:
+        if one.roles:
+            parts = ", ".join(f"{role} {clock(seconds)}" for role, seconds in one.roles.items())
+            console.say(f"{one.stage}, of each {one.unit}: {parts}.")
     console.say(
         f"In all about {clock(total(forecasts))}, if the machine stays as busy as it was and no row is too long."
     )

@@ -299,6 +299,7 @@ def _publish(config: PPOConfig, engines: PPOEngines, state: PPOState, stage: Sta
 def _times(started: float, sampled: float, rollout: Rollout) -> dict[str, float]:
     now = time.perf_counter()
     return {
+        **rollout.seconds,
         "time/rollout_seconds": sampled - started,
         "time/update_seconds": now - sampled,
         "time/tokens_per_second": rollout.sequences.weight / (now - started),

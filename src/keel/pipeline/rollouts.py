@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -54,25 +55,38 @@ def collect_rollout(
 
     Raises RolloutFault where a number is not finite.
     """
+    started = time.perf_counter()
     try:
         samples = actors.sampler.sample(prompts, sampling, key)
     except LogitsNotFinite as error:
         raise _undrawn(actors, prompts, error) from error
     assert samples.logprobs is not None, "the configuration refuses truncated sampling here"
+    sampled = time.perf_counter()
     if not actors.exact:
         logprobs, values = actors.policy.logprobs_and_values(samples.sequences)
     else:
         logprobs = samples.logprobs
         values = actors.policy.values(samples.sequences) if samples.values is None else samples.values
+    valued = time.perf_counter()
+    ref_logprobs = actors.reference.logprobs(samples.sequences)
+    referred = time.perf_counter()
+    scores = actors.scorer.score(samples)
+    seconds = {
+        "time/sampling_seconds": sampled - started,
+        "time/values_seconds": valued - sampled,
+        "time/reference_seconds": referred - valued,
+        "time/scoring_seconds": time.perf_counter() - referred,
+    }
     rollout = Rollout(
         samples=samples,
         logprobs=logprobs,
-        ref_logprobs=actors.reference.logprobs(samples.sequences),
+        ref_logprobs=ref_logprobs,
         values=values,
-        scores=actors.scorer.score(samples),
+        scores=scores,
         group=torch.arange(len(prompts)) // per_prompt,
         policy_version=key.iteration - samples.lag,
         sampler_logprobs=None if actors.exact else samples.logprobs,
+        seconds=seconds,
     )
     faults = not_finite(rollout)
     if faults:
