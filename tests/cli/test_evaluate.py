@@ -28,6 +28,10 @@ def longest(prompts: list[str], responses: list[str], rows: list[dict[str, Any]]
     return [float(len(response)) for response in responses]
 
 
+def shortest(prompts: list[str], responses: list[str], rows: list[dict[str, Any]]) -> list[float]:
+    return [-float(len(response)) for response in responses]
+
+
 def found_in(folder: Path) -> dict[str, Any]:
     found: dict[str, Any] = json.loads((folder / "assessment.json").read_text())
     return found
@@ -101,6 +105,51 @@ def test_where_nothing_can_be_written(
     said = fails(capsys, monkeypatch, *asked, "--out", str(votes / "o"))
     assert f"{votes / 'o'} cannot be written (Not a directory)" in said
     assert "it is a folder" in fails(capsys, monkeypatch, *asked, "--out", "page.html")
+
+
+def test_another_rewards_assessment_is_not_replaced_unasked(
+    votes: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mine, other = "tests.cli.test_evaluate:longest", "tests.cli.test_evaluate:shortest"
+    more = tmp_path / "more.jsonl"
+    more.write_text(votes.read_text())
+    asked = ("--data", str(votes), "--out", str(tmp_path / "o"))
+    for _ in range(2):  # its own it replaces
+        assert keel("evaluate", mine, *asked).exit_code == 0
+    kept = found_in(tmp_path / "o")
+    said = fails(capsys, monkeypatch, "evaluate", other, *asked)
+    file = tmp_path / "o" / "assessment.json"
+    assert said == (
+        f"{file} is there already, of {mine} on {votes}; give another --out, or --force to replace it"
+    )
+    assert "is there already" in fails(capsys, monkeypatch, "evaluate", mine, "--data", str(more), *asked[2:])
+    assert found_in(tmp_path / "o") == kept
+    assert keel("evaluate", other, *asked, "--force").exit_code == 0
+    assert found_in(tmp_path / "o")["source"] == other
+
+
+def test_without_out_each_reward_has_a_folder_of_its_own(
+    votes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in ("longest", "shortest"):
+        result = keel("evaluate", f"tests.cli.test_evaluate:{name}", "--data", str(votes))
+        assert result.exit_code == 0, result.output
+    folders = sorted((tmp_path / "runs").iterdir())
+    assert [folder.name for folder in folders] == [
+        "assessment-tests.cli.test_evaluate-longest",
+        "assessment-tests.cli.test_evaluate-shortest",
+    ]
+    assert [found_in(folder)["accuracy"]["accuracy"] for folder in folders] == [0.75, 0.25]
+
+
+def test_a_runs_own_assessment_is_not_replaced_by_one_on_other_data(
+    run: Path, votes: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    of_held_out = {"source": str(run / "reward" / "model"), "data": ["collect"], "held_out": True}
+    (run / "reward" / "assessment.json").write_text(json.dumps(of_held_out))
+    said = fails(capsys, monkeypatch, "evaluate", str(run), "--data", str(votes), "--device", "cpu")
+    assert "is there already" in said
 
 
 def test_a_service(votes: Path, tmp_path: Path) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -78,7 +78,7 @@ def assess_reward(asked: Asked, console: Console) -> dict[str, Any]:
         names = [config.name for config, _ in data.sources]
         found = assess(judge, pairs, names, reference, samples=asked.samples, draws=draws, console=console)
     return {
-        "source": str(asked.reward.model or asked.reward.function or ", ".join(asked.reward.service or ())),
+        "source": _source(asked),
         "data": names,
         "held_out": _is_held_out(asked),
         "ties_left_out": ties,
@@ -95,6 +95,17 @@ def of_run(path: Path, **settings: Any) -> Asked:
     config, inputs = _reward_stage(path)
     known: dict[str, Any] = {"reference": inputs.models["reference"], "sampling": config.normalise_sampling}
     return Asked(RewardSource(model=str(path / "reward" / "model")), run=path, **known | settings)
+
+
+def is_of(found: Mapping[str, Any], asked: Asked) -> bool:
+    """Whether an assessment is of the reward that is asked for, and on the same data."""
+    same = Path(str(found.get("source"))).resolve() == Path(_source(asked)).resolve()
+    on = _is_held_out(asked) or [data.name for data in asked.data] == found.get("data")
+    return same and on and found.get("held_out") == _is_held_out(asked)
+
+
+def _source(asked: Asked) -> str:
+    return str(asked.reward.model or asked.reward.function or ", ".join(asked.reward.service or ()))
 
 
 def _reward_stage(path: Path) -> tuple[RewardConfig, Inputs]:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
 
-from keel.cli.options import Extend, FreshFrom, Out, Set
+from keel.cli.options import Extend, FreshFrom, Set
 from keel.cli.run import walk
 
 if TYPE_CHECKING:
@@ -16,7 +19,7 @@ if TYPE_CHECKING:
     from keel.config.rewards import RewardSource
 
 C = TypeVar("C", bound="Config")
-_OUT = Path("runs/assessment")
+_LONGEST = 100  # characters of a folder's name
 
 
 def evaluate(
@@ -28,7 +31,10 @@ def evaluate(
             "directory or hub name, a service's URL, or module:function: on --data.",
         ),
     ],
-    out: Out = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(help="Where it goes; runs/NAME of the recipe, the run itself, or runs/assessment-REWARD."),
+    ] = None,
     set_: Set = None,
     fresh_from: FreshFrom = None,
     extend: Extend = False,
@@ -49,6 +55,9 @@ def evaluate(
     template: Annotated[str | None, typer.Option(help="Who writes what a model reads, as in a recipe.")] = None,
     seed: Annotated[int | None, typer.Option(min=0, help="Of replies and probes; 0.")] = None,
     device: Annotated[str | None, typer.Option(help="auto, cpu, cuda, mps.")] = None,
+    force: Annotated[
+        bool, typer.Option("--force", help="Replace the assessment of another reward, or on other data.")
+    ] = False,
 ) -> None:
     """Judge a recipe's policy against its reference on held-out prompts; or a reward model, on what it has not seen.
 
@@ -63,7 +72,7 @@ def evaluate(
     settings: dict[str, Any] = {"samples": samples, "seed": seed, "device": device, "reference": reference}
     of_reward: dict[str, object] = {f"--{key}": value for key, value in settings.items()}
     of_reward |= {"--data": data, "--prompts": prompts, "--max-new-tokens": max_new_tokens, "--limit": limit}
-    of_reward |= {"--max-unusable": max_unusable, "--label": label, "--template": template}
+    of_reward |= {"--max-unusable": max_unusable, "--label": label, "--template": template, "--force": force or None}
     is_recipe = what.endswith((".yaml", ".yml")) or Path(what).is_file()
     given = [key for key, value in (of_reward if is_recipe else of_policy).items() if value is not None]
     if given:
@@ -76,7 +85,7 @@ def evaluate(
     if max_new_tokens is not None:
         kept["max_new_tokens"] = max_new_tokens
     of_data = {"limit": limit, "max_unusable": max_unusable}
-    _assess(what, out, data or [], prompts, of_data, {"label": label, "template": template}, kept)
+    _assess(what, out, data or [], prompts, of_data, {"label": label, "template": template}, kept, force)
 
 
 def _assess(
@@ -87,6 +96,7 @@ def _assess(
     of_data: dict[str, float | None],
     reading: dict[str, str | None],
     settings: dict[str, Any],
+    force: bool,
 ) -> None:
     from keel.config.data import DataConfig
     from keel.errors import UserError
@@ -111,7 +121,7 @@ def _assess(
     if prompts is not None:
         settings["prompts"] = _valid(DataConfig, prompts).model_copy(update={"validation": 0.0})
 
-    from keel.build.assess import Asked, assess_reward, of_run  # torch: no sooner than a mistake is named
+    from keel.build.assess import Asked, assess_reward, is_of, of_run  # torch: no sooner than a mistake is named
     from keel.cli.console import TerminalConsole
     from keel.config.sampling import SamplingConfig
     from keel.report.assessment import FILE
@@ -122,16 +132,35 @@ def _assess(
     if "max_new_tokens" in settings:
         settings["sampling"] = SamplingConfig(max_new_tokens=settings.pop("max_new_tokens"))
     asked = of_run(Path(what), **settings) if is_run else Asked(_reward(what, reading), **settings)
+    folder = out or (Path(what) / "reward" if is_run else Path("runs") / f"assessment-{_slug(what)}")
+    if not force:
+        _refuse_another(folder / FILE, partial(is_of, asked=asked))
     with TerminalConsole() as console:
         found = assess_reward(asked, console)
     _print(console, found)
     if is_run and out is None:
         with files.written(Path(what)):
-            files.write_json(Path(what) / "reward" / FILE, found)
+            files.write_json(folder / FILE, found)
             print(f"Report: {write_report([Path(what)], Path(what) / 'report.html')}")
     else:
-        with files.written(out or _OUT):
-            print(f"Report: {write(found, out or _OUT)}")
+        with files.written(folder):
+            print(f"Report: {write(found, folder)}")
+
+
+def _slug(what: str) -> str:
+    """Of a path, a name or an address: what may be the name of a folder."""
+    return re.sub(r"[^\w.-]+", "-", what).strip("-.")[-_LONGEST:]
+
+
+def _refuse_another(file: Path, is_own: Callable[[Mapping[str, Any]], bool]) -> None:
+    """Raises UserError where the file is there and holds what is not one's own to replace."""
+    from keel.errors import UserError
+    from keel.runs import files
+
+    earlier = files.read_json(file) if file.is_file() else None
+    if earlier is not None and not is_own(earlier):
+        of, on = earlier.get("source"), ", ".join(earlier.get("data", ()))
+        raise UserError(f"{file} is there already, of {of} on {on}; give another --out, or --force to replace it")
 
 
 def _reward(what: str, reading: dict[str, str | None]) -> RewardSource:
