@@ -164,12 +164,46 @@ def test_cut_off_and_mid_sentence(tmp_path: Path) -> None:
     assert [found.balance.cut_chosen, found.balance.cut_rejected] == pytest.approx([2 / 7, 1 / 7])
 
 
-@pytest.mark.parametrize(
-    "leak", ["Human: And you?", "Sure.\n\nAssistant: Sure.", "<|im_end|>", "[INST] more", "<start_of_turn>user"]
-)
-def test_role_markers_in_replies_and_not_in_prompts(tmp_path: Path, leak: str) -> None:
-    rows = [pair("a", f"Yes. {leak}", "No."), pair("b", "Yes.", f"No. {leak}"), pair(f"c {leak}", "Yes.", "No.")]
-    assert rows_of(audit_of(tmp_path, rows), Fault.LEAKS) == [0, 1]
+LEAKS = [
+    "Human: Perhaps you would like to hear more.",
+    " Assistant: Yes.",
+    "Yes.\n\nHuman: And you?",
+    "Yes.\nUser: And you?",
+    "Yes.  \n\n  Human: And you?",
+    "Makes it less slow.  Human: Will you send me your link?",
+    "Yes.<|im_end|>",
+    "Yes. <|im_end|>",
+    "Yes\n<|im_start|>user\nAnd you?",
+    "Yes.<|im_end|>\n<|im_start|>user",
+    "Yes. [INST] And you? [/INST] I too.",
+    "Yes<end_of_turn>",
+    "Security, and simplicity.\n\n<|user|>\n“Can you?”",
+    "Use `len`.<|endoftext|>",
+    "```\nprint(1)\n```\nHuman: And what does ```print``` do?",
+]
+MENTIONS = [
+    "GPT-2 joins documents with <|endoftext|> between them.",
+    "Its end token is <|endoftext|>.",
+    "Mistral wraps what you ask in [INST] and [/INST], and nothing else.",
+    'tokenizer.eos_token = "<|endoftext|>"',
+    "It starts with `<|im_start|>user` in each turn.",
+    "So:\n```\n<|im_start|>user\nHi.<|im_end|>\n```\nThat is all.",
+    "Chicken. She’ll probably like apples too.  (Human: wow, that’s amazing)",
+    "The engine said “Assistant: Let’s see” to me.",
+    "A transcript names each speaker, as Human: and Assistant: do.",
+]
+
+
+@pytest.mark.parametrize(("replies", "fault"), [(LEAKS, Fault.LEAKS), (MENTIONS, Fault.MENTION)])
+def test_a_turn_that_begins_in_a_reply_and_a_marker_that_is_spoken_of(
+    tmp_path: Path, replies: list[str], fault: Fault
+) -> None:
+    rows = [pair(f"{number}", reply, "No.") for number, reply in enumerate(replies)]
+    rows += [pair("x", "Yes.", replies[0]), pair(f"y {replies[0]}", "Yes.", "No.")]
+    found = audit_of(tmp_path, rows)
+    assert rows_of(found, fault) == list(range(len(replies) + 1))  # a prompt may hold what it likes
+    other = Fault.LEAKS if fault is Fault.MENTION else Fault.MENTION
+    assert rows_of(found, other) == []
 
 
 PROMPT = " ".join(f"word{number}" for number in range(30))

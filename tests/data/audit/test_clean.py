@@ -42,6 +42,7 @@ DIRTY = [
     pair("d", "x", "y", id=11),
     pair("d", "y", "z", id=12),
     pair("d", "z", "x", id=13),  # a circle is kept
+    pair("e", "It ends with <|endoftext|> always.", "y", id=14),  # speaks of a marker, and is kept
 ]
 
 
@@ -49,7 +50,7 @@ def test_what_is_left_out_and_why(tmp_path: Path) -> None:
     found = audit_of(tmp_path, DIRTY)
     out = tmp_path / "clean.jsonl"
     done = clean(found, out)
-    assert lines(out) == [DIRTY[number] for number in (0, 3, 11, 12, 13)]
+    assert lines(out) == [DIRTY[number] for number in (0, 3, 11, 12, 13, 14)]
     listed = lines(beside(out))
     assert beside(out).name == "clean.left-out.jsonl"
     assert [(line["row"], line["reason"]) for line in listed] == [
@@ -64,11 +65,11 @@ def test_what_is_left_out_and_why(tmp_path: Path) -> None:
         (10, "contradicts itself"),
     ]
     assert {line["file"] for line in listed} == {str(tmp_path / "rows.jsonl")}
-    assert done.kept == 5
+    assert done.kept == 6
     assert sum(done.left_out.values()) == 9
     again = audit([source(str(out))])
     assert faults_left(again) == []
-    assert len(load_comparisons(DataConfig(path=str(out), validation=0)).train) == 5
+    assert len(load_comparisons(DataConfig(path=str(out), validation=0)).train) == 6
 
 
 REPLIES = st.sampled_from(["x", "y", "z", "X", " y", "", "Human: z"])

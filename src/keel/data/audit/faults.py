@@ -35,6 +35,7 @@ class Fault(Enum):
     AGAINST_ORDER = "to drop for an order"
     CUT_OFF = "cut off"
     MID_SENTENCE = "ends in mid-sentence"
+    MENTION = "mentions a role marker"
     TIE = "tie"
 
     @property
@@ -56,7 +57,7 @@ _SENTENCES = {
     Fault.IDENTICAL: "Both replies are the same text.",
     Fault.IDENTICAL_NORMAL: "Both replies are the same but for white space or case.",
     Fault.UNREADABLE: "The row cannot be read as a comparison; `keel data check` says why.",
-    Fault.LEAKS: "A reply goes on to write another turn: “Human:”, “<|im_start|>” and the like.",
+    Fault.LEAKS: "Another turn begins in a reply: “Human:”, “<|im_start|>” and the like.",
     Fault.DUPLICATE: "The same label by the same annotator (or nobody named) stands in an earlier row.",
     Fault.DUPLICATE_NORMAL: "The same, but for white space or case.",
     Fault.SELF_CONTRADICTION: "One annotator preferred each of the two replies to the other.",
@@ -68,6 +69,7 @@ _SENTENCES = {
     Fault.AGAINST_ORDER: "Without these few the others agree with an order of each prompt's replies.",
     Fault.CUT_OFF: "A reply is known not to have ended.",
     Fault.TIE: "Neither reply was preferred: no fault, but a comparison cannot say it.",
+    Fault.MENTION: "A reply holds such a marker in a sentence, in quotes or in code, where no turn begins.",
     Fault.MID_SENTENCE: "A long reply ends without a full stop: it may have been cut off (a guess).",
 }
 
@@ -168,6 +170,7 @@ def _of_rows(odd: NDArray[np.uint8], prompt: Int64s, splits: Splits) -> Masks:
         Fault.LEAKS: (odd & Oddity.LEAKS) > 0,
         Fault.CUT_OFF: (odd & Oddity.CUT_OFF) > 0,
         Fault.MID_SENTENCE: (odd & Oddity.MID_SENTENCE) > 0,
+        Fault.MENTION: (odd & Oddity.MENTIONS) > 0,
         Fault.SHARED: splits.shared[prompt],
         Fault.NEAR: splits.near[prompt],
     }
