@@ -183,6 +183,14 @@ def test_what_is_left_out_changes_nothing_but_the_schedule(tmp_path: Path) -> No
     assert all(torch.equal(weight, weights[name]) for name, weight in by_hand.named_parameters())
 
 
+def test_the_last_three_snapshots_are_kept(tmp_path: Path) -> None:
+    train(tmp_path, planted(math.nan), epochs=5, skip_faults=5)
+    skipped = [line["iteration"] for line in log(tmp_path) if "sft/skipped" in line]
+    assert len(skipped) == 5  # row 3 is met once an epoch
+    kept = {path.name for path in (tmp_path / "sft" / "faults").iterdir()}
+    assert kept == {f"step-{step}" for step in skipped[-3:]}
+
+
 def test_the_limit_holds_across_an_interruption(tmp_path: Path) -> None:
     whole, _ = train(tmp_path / "whole", planted(math.nan), skip_faults=2)
     first = next(line["iteration"] for line in log(tmp_path / "whole") if "sft/skipped" in line)

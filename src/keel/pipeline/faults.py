@@ -33,6 +33,7 @@ Known = Callable[[tuple[int, ...]], str]
 """What a stage knows of the row with those token ids, say "row 12 of the training data"."""
 
 FAULT, BATCHES, LEARNER = "fault.json", "batches", "learner"
+_KEPT = 3  # snapshots of a stage, the last ones: each holds a whole learner
 _QUOTED = 60  # characters of a row's text
 _SPELLED = 3  # rows that a sentence names
 
@@ -144,7 +145,7 @@ def _closer(folder: Path) -> str:
 
 
 def _write(fault: NumericalFault, stage: StageRun, learner: Learner[Any], known: Known) -> Path:
-    """The snapshot, whole or not there; that of the same step is replaced."""
+    """The snapshot, whole or not there; that of the same step is replaced, and the oldest make room."""
     place = stage.path / FAULTS
     final, beside = place / f"step-{learner.steps + 1}", place / f".step-{learner.steps + 1}.work"
     shutil.rmtree(beside, ignore_errors=True)
@@ -158,6 +159,9 @@ def _write(fault: NumericalFault, stage: StageRun, learner: Learner[Any], known:
     if final.exists():
         files.discard(final)
     files.move(beside, final)
+    kept = sorted(place.glob("step-*"), key=lambda path: (path.stat().st_mtime_ns, int(path.name.removeprefix("step-"))))
+    for old in kept[:-_KEPT]:
+        files.discard(old)
     return final
 
 
