@@ -78,6 +78,21 @@ def test_memory_that_runs_out_in_one_process_ends_the_job_with_a_sentence(rank: 
 
 
 @pytest.mark.parametrize("rank", [0, 1])
+def test_a_validation_is_repeated_by_all_where_memory_runs_out_in_one(rank: int) -> None:
+    def loss(module: nn.Module, batch: Sequences, denominator: float) -> tuple[Tensor, Tally]:
+        if world().size > 1 and world().rank == rank and batch.tokens.numel() > 16:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+        return sft_loss(module, batch, denominator)
+
+    def work() -> float:
+        with joined(), crew.scope():
+            learner = GradientLearner[Sequences]("sft", Policy(tiny_lm()), loss, OptimConfig(), total_steps=3)
+            return crew.lead(lambda: learner.measure(row_batches(ROWS, 40)).means()["sft/loss"])
+
+    assert in_processes(2, work) == [pytest.approx(work(), rel=1e-5)] * 2
+
+
+@pytest.mark.parametrize("rank", [0, 1])
 def test_any_other_failure_of_one_process_ends_the_job_too(rank: int) -> None:
     def loss(module: nn.Module, batch: Sequences, denominator: float) -> tuple[Tensor, Tally]:
         if world().rank == rank:

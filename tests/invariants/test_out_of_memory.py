@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -90,6 +91,39 @@ def test_the_smaller_budget_stays_and_is_told() -> None:
     assert said[1].startswith("x: warning: out of memory in step 1 (CUDA out of memory. Tried to allocate 2.00 GiB); ")
     assert "at most 32 padded tokens a micro-batch" in said[1]
     assert "token_budget: 32" in said[1]
+
+
+@pytest.mark.parametrize("kind", CASES)
+def test_a_validation_that_was_cut_finds_the_same(kind: str) -> None:
+    case = CASES[kind]("gpt2")
+    batches = case.batches(100_000, NORMAL)
+    expected = learner_of(case, case.loss).measure(batches).means()
+    said: list[str] = []
+    room = max(padded_tokens(one) for one in case.batches(1, NORMAL))
+    learner = learner_of(case, Tight(case.loss, room), said.append)
+    assert learner.measure(batches).means() == pytest.approx(expected, rel=1e-5, abs=1e-8)
+    assert said[0].startswith("x: warning: out of memory in a validation after step 0 (CUDA out of memory.")
+
+
+def test_a_validation_of_which_not_one_row_fits_ends_in_a_sentence() -> None:
+    case = CASES["sft"]("gpt2")
+    with pytest.raises(UserError, match="out of memory in a validation after step 0 with one row at a time"):
+        learner_of(case, Tight(case.loss, 0)).measure(case.batches(100_000, NORMAL))
+
+
+def test_the_smaller_budget_is_in_the_checkpoint_so_what_goes_on_is_bitwise_the_same(tmp_path: Path) -> None:
+    cases = [CASES["sft"]("gpt2") for _ in range(2)]
+    (batch,) = cases[0].batches(100_000, NORMAL)
+    first = learner_of(cases[0], Tight(cases[0].loss, 40))
+    first.step([batch])
+    first.write(tmp_path)
+    seen = Tight(cases[1].loss, 1000)  # where memory has come back
+    second = learner_of(cases[1], seen)
+    second.read(tmp_path, 1)
+    for learner in (first, second):
+        learner.step([batch])
+    assert max(seen.seen) <= 32
+    assert all(torch.equal(one, other) for one, other in zip(state(first), state(second), strict=True))
 
 
 @pytest.mark.parametrize("error", ERRORS)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
@@ -34,6 +35,7 @@ from keel.tally import Tally
 
 B = TypeVar("B", bound=Weighted)
 
+_BUDGET = "budget"  # the name of the smaller one in a checkpoint
 _NAMED = 8  # rows of a fault that are looked for
 
 
@@ -45,6 +47,10 @@ class _NotFinite(UserError):
         self.problem = problem
         self.seen = seen
         self.batches = batches  # those micro-batches; none where it may be any of them
+
+
+class _OutOfMemory(UserError, MemoryError):
+    """In one process or more, and known to all."""
 
 
 class GradientLearner(Generic[B]):
@@ -98,7 +104,8 @@ class GradientLearner(Generic[B]):
         denominator = sum(batch.weight for batch in batches)
         parts: list[B] = list(batches)
         try:
-            parts, tally = self._within_memory(parts, denominator)
+            work = partial(self._gradients, denominator=denominator)
+            parts, tally = self._within_memory(work, parts, f"step {self._steps + 1}")
             if check is not None:
                 check(tally)
             return self._take(tally)
@@ -111,16 +118,23 @@ class GradientLearner(Generic[B]):
             self._drop()
             raise
 
-    def _within_memory(self, batches: list[B], denominator: float) -> tuple[list[B], Tally]:
-        """The gradients of the micro-batches, cut until they fit: those parts, and their statistics.
+    def measure(self, batches: Sequence[B]) -> Tally:
+        """The loss's statistics without learning."""
+        return self._within_memory(self._statistics, batches, f"a validation after step {self._steps}")[1]
+
+    def _within_memory(
+        self, work: Callable[[Sequence[B]], Tally], batches: Sequence[B], where: str
+    ) -> tuple[list[B], Tally]:
+        """What is done with the micro-batches, cut until they fit: those parts, and their statistics.
 
         Raises UserError where not even one row fits, or those that stay together.
         """
+        parts = list(batches)
         while True:
             if self._budget is not None:
-                batches = [part for batch in batches for part in cut(batch, self._budget)]
+                parts = [part for batch in parts for part in cut(batch, self._budget)]
             try:
-                return batches, self._gradients(batches, denominator)
+                return parts, work(parts)
             except (RuntimeError, MemoryError) as error:
                 if not out_of_memory(error):
                     raise
@@ -128,20 +142,20 @@ class GradientLearner(Generic[B]):
             self._drop()  # when the error is gone, which holds on to what was computed
             if torch.cuda.is_available():
                 torch.cuda.empty_cache()
-            self._halve(batches, reason)
+            self._halve(parts, reason, where)
 
-    def _halve(self, batches: Sequence[B], reason: str) -> None:
+    def _halve(self, batches: Sequence[B], reason: str, where: str) -> None:
         """Lower the budget until it cuts one of the micro-batches at least."""
         if all(len(units_of(batch)) == 1 for batch in batches):
             raise UserError(
-                f"{self.name}: out of memory in step {self._steps + 1} with one row at a time ({reason}); lower "
+                f"{self.name}: out of memory in {where} with one row at a time ({reason}); lower "
                 "max_tokens or max_new_tokens, set model.gradient_checkpointing: true, or take a smaller model"
             )
         self._budget = max(padded_tokens(batch) for batch in batches) // 2
         while not any(len(cut(batch, self._budget)) > 1 for batch in batches):
             self._budget //= 2
         self._say(
-            f"{self.name}: warning: out of memory in step {self._steps + 1} ({reason}); it is repeated with at most "
+            f"{self.name}: warning: out of memory in {where} ({reason}); it is repeated with at most "
             f"{self._budget} padded tokens a micro-batch, and so is all that follows in this stage. The result is the "
             f"same; token_budget: {self._budget} spares the attempt."
         )
@@ -216,20 +230,33 @@ class GradientLearner(Generic[B]):
 
     @together
     @torch.no_grad()
-    def measure(self, batches: Sequence[B]) -> Tally:
-        """The loss's statistics without learning."""
-        tally = Tally()
-        with gathered(self.module):
-            for index, counts in _share(batches):
-                if counts:
-                    tally.merge(self.loss(self.module, batches[index], batches[index].weight)[1])
+    def _statistics(self, batches: Sequence[B]) -> Tally:
+        """Of every process's share of the micro-batches. Raises _OutOfMemory, in all of them."""
+        tally, short = Tally(), ""
+        with gathered(self.module):  # where nobody waits for another, so all hear of it in time
+            try:
+                for index, counts in _share(batches):
+                    if counts:
+                        tally.merge(self.loss(self.module, batches[index], batches[index].weight)[1])
+            except Exception as error:
+                if not out_of_memory(error):
+                    self._fall_where_others_wait(error)
+                    raise
+                short = first_line(error)
+        reasons = [one for one in everyone(short) if one]
+        if reasons:
+            raise _OutOfMemory(reasons[0])
         return _merged(tally)
 
-    @together
     def write(self, folder: Path) -> None:
-        """The weights that train, and the optimiser's state, as files in `folder`."""
+        """The weights that train, the optimiser's state and the smaller budget, if any, as files in `folder`."""
+        self._write(folder, {} if self._budget is None else {_BUDGET: torch.tensor(self._budget)})
+
+    @together
+    def _write(self, folder: Path, known: Mapping[str, Tensor]) -> None:
+        """`known` is what the leader alone knows."""
         moments = optimiser_tensors(self.weights, self.optimiser)
-        write_shards(folder, _named("model", self.weights.named) | _named("optimiser", moments))
+        write_shards(folder, _named("model", self.weights.named) | _named("optimiser", moments) | known)
 
     @together
     def read(self, folder: Path, steps: int) -> None:
@@ -245,7 +272,9 @@ class GradientLearner(Generic[B]):
             )
         self.weights.require_names(_below("model", known))
         moments = empty_optimiser_tensors(self.weights, _below("optimiser", known))
-        read_shards(folder, _named("model", self.weights.named) | _named("optimiser", moments))
+        budget = {_BUDGET: torch.tensor(0)} if _BUDGET in known else {}
+        read_shards(folder, _named("model", self.weights.named) | _named("optimiser", moments) | budget)
+        self._budget = int(budget[_BUDGET]) if budget else None
         self.weights.write_back()
         load_optimiser(self.weights, self.optimiser, moments)
         self._steps = steps
