@@ -127,11 +127,13 @@ def test_told_to_end_the_processes_finish_their_step(tmp_path: Path) -> None:
     file.write_text(json.dumps(recipe.model_dump(mode="json", exclude_unset=True)), encoding="utf-8")
     metrics = out / "ppo" / "metrics.jsonl"
     command = [sys.executable, "-m", "keel", "run", str(file), "--out", str(out), "--processes", "2"]
-    with subprocess.Popen(command, stdout=subprocess.DEVNULL) as started:
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT) as started:
         wait_for_line(started, metrics, 4)
         started.send_signal(signal.SIGTERM)
-        started.wait(timeout=120)
+        said, _ = started.communicate(timeout=120)
     assert started.returncode == 143
+    assert b"death signal" not in said  # torch's words; ours say which step was saved
+    assert b"the same command goes on from there" in said
     last = json.loads(metrics.read_bytes().splitlines()[-1])["iteration"]
     assert 3 <= last < 16
     assert (out / "ppo" / "checkpoints" / f"step-{last:08d}" / "manifest.json").exists()

@@ -47,7 +47,8 @@ def launch(processes: int, restarts: int, arguments: Sequence[str]) -> None:
 
     if launched() > 1:
         raise UserError("--processes is for a run that no launcher has started; leave it out under torchrun")
-    logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)  # what is needed is said below
+    for name in ("torch.distributed.elastic", "torch.distributed.elastic.agent.server.api"):  # the latter has its own
+        logging.getLogger(name).setLevel(logging.CRITICAL)  # what is needed is said below
     os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")  # they are all here, whatever the host's name leads to
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // processes)))
     config = LaunchConfig(
