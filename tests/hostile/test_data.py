@@ -19,6 +19,7 @@ import pytest
 
 from keel.data import files, json_text, read, reading, tables
 from keel.data.reasons import Unusable
+from keel.errors import UserError
 from tests.hostile.command import Keel
 from tests.hostile.command import keel as _keel
 from tests.hostile.valid import FILES
@@ -324,6 +325,26 @@ def test_an_array_is_read_value_by_value(small: None, tmp_path: Path) -> None:
     (tmp_path / "a.json").write_text(json.dumps(numbers))
     with (tmp_path / "a.json").open("rb") as file:
         assert list(json_text.array_values(file, "a.json")) == numbers
+
+
+@pytest.mark.parametrize(
+    ("row", "fault"),
+    [
+        ('{"prompt": "a" "n": 1}', "Expecting ',' delimiter: line 2 column 16"),
+        ('{"prompt": tea}', "Expecting value: line 2 column 12"),
+        ('{"prompt": "a\tb"}', "Invalid control character at: line 2 column 14"),
+        ('{"prompt": "a}', "Invalid control character at: line 2 column 16"),  # its text goes on into the next line
+    ],
+)
+def test_a_broken_value_is_named_however_much_comes_after_it(
+    row: str, fault: str, small: None, tmp_path: Path
+) -> None:
+    good = '{"prompt": "a"}'
+    (tmp_path / "a.json").write_text(f"[{good},\n{row}" + f",\n{good}" * 2**17 + "]")
+    with (tmp_path / "a.json").open("rb") as file, pytest.raises(UserError) as raised:
+        list(json_text.array_values(file, "a.json"))
+    assert str(raised.value).startswith(f"a.json is no whole JSON array ({fault}); mend it there")
+    assert raised.traceback[-1].locals["self"]._bytes < 2**14  # the rest is not read
 
 
 def test_many_keys_one_of_them_twice_are_read_in_a_moment() -> None:

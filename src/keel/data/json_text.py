@@ -14,6 +14,7 @@ from keel.errors import UserError
 
 DEEPEST = 200  # brackets in each other: far below what the interpreter's stack bears, wherever the row goes later
 _CHUNK = 2**20  # bytes
+_LONGEST_TOKEN = 16  # characters, what is no string: a name such as -Infinity, an escape of two halves
 _SPACE = " \t\r\n"
 
 
@@ -131,7 +132,7 @@ class _Window:
                     self._at = end
                     return value
             except json.JSONDecodeError as error:
-                if self._ended:
+                if self._ended or self._is_whole_at(error):
                     raise self.broken(error.msg, error.pos) from None
             except RecursionError:
                 raise self.broken(_TOO_DEEP) from None
@@ -140,6 +141,10 @@ class _Window:
             if len(self._text) - self._at > LONGEST_ROW:
                 raise self.broken(f"a value longer than {in_words(LONGEST_ROW)}")
             self._more()
+
+    def _is_whole_at(self, error: json.JSONDecodeError) -> bool:
+        """Whether more of the file would mend nothing: the fault is not what a window's end makes of a sound value."""
+        return len(self._text) - error.pos > _LONGEST_TOKEN and not error.msg.startswith("Unterminated string")
 
     def _decoded(self) -> tuple[Any, int]:
         try:

@@ -19,7 +19,7 @@ from keel.dist.fsdp import sharded
 from keel.dist.world import everyone, world
 from keel.errors import UserError
 
-SUFFIX = ".safetensors"
+_SUFFIX = ".safetensors"
 _FILE_BYTES = 2**28  # about what one process writes at a time: a file is in its memory once more while it is written
 
 
@@ -38,7 +38,7 @@ def write_shards(folder: Path, tensors: Mapping[str, Tensor]) -> None:
         save(ready, storage_writer=writer, no_dist=alone)
     if alone:
         return
-    written = everyone([file.name for file in folder.glob(f"*{SUFFIX}")])
+    written = everyone([file.name for file in folder.glob(f"*{_SUFFIX}")])
     lost = everyone([rank for rank, names in enumerate(written) if not all((folder / name).exists() for name in names)])
     if lost[0]:
         raise UserError(
