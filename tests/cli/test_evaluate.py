@@ -119,9 +119,7 @@ def test_another_rewards_assessment_is_not_replaced_unasked(
     kept = found_in(tmp_path / "o")
     said = fails(capsys, monkeypatch, "evaluate", other, *asked)
     file = tmp_path / "o" / "assessment.json"
-    assert said == (
-        f"{file} is there already, of {mine} on {votes}; give another --out, or --force to replace it"
-    )
+    assert said == (f"{file} is there already, of {mine} on {votes}; give another --out, or --force to replace it")
     assert "is there already" in fails(capsys, monkeypatch, "evaluate", mine, "--data", str(more), *asked[2:])
     assert found_in(tmp_path / "o") == kept
     assert keel("evaluate", other, *asked, "--force").exit_code == 0

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from keel.config.recipe import parse_recipe
-from tests.config.test_recipe import PPO, refusal, tree
+from tests.config.support import PPO, refusal, tree
 
 ENSEMBLE = {"ensemble": {"members": 2}}
 

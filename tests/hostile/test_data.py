@@ -336,9 +336,7 @@ def test_an_array_is_read_value_by_value(small: None, tmp_path: Path) -> None:
         ('{"prompt": "a}', "Invalid control character at: line 2 column 16"),  # its text goes on into the next line
     ],
 )
-def test_a_broken_value_is_named_however_much_comes_after_it(
-    row: str, fault: str, small: None, tmp_path: Path
-) -> None:
+def test_a_broken_value_is_named_however_much_comes_after_it(row: str, fault: str, small: None, tmp_path: Path) -> None:
     good = '{"prompt": "a"}'
     (tmp_path / "a.json").write_text(f"[{good},\n{row}" + f",\n{good}" * 2**17 + "]")
     with (tmp_path / "a.json").open("rb") as file, pytest.raises(UserError) as raised:

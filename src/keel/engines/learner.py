@@ -253,7 +253,7 @@ class GradientLearner(Generic[B]):
         self._write(folder, {} if self._budget is None else {_BUDGET: torch.tensor(self._budget)})
 
     @together
-    def _write(self, folder: Path, known: Mapping[str, Tensor]) -> None:
+    def _write(self, folder: Path, known: dict[str, Tensor]) -> None:
         """`known` is what the leader alone knows."""
         moments = optimiser_tensors(self.weights, self.optimiser)
         write_shards(folder, _named("model", self.weights.named) | _named("optimiser", moments) | known)

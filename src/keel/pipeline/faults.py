@@ -159,10 +159,14 @@ def _write(fault: NumericalFault, stage: StageRun, learner: Learner[Any], known:
     if final.exists():
         files.discard(final)
     files.move(beside, final)
-    kept = sorted(place.glob("step-*"), key=lambda path: (path.stat().st_mtime_ns, int(path.name.removeprefix("step-"))))
-    for old in kept[:-_KEPT]:
+    for old in sorted(place.glob("step-*"), key=_made)[:-_KEPT]:
         files.discard(old)
     return final
+
+
+def _made(snapshot: Path) -> tuple[int, int]:
+    """When, and at which step: one that was undone may have had a higher number."""
+    return snapshot.stat().st_mtime_ns, int(snapshot.name.removeprefix("step-"))
 
 
 def _content(fault: NumericalFault, stage: StageRun, learner: Learner[Any], known: Known) -> dict[str, Any]:
