@@ -25,7 +25,8 @@ def doctor(
 ) -> None:
     """Check this machine, and a recipe, before a run: nothing is trained.
 
-    ✓ is well, ✗ would stop a run (with the mend), – is worth knowing. Exits with 1 if there is a ✗.
+    ✓ is well, ✗ would stop a run (with the mend), – is worth knowing. Exits with 1 if there is a ✗. How long a run
+    takes depends on how long its texts are, so it is measured: `keel run RECIPE --smoke`.
 
     **Example:** `keel doctor mine.yaml`
     """

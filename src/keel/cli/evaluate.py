@@ -20,6 +20,10 @@ if TYPE_CHECKING:
 
 C = TypeVar("C", bound="Config")
 _LONGEST = 100  # characters of a folder's name
+_Out = Annotated[
+    Path | None, typer.Option(help="Where it goes; runs/NAME of the recipe, the run itself, or runs/assessment-REWARD.")
+]
+_Force = Annotated[bool, typer.Option("--force", help="Replace the assessment of another reward, or on other data.")]
 
 
 def evaluate(
@@ -31,10 +35,7 @@ def evaluate(
             "directory or hub name, a service's URL, or module:function: on --data.",
         ),
     ],
-    out: Annotated[
-        Path | None,
-        typer.Option(help="Where it goes; runs/NAME of the recipe, the run itself, or runs/assessment-REWARD."),
-    ] = None,
+    out: _Out = None,
     set_: Set = None,
     fresh_from: FreshFrom = None,
     extend: Extend = False,
@@ -55,9 +56,7 @@ def evaluate(
     template: Annotated[str | None, typer.Option(help="Who writes what a model reads, as in a recipe.")] = None,
     seed: Annotated[int | None, typer.Option(min=0, help="Of replies and probes; 0.")] = None,
     device: Annotated[str | None, typer.Option(help="auto, cpu, cuda, mps.")] = None,
-    force: Annotated[
-        bool, typer.Option("--force", help="Replace the assessment of another reward, or on other data.")
-    ] = False,
+    force: _Force = False,
 ) -> None:
     """Judge a recipe's policy against its reference on held-out prompts; or a reward model, on what it has not seen.
 
