@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import unicodedata
 from typing import Any, ClassVar, Literal
 
 from sqlalchemy import JSON, CheckConstraint, ForeignKey, Index, MetaData, Text, UniqueConstraint, text
@@ -38,13 +39,21 @@ class Base(DeclarativeBase):
     }
 
 
+def name_key(name: str) -> str:
+    """What two names share that are one to a reader: Ana and ANA."""
+    return unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", name).casefold())
+
+
 class User(Base):
     """Somebody with an account. Removing one is `active = False`: what they said stays."""
 
     __tablename__ = "users"
 
     id: Mapped[int] = mapped_column(primary_key=True)
-    name: Mapped[str] = mapped_column(unique=True)
+    name: Mapped[str]
+    name_key: Mapped[str] = mapped_column(
+        unique=True, default=lambda context: name_key(context.get_current_parameters()["name"])
+    )
     role: Mapped[Role]
     password_hash: Mapped[str]
     active: Mapped[bool] = mapped_column(default=True)
