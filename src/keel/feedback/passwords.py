@@ -17,10 +17,10 @@ _AT_ONCE = 4  # each takes 64 MiB by argon2's defaults
 
 
 class Passwords:
-    """Hashes and checks; `parameters` are argon2's, its own defaults unless given."""
+    """Hashes and checks, with argon2's own parameters unless a hasher has others."""
 
-    def __init__(self, **parameters: int) -> None:
-        self._hasher = PasswordHasher(**parameters)
+    def __init__(self, hasher: PasswordHasher | None = None) -> None:
+        self._hasher = hasher or PasswordHasher()
         self._turn = threading.BoundedSemaphore(_AT_ONCE)
         self._nobodys = self._hasher.hash(secrets.token_hex())
 
