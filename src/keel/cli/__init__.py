@@ -15,6 +15,7 @@ from keel.cli.demo import demo
 from keel.cli.doctor import doctor
 from keel.cli.evaluate import evaluate
 from keel.cli.export import export
+from keel.cli.feedback import feedback_app
 from keel.cli.generate import generate
 from keel.cli.init import init
 from keel.cli.report import report
@@ -49,6 +50,7 @@ app.command()(compare)
 app.command()(verify)
 data_app.command(no_args_is_help=True)(audit)
 app.add_typer(data_app, name="data")
+app.add_typer(feedback_app, name="feedback")
 app.add_typer(debug_app, name="debug")
 
 

@@ -111,9 +111,17 @@ def has_admin(session: Session) -> bool:
     return bool(session.scalar(select(exists().where(User.role == "admin", User.active))))
 
 
+def account(session: Session, user_id: int, *, locked: bool = False) -> User:
+    """Raises Refused where there is none. `locked`: it does not end before what comes of it can be ended with it."""
+    user = session.get(User, user_id, with_for_update=locked, populate_existing=locked)
+    if user is None:
+        raise Refused("not_found", "there is no such account")
+    return user
+
+
 def set_role(session: Session, user_id: int, role: Role) -> User:
     """Raises Refused where there is no such account, or nobody would be admin any more."""
-    user = _account(session, user_id)
+    user = account(session, user_id)
     if role != "admin":
         _leave_an_admin(session, user)
     user.role = role
@@ -121,21 +129,19 @@ def set_role(session: Session, user_id: int, role: Role) -> User:
     return user
 
 
-def deactivate(session: Session, user_id: int, *, now: float) -> User:
-    """Ends an account: every login and token of it at once. Raises Refused as `set_role` does."""
-    user = _account(session, user_id)
-    _leave_an_admin(session, user)
-    user.active = False
-    end_logins(session, user)
-    session.execute(update(Token).where(Token.user_id == user.id, Token.revoked_at.is_(None)).values(revoked_at=now))
-    session.flush()
-    return user
+def set_active(session: Session, user_id: int, active: bool, *, now: float) -> User:
+    """Ends an account, every login and token of it at once; or opens it again, by its old password.
 
-
-def reactivate(session: Session, user_id: int) -> User:
-    """The account is open again, by its old password; its tokens stay ended."""
-    user = _account(session, user_id)
-    user.active = True
+    Raises Refused as `set_role` does.
+    """
+    user = account(session, user_id)
+    if not active:
+        _leave_an_admin(session, user)
+    user.active = active
+    if not active:
+        _end_logins(session, user)
+        live = update(Token).where(Token.user_id == user.id, Token.revoked_at.is_(None))
+        session.execute(live.values(revoked_at=now))
     session.flush()
     return user
 
@@ -144,12 +150,12 @@ def change_password(
     session: Session, user: User, current: str, new: str, *, passwords: Passwords, keep: str | None = None
 ) -> None:
     """Ends every login but the one whose secret is `keep`. Raises Refused where the current one is wrong."""
-    account = _account(session, user.id)
-    if not passwords.fits(current, account.password_hash):
+    kept = account(session, user.id)
+    if not passwords.fits(current, kept.password_hash):
         raise Refused("forbidden", "the current password is wrong", field="current")
-    check_new(new, name=account.name, field="new")
-    account.password_hash = passwords.hash(new)
-    end_logins(session, account, keep=keep)
+    check_new(new, name=kept.name, field="new")
+    kept.password_hash = passwords.hash(new)
+    _end_logins(session, kept, keep=keep)
     session.flush()
 
 
@@ -170,14 +176,14 @@ def start_login(session: Session, user: User, *, now: float, rehashed: str | Non
 
     `rehashed` is a newer hash of the same password. Logins that have expired are forgotten.
     """
-    account = _account(session, user.id, locked=True)
-    if not account.active or account.password_hash != user.password_hash:
+    kept = account(session, user.id, locked=True)
+    if not kept.active or kept.password_hash != user.password_hash:
         raise Refused("unauthorised", _WRONG)
     if rehashed is not None:
-        account.password_hash = rehashed
+        kept.password_hash = rehashed
     session.execute(delete(Login).where(Login.expires_at <= now))
     secret = secrets.token_urlsafe(32)
-    login = Login(secret_hash=_digest(secret), user_id=account.id, created_at=now, expires_at=now + SIGNED_IN_FOR)
+    login = Login(secret_hash=_digest(secret), user_id=kept.id, created_at=now, expires_at=now + SIGNED_IN_FOR)
     session.add(login)
     session.flush()
     return secret
@@ -193,7 +199,7 @@ def end_login(session: Session, secret: str) -> None:
     session.execute(delete(Login).where(Login.secret_hash == _digest(secret)))
 
 
-def end_logins(session: Session, user: User, *, keep: str | None = None) -> None:
+def _end_logins(session: Session, user: User, *, keep: str | None = None) -> None:
     """All of that person's but the one whose secret is `keep`."""
     of_user = delete(Login).where(Login.user_id == user.id)
     session.execute(of_user if keep is None else of_user.where(Login.secret_hash != _digest(keep)))
@@ -205,7 +211,7 @@ def end_logins(session: Session, user: User, *, keep: str | None = None) -> None
 def make_token(session: Session, user: User, label: str, *, now: float) -> tuple[Token, str]:
     """A token and its secret, which nobody can show again."""
     label = _line(label, "label", _LONGEST_LABEL)
-    if not _account(session, user.id, locked=True).active:
+    if not account(session, user.id, locked=True).active:
         raise Refused("forbidden", "this account has ended")
     secret = _TOKEN + secrets.token_urlsafe(32)
     token = Token(secret_hash=_digest(secret), user_id=user.id, label=label, created_at=now)
@@ -245,14 +251,6 @@ def _invite(session: Session, role: Role, *, by: int | None, now: float) -> tupl
 
 def _is_open(now: float) -> ColumnElement[bool]:
     return Invitation.created_by.is_not(None) & Invitation.user_id.is_(None) & (Invitation.expires_at > now)
-
-
-def _account(session: Session, user_id: int, *, locked: bool = False) -> User:
-    """An account; `locked`, it is not ended before what comes of it is there to be ended too."""
-    user = session.get(User, user_id, with_for_update=locked, populate_existing=locked)
-    if user is None:
-        raise Refused("not_found", "there is no such account")
-    return user
 
 
 def _leave_an_admin(session: Session, user: User) -> None:

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import logging
+import time
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlencode
 
 import jinja2
-from fastapi import FastAPI, Request
+from fastapi import Depends, FastAPI, Request
 from fastapi.exceptions import RequestValidationError
-from fastapi.responses import HTMLResponse, JSONResponse, Response
+from fastapi.responses import HTMLResponse, JSONResponse, RedirectResponse, Response
 from fastapi.staticfiles import StaticFiles
 from starlette.datastructures import MutableHeaders
 from starlette.exceptions import HTTPException
@@ -17,9 +19,10 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from keel.errors import UserError
 from keel.feedback.refused import Code, Refused
+from keel.feedback.web.sites import Sites
 
 _HERE = Path(__file__).parent.parent
-_STATUS: dict[Code, int] = {
+STATUS: dict[Code, int] = {
     "invalid": 422,
     "unauthorised": 401,
     "forbidden": 403,
@@ -30,7 +33,7 @@ _STATUS: dict[Code, int] = {
     "too_many": 429,
     "failed": 500,
 }
-_CODES: dict[int, Code] = {status: code for code, status in _STATUS.items()}
+_CODES: dict[int, Code] = {status: code for code, status in STATUS.items()}
 _TITLES: dict[Code, str] = {
     "unauthorised": "Sign in first",
     "forbidden": "Not yours to see",
@@ -70,6 +73,7 @@ class Pages:
             undefined=jinja2.StrictUndefined,
         )
         self.environment.globals.update(common)
+        self.environment.filters["day"] = _day
 
     def __call__(self, request: Request, template: str, *, status: int = 200, **context: Any) -> HTMLResponse:
         """The page made of a template."""
@@ -77,18 +81,46 @@ class Pages:
         return HTMLResponse(text, status_code=status)
 
 
-def make_shell(pages: Pages, *, title: str, max_body: int = 8 << 20) -> FastAPI:
-    """An app without routes, on which `web` and `watch` put theirs. A body of more than `max_body` bytes is refused."""
-    app = FastAPI(title=title, docs_url=None, redoc_url=None, openapi_url="/api/openapi.json")
+def _day(seconds: float) -> str:
+    return time.strftime("%Y-%m-%d", time.gmtime(seconds))
+
+
+def make_shell(
+    pages: Pages, *, title: str, max_body: int = 8 << 20, sites: Sites | None = None, sign_in: str | None = None
+) -> FastAPI:
+    """An app without routes, on which `web` and `watch` put theirs. A body of more than `max_body` bytes is refused.
+
+    `sites` checks every request that has a route; `sign_in` is the page where a browser goes that must sign in first.
+    """
+    guards = [] if sites is None else [Depends(sites.check)]
+    app = FastAPI(title=title, docs_url=None, redoc_url=None, openapi_url="/api/openapi.json", dependencies=guards)
     app.mount("/static", StaticFiles(directory=_HERE / "static"), name="static")
     app.add_middleware(_Guarded, max_body=max_body)
 
     async def refuse(request: Request, error: Exception) -> Response:
-        return _refusal(pages, request, _refused(error))
+        if isinstance(error.__cause__, Refused):  # that FastAPI met while it read the body
+            error = error.__cause__
+        refused = _refused(error)
+        if sign_in and refused.code == "unauthorised" and request.method == "GET" and not _is_api(request):
+            return RedirectResponse(f"{sign_in}?{urlencode({'next': _asked(request)})}", status_code=303)
+        answer = _refusal(pages, request, refused)
+        if isinstance(error, HTTPException):
+            answer.status_code = error.status_code
+            answer.headers.update(error.headers or {})
+        return answer
 
     for kind in (Refused, UserError, HTTPException, RequestValidationError, Exception):
         app.add_exception_handler(kind, refuse)
     return app
+
+
+def _is_api(request: Request) -> bool:
+    return request.url.path.startswith("/api/")
+
+
+def _asked(request: Request) -> str:
+    """What was asked for, without the server's name."""
+    return request.url.path + (f"?{request.url.query}" if request.url.query else "")
 
 
 def _refused(error: Exception) -> Refused:
@@ -108,9 +140,11 @@ def _refused(error: Exception) -> Refused:
 
 def _refusal(pages: Pages, request: Request, refused: Refused) -> Response:
     """One JSON shape for programs, a page for browsers."""
-    status = _STATUS[refused.code]
-    headers = {} if refused.retry_after is None else {"Retry-After": str(refused.retry_after)}
-    if request.url.path.startswith("/api/"):
+    status = STATUS[refused.code]
+    headers = dict(_HEADERS)  # here too: what answers where the server failed stands outside the guard
+    if refused.retry_after is not None:
+        headers["Retry-After"] = str(refused.retry_after)
+    if _is_api(request):
         body = {"error": {"code": refused.code, "message": str(refused), "field": refused.field}}
         return JSONResponse(body, status_code=status, headers=headers)
     title = _TITLES.get(refused.code, "That did not work")

@@ -1,0 +1,87 @@
+"""`keel feedback`: people judge responses, in a web app on a database."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from keel.feedback.database import Database
+
+feedback_app = typer.Typer(help="People judge responses: a web app on a database of its own.", no_args_is_help=True)
+
+DatabaseOption = Annotated[
+    str, typer.Option(envvar="KEEL_FEEDBACK_DATABASE", help="A file, or postgresql://USER:PASSWORD@HOST/NAME.")
+]
+DATABASE = "keel-feedback.db"
+
+
+@feedback_app.callback()
+def group() -> None:
+    """Keeps `serve` a word of its own while it is the only one."""
+
+
+@feedback_app.command()
+def serve(
+    database: DatabaseOption = DATABASE,
+    host: Annotated[
+        str, typer.Option(help="The address; others than this machine's need TLS before it.")
+    ] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65535, help="0 takes a free one.")] = 8400,
+    public_url: Annotated[
+        str | None, typer.Option(help="How browsers reach it, where that is not the address: https://HOST.")
+    ] = None,
+) -> None:
+    """Serve the app in which people judge. The first start prints a link that makes the first admin.
+
+    **Example:** `keel feedback serve --database feedback.db`
+    """
+    from keel.serve.launch import is_loopback, listen, run_until_told, url_of
+
+    opened = open_database(database)
+    try:
+        from keel.feedback.app import make_app
+
+        app = make_app(opened, public_url=public_url, host=host)
+        with listen(host, port) as listening:
+            url = (public_url or url_of(listening)).rstrip("/")
+            print(f"Feedback in {opened}, at {url}")
+            if not is_loopback(host) and not url.startswith("https:"):
+                print(
+                    "Others can reach it, and passwords travel as they are typed: put a proxy with TLS before it, and give "
+                    "its address as --public-url https://HOST"
+                )
+            _print_setup(opened, url)
+            print("Ctrl-C ends it.", flush=True)
+            run_until_told(app, listening)
+    finally:
+        opened.close()
+    print("Ended.")
+
+
+def open_database(url: str) -> Database:
+    """The database of a command. Raises UserError where the extra that knows it is not installed."""
+    from keel.errors import UserError
+
+    try:
+        from keel.feedback.database import Database
+    except ModuleNotFoundError as error:
+        raise UserError(
+            f"keel feedback needs a package that is not installed ({error}); pip install 'keel-rlhf[feedback]'"
+        ) from None
+    return Database(url)
+
+
+def _print_setup(database: Database, url: str) -> None:
+    """The link of the first admin, while there is none."""
+    import time
+
+    from keel.feedback import people
+
+    with database.writing() as session:
+        secret = people.setup_secret(session, now=time.time())
+    if secret is not None:
+        print(
+            f"Nobody can sign in yet. This link makes the first admin, once, within 7 days:\n\n  {url}/join/{secret}\n"
+        )

@@ -1,0 +1,35 @@
+"""The feedback app: the shell, who may come in, and every part's pages and API."""
+
+from __future__ import annotations
+
+from fastapi import FastAPI
+
+from keel.feedback.database import Database
+from keel.feedback.passwords import Passwords
+from keel.feedback.web import home, people_api, people_pages
+from keel.feedback.web.access import Access, csrf
+from keel.feedback.web.shell import Pages, make_shell
+from keel.feedback.web.sites import Sites
+
+ROUTERS = (home.router, people_pages.router, people_api.router)
+HOME: tuple[home.Provider, ...] = ()
+"""The lists of the first page, in their order."""
+
+
+def make_app(
+    database: Database, *, public_url: str | None = None, host: str | None = None, passwords: Passwords | None = None
+) -> FastAPI:
+    """An ASGI app on that database.
+
+    `public_url` is how browsers reach it, where that is not the address it is bound to; `host` the name it is bound to.
+    Requests for other names than these and this machine's are refused.
+    """
+    pages, sites = Pages(csrf=csrf), Sites(public_url, host)
+    app = make_shell(pages, title="Keel feedback", sites=sites, sign_in=people_pages.SIGN_IN)
+    app.state.pages = pages
+    app.state.database = database
+    app.state.access = Access(database, sites=sites, passwords=passwords or Passwords())
+    app.state.home = HOME
+    for router in ROUTERS:
+        app.include_router(router)
+    return app

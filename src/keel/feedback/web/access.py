@@ -1,0 +1,186 @@
+"""Who a request comes from: a browser by a signed cookie, a program by a token; and what each may do.
+
+Routes take a person by type: `user: Annotator`. A browser that sends something shows besides, in the field `csrf` or
+the header X-CSRF-Token, what only this app's own pages know.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import ipaddress
+import secrets
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from typing import Annotated
+
+from fastapi import Depends, Request, Response
+from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
+from itsdangerous import BadSignature, Signer
+from markupsafe import Markup
+from sqlalchemy import select
+from sqlalchemy.exc import IntegrityError
+
+from keel.feedback import people
+from keel.feedback.database import Database
+from keel.feedback.passwords import Passwords
+from keel.feedback.refused import Refused
+from keel.feedback.tables import Role, Secret, User, name_key
+from keel.feedback.web.attempts import Attempts
+from keel.feedback.web.sites import SAFE, Sites, is_bearer
+
+COOKIE = "keel_session"
+_FORMS = ("application/x-www-form-urlencoded", "multipart/form-data")
+
+
+class Access:
+    """Signs people in and knows them again."""
+
+    def __init__(self, database: Database, *, sites: Sites, passwords: Passwords) -> None:
+        self.passwords = passwords
+        self._database = database
+        self._sites = sites
+        key = _signing_key(database)
+        self._cookies = Signer(key, salt="keel session", digest_method=hashlib.sha256)
+        self._forms = Signer(key, salt="keel form", digest_method=hashlib.sha256)
+        self._names = Attempts(free=5, longest=60)
+        self._addresses = Attempts(free=20, longest=900)
+
+    @contextmanager
+    def guessing(self, name: str) -> Iterator[None]:
+        """Around the check of a password. Raises Refused where there were too many failures with that name."""
+        key = name_key(name[: people.LONGEST_NAME])
+        self._names.begin(key, time.time())
+        yield
+        self._names.forget(key)
+
+    def sign_in(self, request: Request, name: str, password: str) -> str:
+        """The secret of a new login. Raises Refused where the name or password is wrong, or was too often."""
+        now = time.time()
+        address = _address(request)
+        self._addresses.begin(address, now)
+        with self.guessing(name), self._database.reading() as session:
+            user = people.check_password(session, name, password, passwords=self.passwords)
+        self._addresses.take_back(address)
+        outdated = self.passwords.outdated(user.password_hash)
+        rehashed = self.passwords.hash(password) if outdated else None
+        with self._database.writing() as session:
+            return people.start_login(session, user, now=now, rehashed=rehashed)
+
+    def keep(self, response: Response, login: str) -> Response:
+        """The browser is signed in from this answer on."""
+        response.set_cookie(
+            COOKIE,
+            self._cookies.sign(login).decode(),
+            max_age=int(people.SIGNED_IN_FOR),
+            secure=self._sites.secure,
+            httponly=True,
+            samesite="lax",
+        )
+        return response
+
+    def link(self, request: Request, path: str) -> str:
+        """An address for somebody else to open."""
+        return (self._sites.public or str(request.base_url).rstrip("/")) + path
+
+    def by_token(self, token: str) -> User | None:
+        with self._database.reading() as session:
+            return people.user_of_token(session, token)
+
+    def by_cookie(self, request: Request) -> User | None:
+        """Who is signed in. Pages find them in `request.state.user`, and in `.csrf` what their forms must send."""
+        try:
+            login = self._cookies.unsign(request.cookies.get(COOKIE, "")).decode()
+        except BadSignature:
+            return None
+        with self._database.reading() as session:
+            user = people.user_of_login(session, login, now=time.time())
+        if user is not None:
+            request.state.user, request.state.login = user, login
+            request.state.csrf = self._forms.get_signature(login).decode()
+        return user
+
+
+async def _access(request: Request) -> Access:
+    access: Access = request.app.state.access
+    return access
+
+
+TheAccess = Annotated[Access, Depends(_access)]
+
+
+async def _shown(request: Request) -> str:
+    """What a browser shows to prove that one of this app's pages sends the request."""
+    if request.method in SAFE or is_bearer(request):
+        return ""
+    header = request.headers.get("x-csrf-token")
+    if header is None and request.headers.get("content-type", "").startswith(_FORMS):
+        header = str((await request.form()).get("csrf", ""))
+    return header or ""
+
+
+def csrf(request: Request) -> Markup:
+    """The field that every form of a page holds."""
+    return Markup('<input type="hidden" name="csrf" value="{}">').format(request.state.csrf)
+
+
+def signed_in(
+    request: Request,
+    access: TheAccess,
+    shown: Annotated[str, Depends(_shown)],
+    token: Annotated[HTTPAuthorizationCredentials | None, Depends(HTTPBearer(auto_error=False))],
+) -> User:
+    """Raises Refused where nobody is, or where the request may come from somebody else's page."""
+    user = access.by_cookie(request) if token is None else access.by_token(token.credentials)
+    if user is None:
+        raise Refused("unauthorised", "sign in first" if token is None else "nobody has this token any more")
+    if (
+        token is None
+        and request.method not in SAFE
+        and not secrets.compare_digest(shown.encode(errors="replace"), request.state.csrf.encode())
+    ):
+        raise Refused("forbidden", "this page is out of date; load it again, then send it")
+    return user
+
+
+SignedIn = Annotated[User, Depends(signed_in)]
+
+
+def _only(*roles: Role) -> Callable[[User], User]:
+    def allowed(user: SignedIn) -> User:
+        if user.role not in roles:
+            raise Refused("forbidden", f"only {' and '.join(f'{role}s' for role in roles)} may do this")
+        return user
+
+    return allowed
+
+
+Annotator = Annotated[User, Depends(_only("annotator", "admin"))]
+"""Who judges; admins may too."""
+Viewer = Annotated[User, Depends(_only("viewer", "admin"))]
+"""Who sees everybody's work."""
+Admin = Annotated[User, Depends(_only("admin"))]
+
+
+def _address(request: Request) -> str:
+    """Where the request comes from: an IPv4 address, or the /64 that a household has of IPv6."""
+    host = request.client.host if request.client else ""
+    try:
+        address = ipaddress.ip_address(host)
+    except ValueError:
+        return host
+    return host if address.version == 4 else str(ipaddress.ip_network((address, 64), strict=False))
+
+
+def _signing_key(database: Database) -> str:
+    """The server's key: made when it first starts, and the same in every process on that database."""
+    made = Secret(name="signing", value=secrets.token_urlsafe(32))
+    with suppress(IntegrityError), database.writing() as session:
+        kept = session.get(Secret, made.name)
+        if kept is not None:
+            return kept.value
+        session.add(made)
+        session.flush()
+        return made.value
+    with database.reading() as session:  # another process was faster
+        return session.scalars(select(Secret.value).where(Secret.name == "signing")).one()

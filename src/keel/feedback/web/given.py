@@ -1,0 +1,42 @@
+"""What every route may ask to be given, and how an error looks in the API's description."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+from fastapi import Depends, Path, Request
+from pydantic import BaseModel
+
+from keel.feedback.database import Database
+from keel.feedback.refused import Code
+from keel.feedback.web.shell import Pages
+
+
+async def _database(request: Request) -> Database:
+    database: Database = request.app.state.database
+    return database
+
+
+async def _pages(request: Request) -> Pages:
+    pages: Pages = request.app.state.pages
+    return pages
+
+
+TheDatabase = Annotated[Database, Depends(_database)]
+ThePages = Annotated[Pages, Depends(_pages)]
+Id = Annotated[int, Path(ge=1, le=2**31 - 1)]
+"""A row's number in a path: no more than the databases take."""
+
+
+class Reason(BaseModel):
+    code: Code
+    message: str
+    field: str | None
+
+
+class Problem(BaseModel):
+    error: Reason
+
+
+PROBLEMS: dict[int | str, dict[str, Any]] = {"4XX": {"model": Problem, "description": "Refused, and why"}}
+"""For `responses=` of an API's router."""

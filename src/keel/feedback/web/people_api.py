@@ -1,0 +1,150 @@
+"""People for programs: oneself, one's tokens, and for admins everybody and the invitations."""
+
+from __future__ import annotations
+
+import time
+from typing import Annotated
+
+from fastapi import APIRouter, Request
+from pydantic import BaseModel, ConfigDict, Field
+
+from keel.feedback import people
+from keel.feedback.tables import Role
+from keel.feedback.web.access import Admin, SignedIn, TheAccess
+from keel.feedback.web.given import PROBLEMS, Id, TheDatabase
+
+router = APIRouter(prefix="/api/v1", responses=PROBLEMS, tags=["people"])
+
+_Seconds = Annotated[float, Field(description="seconds since 1970, UTC")]
+
+
+class _Row(BaseModel):
+    model_config = ConfigDict(from_attributes=True)
+
+    id: int
+    created_at: _Seconds
+
+
+class _Body(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+
+class Person(_Row):
+    name: str
+    role: Role
+    active: bool
+
+
+class Changes(_Body):
+    """What is left out stays."""
+
+    role: Role | None = None
+    active: bool | None = Field(default=None, description="false ends every login and token of the account")
+
+
+class NewPassword(_Body):
+    current: str
+    new: str
+
+
+class NewToken(_Body):
+    label: str
+
+
+class TokenLine(_Row):
+    label: str
+
+
+class MadeToken(TokenLine):
+    token: str = Field(description="shown this once")
+
+
+class NewInvitation(_Body):
+    role: Role
+
+
+class InvitationLine(_Row):
+    role: Role
+    expires_at: _Seconds
+
+
+class MadeInvitation(InvitationLine):
+    url: str = Field(description="for the person who is invited; shown this once")
+
+
+@router.get("/me")
+def me(user: SignedIn) -> Person:
+    """Whose token this is."""
+    return Person.model_validate(user)
+
+
+@router.put("/me/password", status_code=204)
+def change_password(
+    request: Request, user: SignedIn, database: TheDatabase, access: TheAccess, body: NewPassword
+) -> None:
+    """Ends every login of yours but the one that asks."""
+    keep = getattr(request.state, "login", None)
+    with access.guessing(user.name), database.writing() as session:
+        people.change_password(session, user, body.current, body.new, passwords=access.passwords, keep=keep)
+
+
+@router.get("/me/tokens")
+def tokens(user: SignedIn, database: TheDatabase) -> list[TokenLine]:
+    with database.reading() as session:
+        return [TokenLine.model_validate(token) for token in people.tokens_of(session, user)]
+
+
+@router.post("/me/tokens", status_code=201)
+def make_token(user: SignedIn, database: TheDatabase, body: NewToken) -> MadeToken:
+    with database.writing() as session:
+        token, secret = people.make_token(session, user, body.label, now=time.time())
+        return MadeToken(id=token.id, label=token.label, created_at=token.created_at, token=secret)
+
+
+@router.delete("/me/tokens/{token_id}", status_code=204)
+def revoke_token(user: SignedIn, database: TheDatabase, token_id: Id) -> None:
+    with database.writing() as session:
+        people.revoke_token(session, user, token_id, now=time.time())
+
+
+@router.get("/users")
+def users(user: Admin, database: TheDatabase) -> list[Person]:
+    """Every account, those that have ended too, by name."""
+    with database.reading() as session:
+        return [Person.model_validate(one) for one in people.everybody(session)]
+
+
+@router.patch("/users/{user_id}")
+def change_user(user: Admin, database: TheDatabase, user_id: Id, body: Changes) -> Person:
+    """Another role, or the account's end; both or neither."""
+    with database.writing() as session:
+        changed = people.account(session, user_id)
+        if body.role is not None:
+            people.set_role(session, user_id, body.role)
+        if body.active is not None:
+            people.set_active(session, user_id, body.active, now=time.time())
+        return Person.model_validate(changed)
+
+
+@router.get("/invitations")
+def invitations(user: Admin, database: TheDatabase) -> list[InvitationLine]:
+    """Those that nobody has used yet."""
+    with database.reading() as session:
+        found = people.open_invitations(session, now=time.time())
+        return [InvitationLine.model_validate(invitation) for invitation in found]
+
+
+@router.post("/invitations", status_code=201)
+def invite(
+    request: Request, user: Admin, database: TheDatabase, access: TheAccess, body: NewInvitation
+) -> MadeInvitation:
+    with database.writing() as session:
+        invitation, secret = people.invite(session, body.role, by=user, now=time.time())
+        line = InvitationLine.model_validate(invitation)
+    return MadeInvitation(**line.model_dump(), url=access.link(request, f"/join/{secret}"))
+
+
+@router.delete("/invitations/{invitation_id}", status_code=204)
+def withdraw(user: Admin, database: TheDatabase, invitation_id: Id) -> None:
+    with database.writing() as session:
+        people.withdraw_invitation(session, invitation_id, now=time.time())

@@ -1,0 +1,242 @@
+"""Signing in and out, joining by a link, one's own account, and the admin's page of people."""
+
+from __future__ import annotations
+
+import time
+from typing import Annotated
+
+from fastapi import APIRouter, Form, Request
+from fastapi.responses import HTMLResponse, RedirectResponse, Response
+
+from keel.feedback import people
+from keel.feedback.refused import Refused
+from keel.feedback.tables import Role
+from keel.feedback.web.access import COOKIE, Access, Admin, SignedIn, TheAccess
+from keel.feedback.web.given import Id, TheDatabase, ThePages
+from keel.feedback.web.shell import STATUS
+
+SIGN_IN = "/sign-in"
+_Text = Annotated[str, Form()]
+
+router = APIRouter(include_in_schema=False)
+
+
+# --- in and out ---
+
+
+@router.get(SIGN_IN)
+def sign_in_page(request: Request, pages: ThePages, access: TheAccess, next: str = "/") -> Response:
+    if access.by_cookie(request) is not None:
+        return RedirectResponse(_here(next), status_code=303)
+    return pages(request, "sign_in.html.j2", next=_here(next), name="", refused=None)
+
+
+@router.post(SIGN_IN)
+def sign_in(
+    request: Request, pages: ThePages, access: TheAccess, name: _Text = "", password: _Text = "", next: _Text = "/"
+) -> Response:
+    try:
+        login = access.sign_in(request, name, password)
+    except Refused as refused:
+        page = pages(
+            request, "sign_in.html.j2", status=STATUS[refused.code], next=_here(next), name=name, refused=refused
+        )
+        if refused.retry_after is not None:
+            page.headers["Retry-After"] = str(refused.retry_after)
+        return page
+    return _signed_in(access, login, _here(next))
+
+
+@router.post("/sign-out")
+def sign_out(request: Request, user: SignedIn, database: TheDatabase) -> Response:
+    with database.writing() as session:
+        people.end_login(session, request.state.login)
+    answer = RedirectResponse(SIGN_IN, status_code=303)
+    answer.delete_cookie(COOKIE)
+    return answer
+
+
+@router.get("/join/{secret}")
+def join_page(request: Request, secret: str, database: TheDatabase, pages: ThePages) -> HTMLResponse:
+    with database.reading() as session:
+        invitation = people.invitation_of(session, secret, now=time.time())
+    return pages(request, "join.html.j2", invitation=invitation, name="", refused=None)
+
+
+@router.post("/join/{secret}")
+def join(
+    request: Request,
+    secret: str,
+    database: TheDatabase,
+    pages: ThePages,
+    access: TheAccess,
+    name: _Text = "",
+    password: _Text = "",
+) -> Response:
+    now = time.time()
+    try:
+        with database.writing() as session:
+            user = people.join(session, secret, name, password, passwords=access.passwords, now=now)
+            login = people.start_login(session, user, now=now)
+    except Refused as refused:
+        with database.reading() as session:
+            invitation = people.invitation_of(session, secret, now=now)
+        status = STATUS[refused.code]
+        return pages(request, "join.html.j2", status=status, invitation=invitation, name=name, refused=refused)
+    return _signed_in(access, login, "/")
+
+
+# --- one's own account ---
+
+
+@router.get("/account")
+def account(request: Request, user: SignedIn, database: TheDatabase, pages: ThePages) -> HTMLResponse:
+    return _account(request, user, database, pages)
+
+
+@router.post("/account/password")
+def change_password(
+    request: Request,
+    user: SignedIn,
+    database: TheDatabase,
+    pages: ThePages,
+    access: TheAccess,
+    current: _Text = "",
+    new: _Text = "",
+) -> HTMLResponse:
+    try:
+        with access.guessing(user.name), database.writing() as session:
+            keep = request.state.login
+            people.change_password(session, user, current, new, passwords=access.passwords, keep=keep)
+    except Refused as refused:
+        return _account(request, user, database, pages, refused=refused)
+    return _account(request, user, database, pages, done="The password is changed; other browsers are signed out.")
+
+
+@router.post("/account/tokens")
+def make_token(
+    request: Request, user: SignedIn, database: TheDatabase, pages: ThePages, label: _Text = ""
+) -> HTMLResponse:
+    try:
+        with database.writing() as session:
+            _, secret = people.make_token(session, user, label, now=time.time())
+    except Refused as refused:
+        return _account(request, user, database, pages, refused=refused)
+    return _account(request, user, database, pages, secret=secret)
+
+
+@router.post("/account/tokens/{token_id}/revoke")
+def revoke_token(user: SignedIn, database: TheDatabase, token_id: Id) -> Response:
+    with database.writing() as session:
+        people.revoke_token(session, user, token_id, now=time.time())
+    return RedirectResponse("/account", status_code=303)
+
+
+# --- everybody's ---
+
+
+@router.get("/people")
+def people_page(request: Request, user: Admin, database: TheDatabase, pages: ThePages) -> HTMLResponse:
+    return _people(request, database, pages)
+
+
+@router.post("/people/invitations")
+def invite(
+    request: Request,
+    user: Admin,
+    database: TheDatabase,
+    pages: ThePages,
+    access: TheAccess,
+    role: Annotated[Role, Form()],
+) -> HTMLResponse:
+    with database.writing() as session:
+        _, secret = people.invite(session, role, by=user, now=time.time())
+    return _people(request, database, pages, link=access.link(request, f"/join/{secret}"), role=role)
+
+
+@router.post("/people/invitations/{invitation_id}/withdraw")
+def withdraw(user: Admin, database: TheDatabase, invitation_id: Id) -> Response:
+    with database.writing() as session:
+        people.withdraw_invitation(session, invitation_id, now=time.time())
+    return RedirectResponse("/people", status_code=303)
+
+
+@router.post("/people/{user_id}/role")
+def set_role(
+    request: Request,
+    user: Admin,
+    database: TheDatabase,
+    pages: ThePages,
+    user_id: Id,
+    role: Annotated[Role, Form()],
+) -> Response:
+    try:
+        with database.writing() as session:
+            people.set_role(session, user_id, role)
+    except Refused as refused:
+        return _people(request, database, pages, refused=refused)
+    return RedirectResponse("/people", status_code=303)
+
+
+@router.post("/people/{user_id}/active")
+def set_active(
+    request: Request,
+    user: Admin,
+    database: TheDatabase,
+    pages: ThePages,
+    user_id: Id,
+    active: Annotated[bool, Form()],
+) -> Response:
+    try:
+        with database.writing() as session:
+            people.set_active(session, user_id, active, now=time.time())
+    except Refused as refused:
+        return _people(request, database, pages, refused=refused)
+    return RedirectResponse("/people", status_code=303)
+
+
+def _signed_in(access: Access, login: str, url: str) -> Response:
+    return access.keep(RedirectResponse(url, status_code=303), login)
+
+
+def _here(next: str) -> str:
+    """Where to go after signing in: a path of this server, whoever wrote the link."""
+    ours = next.startswith("/") and not next.startswith("//") and "\\" not in next and next.isprintable()
+    return next if ours else "/"
+
+
+def _account(
+    request: Request,
+    user: SignedIn,
+    database: TheDatabase,
+    pages: ThePages,
+    *,
+    refused: Refused | None = None,
+    done: str = "",
+    secret: str = "",
+) -> HTMLResponse:
+    with database.reading() as session:
+        tokens = people.tokens_of(session, user)
+    status = 200 if refused is None else STATUS[refused.code]
+    context = {"refused": refused, "done": done, "secret": secret}
+    return pages(request, "account.html.j2", status=status, tokens=tokens, **context)
+
+
+def _people(
+    request: Request,
+    database: TheDatabase,
+    pages: ThePages,
+    *,
+    refused: Refused | None = None,
+    link: str = "",
+    role: Role = "annotator",
+) -> HTMLResponse:
+    with database.reading() as session:
+        context = {
+            "everybody": people.everybody(session),
+            "invitations": people.open_invitations(session, now=time.time()),
+        }
+    status = 200 if refused is None else STATUS[refused.code]
+    return pages(
+        request, "people.html.j2", status=status, roles=people.ROLES, refused=refused, link=link, role=role, **context
+    )

@@ -1,0 +1,78 @@
+"""Which names the server answers to, and which sites' pages may send it something."""
+
+from __future__ import annotations
+
+import ipaddress
+from urllib.parse import urlsplit
+
+from fastapi import Request
+
+from keel.errors import UserError
+from keel.feedback.refused import Refused
+
+SAFE = ("GET", "HEAD", "OPTIONS")
+_PORTS = {"http": 80, "https": 443}
+
+
+class Sites:
+    """The server's own: this machine, any address in digits, the host it is bound to, its public URL.
+
+    A page of another site can have its name point here (DNS rebinding) and then read what we answer; it cannot have an
+    address in digits do so.
+    """
+
+    def __init__(self, public_url: str | None = None, host: str | None = None) -> None:
+        """Raises UserError where the public URL is none."""
+        self.public = None if public_url is None else _origin(public_url)
+        """The public URL without a slash at its end."""
+        self.secure = (self.public or "").startswith("https:")
+        named = (host, self.public and urlsplit(self.public).hostname)
+        self._names = {"localhost", *(name.lower() for name in named if name)}
+
+    async def check(self, request: Request) -> None:
+        """A dependency of every route. Raises Refused."""
+        host = request.headers.get("host", "")
+        if not self._is_ours(host):
+            raise Refused(
+                "forbidden", f"this server is not called {host!r}; start it with --public-url to give it a name"
+            )
+        origin = request.headers.get("origin")
+        if request.method in SAFE or origin is None or is_bearer(request):
+            return
+        if origin not in (self.public, f"http://{host}", f"https://{host}"):
+            raise Refused("forbidden", "the request comes from a page of another site")
+
+    def _is_ours(self, host: str) -> bool:
+        try:
+            name = urlsplit(f"//{host}").hostname or ""
+            if name in self._names:
+                return True
+            ipaddress.ip_address(name)
+        except ValueError:
+            return False
+        return True
+
+
+def is_bearer(request: Request) -> bool:
+    """Whether a program shows a token: no browser adds one by itself."""
+    return request.headers.get("authorization", "").lower().startswith("bearer ")
+
+
+def _origin(url: str) -> str:
+    """scheme://host, with the port where it is not the scheme's own, as browsers write it."""
+    try:
+        parts = urlsplit(url)
+        scheme, name, port = parts.scheme, parts.hostname, parts.port
+    except ValueError:
+        scheme, name, port = "", None, None
+    if (
+        scheme not in _PORTS
+        or not name
+        or parts.path not in ("", "/")
+        or parts.query
+        or parts.fragment
+        or parts.username
+    ):
+        raise UserError(f"--public-url {url} is not of the form https://HOST or https://HOST:PORT, without a path")
+    host = f"[{name}]" if ":" in name else name
+    return f"{scheme}://{host}" if port in (None, _PORTS[scheme]) else f"{scheme}://{host}:{port}"
