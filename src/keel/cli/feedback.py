@@ -49,8 +49,8 @@ def serve(
             print(f"Feedback in {opened}, at {url}")
             if not is_loopback(host) and not url.startswith("https:"):
                 print(
-                    "Others can reach it, and passwords travel as they are typed: put a proxy with TLS before it, and give "
-                    "its address as --public-url https://HOST"
+                    "Others can reach it, and passwords travel as they are typed: put a proxy with TLS before it, and "
+                    "give its address as --public-url https://HOST"
                 )
             _print_setup(opened, url)
             print("Ctrl-C ends it.", flush=True)
