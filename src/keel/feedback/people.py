@@ -101,6 +101,14 @@ def normal_name(name: str) -> str:
     return _line(name, "name", LONGEST_NAME)
 
 
+def key_of(name: str) -> str:
+    """By which a name that was typed is found; nobody's where no account could have it."""
+    try:
+        return name_key(normal_name(name))
+    except Refused:
+        return ""
+
+
 def everybody(session: Session) -> list[User]:
     """All accounts, the ended ones too, by name."""
     return list(session.scalars(select(User).order_by(User.name_key)))
@@ -164,7 +172,7 @@ def change_password(
 
 def check_password(session: Session, name: str, password: str, *, passwords: Passwords) -> User:
     """Who signs in. Raises Refused, with the same words and after the same time, whatever is wrong."""
-    user = session.scalar(select(User).where(User.name_key == _sought(name)))
+    user = session.scalar(select(User).where(User.name_key == key_of(name)))
     fits = passwords.fits(password, user.password_hash if user else None)
     if user is None or not fits or not user.active:
         raise Refused("unauthorised", _WRONG)
@@ -268,14 +276,6 @@ def _line(text: str, field: str, longest: int) -> str:
     if any(unicodedata.category(character).startswith("C") for character in line):
         raise Refused("invalid", f"a {field} has no control characters", field=field)
     return line
-
-
-def _sought(name: str) -> str:
-    """The key of a name that was typed; of nobody's where no account could have it."""
-    try:
-        return name_key(normal_name(name))
-    except Refused:
-        return ""
 
 
 def _digest(secret: str) -> str:

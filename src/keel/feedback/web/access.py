@@ -25,7 +25,7 @@ from keel.feedback import people
 from keel.feedback.database import Database
 from keel.feedback.passwords import Passwords
 from keel.feedback.refused import Refused
-from keel.feedback.tables import Role, Secret, User, name_key
+from keel.feedback.tables import Role, Secret, User
 from keel.feedback.web.attempts import Attempts
 from keel.feedback.web.sites import SAFE, Sites, is_bearer
 
@@ -49,7 +49,7 @@ class Access:
     @contextmanager
     def guessing(self, name: str) -> Iterator[None]:
         """Around the check of a password. Raises Refused where there were too many failures with that name."""
-        key = name_key(name[: people.LONGEST_NAME])
+        key = people.key_of(name)
         self._names.begin(key, time.time())
         yield
         self._names.forget(key)

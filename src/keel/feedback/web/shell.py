@@ -145,6 +145,8 @@ def _refusal(pages: Pages, request: Request, refused: Refused) -> Response:
     if refused.retry_after is not None:
         headers["Retry-After"] = str(refused.retry_after)
     if _is_api(request):
+        if status == 401:
+            headers["WWW-Authenticate"] = "Bearer"
         body = {"error": {"code": refused.code, "message": str(refused), "field": refused.field}}
         return JSONResponse(body, status_code=status, headers=headers)
     title = _TITLES.get(refused.code, "That did not work")
