@@ -9,7 +9,7 @@ import typer
 if TYPE_CHECKING:
     from keel.feedback.database import Database
 
-feedback_app = typer.Typer(help="People judge responses: a web app on a database of its own.", no_args_is_help=True)
+feedback_app = typer.Typer(no_args_is_help=True)
 
 DatabaseOption = Annotated[
     str, typer.Option(envvar="KEEL_FEEDBACK_DATABASE", help="A file, or postgresql://USER:PASSWORD@HOST/NAME.")
@@ -18,8 +18,8 @@ DATABASE = "keel-feedback.db"
 
 
 @feedback_app.callback()
-def group() -> None:
-    """Keeps `serve` a word of its own while it is the only one."""
+def feedback() -> None:
+    """People judge responses: a web app on a database of its own."""
 
 
 @feedback_app.command()

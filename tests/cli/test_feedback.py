@@ -1,0 +1,101 @@
+"""`keel feedback serve` as a user starts and ends it."""
+
+from __future__ import annotations
+
+import re
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from pathlib import Path
+from typing import Any
+
+import httpx2 as httpx
+import pytest
+from typer.testing import CliRunner
+
+from keel.cli import app
+from keel.errors import UserError
+from tests.feedback.support import PASSWORD
+
+_PATIENCE = 60
+
+
+@contextmanager
+def started(*arguments: str) -> Iterator[tuple[subprocess.Popen[str], str]]:
+    """A process of its own, and what it printed until it was ready."""
+    command = [sys.executable, "-m", "keel", "feedback", "serve", *arguments, "--port", "0"]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    try:
+        assert process.stdout is not None
+        said = ""
+        for line in process.stdout:
+            said += line
+            if line.startswith("Ctrl-C"):
+                break
+        yield process, said
+    finally:
+        process.kill()
+        process.communicate()
+
+
+def test_it_gives_one_setup_link_and_keeps_what_it_has(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    database = tmp_path / "feedback.db"
+    monkeypatch.setenv("KEEL_FEEDBACK_DATABASE", str(database))
+    with started() as (process, said):
+        url = re.search(rf"Feedback in {re.escape(str(database))}, at (http://127\.0\.0\.1:\d+)\n", said)
+        link = re.search(r"This link makes the first admin.*\n\n  (\S+)\n", said)
+        assert url, said
+        assert link, said
+        assert link[1].startswith(url[1] + "/join/")
+        made = httpx.post(link[1], data={"name": "Ana", "password": PASSWORD})
+        assert (made.status_code, made.headers["location"]) == (303, "/")
+        process.send_signal(signal.SIGTERM)
+        out, error = process.communicate(timeout=_PATIENCE)
+    assert (process.returncode, out, error) == (0, "Ended.\n", "")
+    with started() as (process, said):
+        assert "/join/" not in said
+        again = re.search(r"at (\S+)\n", said)
+        assert again, said
+        signed_in = httpx.post(again[1] + "/sign-in", data={"name": "ana", "password": PASSWORD})
+        assert signed_in.status_code == 303
+        with closing(httpx.Client(headers={"Host": "evil.example"})) as client:
+            assert client.get(again[1] + "/sign-in").status_code == 403
+
+
+@pytest.mark.parametrize(
+    ("arguments", "url", "warns"),
+    [
+        (["--host", "127.0.0.1"], r"http://127\.0\.0\.1:\d+", False),
+        (["--host", "0.0.0.0"], r"http://0\.0\.0\.0:\d+", True),
+        (["--host", "0.0.0.0", "--public-url", "https://keel.example/"], r"https://keel\.example", False),
+        (["--host", "0.0.0.0", "--public-url", "http://keel.example"], r"http://keel\.example", True),
+    ],
+)
+def test_it_warns_where_passwords_travel_in_the_open(
+    arguments: list[str], url: str, warns: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    served: list[Any] = []
+    monkeypatch.setattr("keel.serve.launch.run_until_told", lambda app, listening: served.append(app))
+    command = ["feedback", "serve", "--database", str(tmp_path / "x.db"), "--port", "0", *arguments]
+    result = CliRunner().invoke(app, command)
+    assert result.exit_code == 0, result.exception
+    assert len(served) == 1
+    assert re.search(rf"\n  {url}/join/\S+\n", result.stdout)
+    assert ("proxy with TLS" in result.stdout) == warns
+
+
+def test_mistakes_are_one_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refusal(*arguments: str) -> str:
+        error = CliRunner().invoke(app, ["feedback", "serve", "--port", "0", *arguments]).exception
+        assert isinstance(error, UserError), error
+        return str(error)
+
+    assert "mysql" in refusal("--database", "mysql://a/b")
+    database = ("--database", str(tmp_path / "x.db"))
+    assert "--public-url" in refusal(*database, "--public-url", "keel.example")
+    monkeypatch.setitem(sys.modules, "sqlalchemy", None)
+    for name in [name for name in sys.modules if name.startswith("keel.feedback")]:
+        monkeypatch.delitem(sys.modules, name)
+    assert refusal(*database).endswith("pip install 'keel-rlhf[feedback]'")
