@@ -8,10 +8,10 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib import resources
 from pathlib import Path
 from typing import Any
 
-import axe_playwright_python
 import uvicorn
 from playwright.sync_api import Browser, BrowserContext, Page
 
@@ -97,4 +97,4 @@ def keep_picture(page: Page, name: str) -> None:
 
 
 def _axe() -> str:
-    return Path(axe_playwright_python.__file__).with_name("axe.min.js").read_text("utf-8")
+    return resources.files("axe_playwright_python").joinpath("axe.min.js").read_text("utf-8")

@@ -36,10 +36,10 @@ def add_user(database: Database, name: str, role: Role = "annotator") -> User:
         if not people.has_admin(session):
             secret = people.setup_secret(session, now=time.time())
             assert secret is not None
-            people.join(session, secret, "root", PASSWORD, passwords=quick_passwords(), now=time.time())
+            people.join(session, secret, "root", quick_passwords().hash(PASSWORD), now=time.time())
         root = people.everybody(session)[0]
         _, secret = people.invite(session, role, by=root, now=time.time())
-        user = people.join(session, secret, name, PASSWORD, passwords=quick_passwords(), now=time.time())
+        user = people.join(session, secret, name, quick_passwords().hash(PASSWORD), now=time.time())
         session.expunge(user)
         return user
 

@@ -12,6 +12,7 @@ import pytest
 from fastapi import FastAPI
 from fastapi.routing import APIRoute
 from fastapi.testclient import TestClient
+from httpx2 import Response
 from itsdangerous import Signer
 from sqlalchemy import update
 
@@ -105,7 +106,7 @@ def test_a_forged_session_opens_nothing(app: FastAPI, store: Database) -> None:
         "\xff.\xff",
     ):
         thief = visitor(app)
-        assert thief.get("/account", headers={"Cookie": f"keel_session={forged}".encode("latin-1")}).status_code == 303
+        assert thief.get("/account", headers={b"Cookie": f"keel_session={forged}".encode("latin-1")}).status_code == 303
     assert visitor(app).get("/account", headers={"Cookie": f"keel_session={cookie}"}).status_code == 200
     # A signature that is right, of a login that is not in the database:
     with store.writing() as session:
@@ -165,7 +166,7 @@ def test_a_form_needs_what_its_own_login_was_given(app: FastAPI, store: Database
             ann.post(
                 "/api/v1/me/tokens",
                 json={"label": "x"},
-                headers={} if csrf is None else {"X-CSRF-Token": csrf.encode()},
+                headers={} if csrf is None else {b"X-CSRF-Token": csrf.encode()},
             ),
         ):
             assert answer.status_code == 403
@@ -185,7 +186,7 @@ def test_every_route_that_changes_something_asks_for_it(app: FastAPI) -> None:
         for router in ROUTERS
         for route in router.routes
         if isinstance(route, APIRoute)
-        for method in route.methods - {"GET"}
+        for method in (route.methods or set()) - {"GET"}
     }
     assert ("POST", "/people/{user_id}/role") in routes
     assert ("DELETE", "/api/v1/invitations/{invitation_id}") in routes
@@ -314,6 +315,31 @@ def test_an_address_does_not_try_names_for_long(app: FastAPI) -> None:
     assert elsewhere.post("/sign-in", data={"name": "ann", "password": PASSWORD}).status_code == 303
     neighbours = [TestClient(app, base_url=URL, client=(f"2001:db8::{k}", 1)) for k in range(1, 22)]
     assert [one.post("/sign-in", data={"name": f"n{k}"}).status_code for k, one in enumerate(neighbours)][-1] == 429
+
+
+def test_a_new_password_ends_the_other_logins(app: FastAPI, store: Database) -> None:
+    here, there = signed_in(app, "ann"), signed_in(app, "ann")
+    program = with_token(app, store, user_named(store, "ann"))
+
+    def change(current: str, new: str) -> Response:
+        return here.post("/account/password", data={"csrf": csrf_of(here), "current": current, "new": new})
+
+    assert "current password is wrong" in change("wrong, wrong", "a new password").text
+    assert "at least 10" in change(PASSWORD, "short").text
+    assert there.get("/account").status_code == 200
+    assert "password is changed" in change(PASSWORD, "a new password").text
+    assert (here.get("/account").status_code, there.get("/account").status_code) == (200, 303)
+    assert program.put("/api/v1/me/password", json={"current": "a new password", "new": PASSWORD}).status_code == 204
+    assert here.get("/account").status_code == 303
+    signed_in(app, "ann")
+
+
+def test_pages_open_to_programs_too(app: FastAPI, store: Database) -> None:
+    program = with_token(app, store, user_named(store, "root"))
+    for path in ("/", "/account", "/people"):
+        assert "root" in program.get(path).text
+    assert program.post("/sign-out").status_code == 200
+    assert program.get("/api/v1/me").status_code == 200
 
 
 def test_the_current_password_is_not_guessed_at_either(app: FastAPI, store: Database) -> None:
@@ -467,7 +493,7 @@ def test_every_refusal_of_the_api_has_one_shape_and_is_described(app: FastAPI, s
         client.post("/api/v1/me/tokens", content=b'{"label": "\\ud800"}', headers={"Content-Type": "application/json"}),
         client.delete("/api/v1/me/tokens/99999999999999"),
         client.delete("/api/v1/me/tokens/77"),
-        client.get("/api/v1/me", headers={"Authorization": "Bearer \u00ff".encode("latin-1")}),
+        client.get("/api/v1/me", headers={b"Authorization": "Bearer \u00ff".encode("latin-1")}),
     ]
     assert [answer.status_code for answer in refused] == [404, 403, 405, 422, 422, 422, 422, 422, 404, 401]
     for answer in refused:

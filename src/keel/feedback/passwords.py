@@ -24,6 +24,16 @@ class Passwords:
         self._turn = threading.BoundedSemaphore(_AT_ONCE)
         self._nobodys = self._hasher.hash(secrets.token_hex())
 
+    def new(self, password: str, *, name: str, field: str = "password") -> str:
+        """The hash of a password that somebody called `name` may have. Raises Refused where it will not do."""
+        if len(password) < SHORTEST:
+            raise Refused("invalid", f"a password has at least {SHORTEST} characters", field=field)
+        if len(password) > LONGEST:
+            raise Refused("invalid", f"a password has at most {LONGEST} characters", field=field)
+        if name_key(password) == name_key(name):
+            raise Refused("invalid", "the password is the name; choose another", field=field)
+        return self.hash(password)
+
     def hash(self, password: str) -> str:
         with self._turn:
             return self._hasher.hash(_normal(password))
@@ -39,16 +49,6 @@ class Passwords:
     def outdated(self, hashed: str) -> bool:
         """Whether the hash was made with other parameters."""
         return self._hasher.check_needs_rehash(hashed)
-
-
-def check_new(password: str, *, name: str, field: str = "password") -> None:
-    """Raises Refused where a password will not do."""
-    if len(password) < SHORTEST:
-        raise Refused("invalid", f"a password has at least {SHORTEST} characters", field=field)
-    if len(password) > LONGEST:
-        raise Refused("invalid", f"a password has at most {LONGEST} characters", field=field)
-    if name_key(password) == name_key(name):
-        raise Refused("invalid", "the password is the name; choose another", field=field)
 
 
 def _normal(password: str) -> bytes:

@@ -16,7 +16,7 @@ from sqlalchemy import ColumnElement, delete, exists, select, update
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
-from keel.feedback.passwords import Passwords, check_new
+from keel.feedback.passwords import Passwords
 from keel.feedback.refused import Refused
 from keel.feedback.tables import Invitation, Login, Role, Token, User, name_key
 
@@ -76,12 +76,11 @@ def withdraw_invitation(session: Session, invitation_id: int, *, now: float) -> 
         raise Refused("not_found", "there is no such open invitation")
 
 
-def join(session: Session, secret: str, name: str, password: str, *, passwords: Passwords, now: float) -> User:
+def join(session: Session, secret: str, name: str, password_hash: str, *, now: float) -> User:
     """The account that comes of an invitation, which is used up."""
     invitation = invitation_of(session, secret, now=now)
     name = normal_name(name)
-    check_new(password, name=name)
-    user = User(name=name, role=invitation.role, password_hash=passwords.hash(password), active=True, created_at=now)
+    user = User(name=name, role=invitation.role, password_hash=password_hash, active=True, created_at=now)
     session.add(user)
     try:
         session.flush()
@@ -154,15 +153,10 @@ def set_active(session: Session, user_id: int, active: bool, *, now: float) -> U
     return user
 
 
-def change_password(
-    session: Session, user: User, current: str, new: str, *, passwords: Passwords, keep: str | None = None
-) -> None:
-    """Ends every login but the one whose secret is `keep`. Raises Refused where the current one is wrong."""
-    kept = account(session, user.id)
-    if not passwords.fits(current, kept.password_hash):
-        raise Refused("forbidden", "the current password is wrong", field="current")
-    check_new(new, name=kept.name, field="new")
-    kept.password_hash = passwords.hash(new)
+def set_password(session: Session, user: User, password_hash: str, *, keep: str | None) -> None:
+    """Of somebody whose password was checked; ends every login but the one whose secret is `keep`."""
+    kept = _unchanged(session, user)
+    kept.password_hash = password_hash
     _end_logins(session, kept, keep=keep)
     session.flush()
 
@@ -180,13 +174,11 @@ def check_password(session: Session, name: str, password: str, *, passwords: Pas
 
 
 def start_login(session: Session, user: User, *, now: float, rehashed: str | None = None) -> str:
-    """The secret of a new login of somebody whom `check_password` knew, of whom nothing has changed since.
+    """The secret of a new login of somebody whose password was checked; `rehashed` is a newer hash of it.
 
-    `rehashed` is a newer hash of the same password. Logins that have expired are forgotten.
+    Logins that have expired are forgotten.
     """
-    kept = account(session, user.id, locked=True)
-    if not kept.active or kept.password_hash != user.password_hash:
-        raise Refused("unauthorised", _WRONG)
+    kept = _unchanged(session, user)
     if rehashed is not None:
         kept.password_hash = rehashed
     session.execute(delete(Login).where(Login.expires_at <= now))
@@ -259,6 +251,14 @@ def _invite(session: Session, role: Role, *, by: int | None, now: float) -> tupl
 
 def _is_open(now: float) -> ColumnElement[bool]:
     return Invitation.created_by.is_not(None) & Invitation.user_id.is_(None) & (Invitation.expires_at > now)
+
+
+def _unchanged(session: Session, user: User) -> User:
+    """The account as it was when its password was checked. Raises Refused where that password is no longer its own."""
+    kept = account(session, user.id, locked=True)
+    if not kept.active or kept.password_hash != user.password_hash:
+        raise Refused("unauthorised", _WRONG)
+    return kept
 
 
 def _leave_an_admin(session: Session, user: User) -> None:

@@ -37,7 +37,7 @@ class Access:
     """Signs people in and knows them again."""
 
     def __init__(self, database: Database, *, sites: Sites, passwords: Passwords) -> None:
-        self.passwords = passwords
+        self._passwords = passwords
         self._database = database
         self._sites = sites
         key = _signing_key(database)
@@ -46,26 +46,44 @@ class Access:
         self._names = Attempts(free=5, longest=60)
         self._addresses = Attempts(free=20, longest=900)
 
-    @contextmanager
-    def guessing(self, name: str) -> Iterator[None]:
-        """Around the check of a password. Raises Refused where there were too many failures with that name."""
-        key = people.key_of(name)
-        self._names.begin(key, time.time())
-        yield
-        self._names.forget(key)
-
     def sign_in(self, request: Request, name: str, password: str) -> str:
         """The secret of a new login. Raises Refused where the name or password is wrong, or was too often."""
         now = time.time()
         address = _address(request)
         self._addresses.begin(address, now)
-        with self.guessing(name), self._database.reading() as session:
-            user = people.check_password(session, name, password, passwords=self.passwords)
+        with self._guessing(name), self._database.reading() as session:
+            user = people.check_password(session, name, password, passwords=self._passwords)
         self._addresses.take_back(address)
-        outdated = self.passwords.outdated(user.password_hash)
-        rehashed = self.passwords.hash(password) if outdated else None
+        rehashed = self._passwords.hash(password) if self._passwords.outdated(user.password_hash) else None
         with self._database.writing() as session:
             return people.start_login(session, user, now=now, rehashed=rehashed)
+
+    def join(self, secret: str, name: str, password: str) -> str:
+        """The secret of the first login of a new account. Raises Refused."""
+        now = time.time()
+        with self._database.reading() as session:
+            people.invitation_of(session, secret, now=now)
+        password_hash = self._passwords.new(password, name=people.normal_name(name))
+        with self._database.writing() as session:
+            user = people.join(session, secret, name, password_hash, now=now)
+            return people.start_login(session, user, now=now)
+
+    def change_password(self, request: Request, user: User, current: str, new: str) -> None:
+        """Ends every other login. Raises Refused where the current password is wrong, or the new one will not do."""
+        with self._guessing(user.name):
+            if not self._passwords.fits(current, user.password_hash):
+                raise Refused("forbidden", "the current password is wrong", field="current")
+        password_hash = self._passwords.new(new, name=user.name, field="new")
+        with self._database.writing() as session:
+            people.set_password(session, user, password_hash, keep=request.state.login)
+
+    @contextmanager
+    def _guessing(self, name: str) -> Iterator[None]:
+        """Around the check of a password. Raises Refused where there were too many failures with that name."""
+        key = people.key_of(name)
+        self._names.begin(key, time.time())
+        yield
+        self._names.forget(key)
 
     def keep(self, response: Response, login: str) -> Response:
         """The browser is signed in from this answer on."""
@@ -83,9 +101,12 @@ class Access:
         """An address for somebody else to open."""
         return (self._sites.public or str(request.base_url).rstrip("/")) + path
 
-    def by_token(self, token: str) -> User | None:
+    def by_token(self, request: Request, token: str) -> User | None:
+        """Who is signed in, by a token."""
         with self._database.reading() as session:
-            return people.user_of_token(session, token)
+            user = people.user_of_token(session, token)
+        request.state.user, request.state.login, request.state.csrf = user, None, ""
+        return user
 
     def by_cookie(self, request: Request) -> User | None:
         """Who is signed in. Pages find them in `request.state.user`, and in `.csrf` what their forms must send."""
@@ -95,9 +116,8 @@ class Access:
             return None
         with self._database.reading() as session:
             user = people.user_of_login(session, login, now=time.time())
-        if user is not None:
-            request.state.user, request.state.login = user, login
-            request.state.csrf = self._forms.get_signature(login).decode()
+        csrf = self._forms.get_signature(login).decode()
+        request.state.user, request.state.login, request.state.csrf = user, login, csrf
         return user
 
 
@@ -131,7 +151,7 @@ def signed_in(
     token: Annotated[HTTPAuthorizationCredentials | None, Depends(HTTPBearer(auto_error=False))],
 ) -> User:
     """Raises Refused where nobody is, or where the request may come from somebody else's page."""
-    user = access.by_cookie(request) if token is None else access.by_token(token.credentials)
+    user = access.by_cookie(request) if token is None else access.by_token(request, token.credentials)
     if user is None:
         raise Refused("unauthorised", "sign in first" if token is None else "nobody has this token any more")
     if (

@@ -79,13 +79,9 @@ def me(user: SignedIn) -> Person:
 
 
 @router.put("/me/password", status_code=204)
-def change_password(
-    request: Request, user: SignedIn, database: TheDatabase, access: TheAccess, body: NewPassword
-) -> None:
+def change_password(request: Request, user: SignedIn, access: TheAccess, body: NewPassword) -> None:
     """Ends every login of yours but the one that asks."""
-    keep = getattr(request.state, "login", None)
-    with access.guessing(user.name), database.writing() as session:
-        people.change_password(session, user, body.current, body.new, passwords=access.passwords, keep=keep)
+    access.change_password(request, user, body.current, body.new)
 
 
 @router.get("/me/tokens")

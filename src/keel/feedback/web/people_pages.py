@@ -50,7 +50,7 @@ def sign_in(
 @router.post("/sign-out")
 def sign_out(request: Request, user: SignedIn, database: TheDatabase) -> Response:
     with database.writing() as session:
-        people.end_login(session, request.state.login)
+        people.end_login(session, request.state.login or "")
     answer = RedirectResponse(SIGN_IN, status_code=303)
     answer.delete_cookie(COOKIE)
     return answer
@@ -73,14 +73,11 @@ def join(
     name: _Text = "",
     password: _Text = "",
 ) -> Response:
-    now = time.time()
     try:
-        with database.writing() as session:
-            user = people.join(session, secret, name, password, passwords=access.passwords, now=now)
-            login = people.start_login(session, user, now=now)
+        login = access.join(secret, name, password)
     except Refused as refused:
         with database.reading() as session:
-            invitation = people.invitation_of(session, secret, now=now)
+            invitation = people.invitation_of(session, secret, now=time.time())
         status = STATUS[refused.code]
         return pages(request, "join.html.j2", status=status, invitation=invitation, name=name, refused=refused)
     return _signed_in(access, login, "/")
@@ -105,9 +102,7 @@ def change_password(
     new: _Text = "",
 ) -> HTMLResponse:
     try:
-        with access.guessing(user.name), database.writing() as session:
-            keep = request.state.login
-            people.change_password(session, user, current, new, passwords=access.passwords, keep=keep)
+        access.change_password(request, user, current, new)
     except Refused as refused:
         return _account(request, user, database, pages, refused=refused)
     return _account(request, user, database, pages, done="The password is changed; other browsers are signed out.")
