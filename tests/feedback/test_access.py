@@ -371,6 +371,15 @@ def test_the_setup_link_works_once(tmp_path: Path) -> None:
     database.close()
 
 
+def test_a_used_invitation_opens_nothing(app: FastAPI, store: Database) -> None:
+    admin = with_token(app, store, user_named(store, "root"))
+    link = admin.post("/api/v1/invitations", json={"role": "annotator"}).json()["url"]
+    assert visitor(app).post(link, data={"name": "Zoe", "password": PASSWORD}).status_code == 303
+    late = visitor(app).get(link)
+    assert late.status_code == 410
+    assert "has been used" in late.text
+
+
 def test_an_expired_invitation_makes_no_account(app: FastAPI, store: Database) -> None:
     admin = signed_in(app, "root")
     page = admin.post("/people/invitations", data={"csrf": csrf_of(admin), "role": "annotator"})

@@ -48,7 +48,7 @@ class NewPassword(_Body):
 
 
 class NewToken(_Body):
-    label: str
+    label: str = Field(description="1 to 80 characters")
 
 
 class TokenLine(_Row):
