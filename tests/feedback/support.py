@@ -44,6 +44,11 @@ def add_user(database: Database, name: str, role: Role = "annotator") -> User:
         return user
 
 
+def user_named(store: Database, name: str) -> User:
+    with store.reading() as session:
+        return next(user for user in people.everybody(session) if user.name == name)
+
+
 def visitor(app: FastAPI, **options: Any) -> TestClient:
     """A browser that nobody has signed in yet; it stays where it is sent away from."""
     return TestClient(app, base_url=URL, follow_redirects=False, **options)
