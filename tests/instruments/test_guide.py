@@ -9,6 +9,7 @@ import yaml
 
 from keel.config.recipe import parse_recipe
 from keel.instruments import alarms
+from keel.instruments.peaks import FALSE_ALARMS, least_fall
 
 PAGE = (Path(__file__).parents[2] / "docs" / "guides" / "over-optimisation.md").read_text(encoding="utf-8")
 
@@ -40,5 +41,11 @@ def test_the_ranges_are_those_of_the_code() -> None:
     assert rows["length"] == f"beyond ±{alarms.MOST_CORRELATION}"
     assert alarms.MOST_DISAGREEMENT == 1.5
     assert rows["disagreement of an ensemble"] == "1½ times its start"
-    assert alarms.ERRORS == 2
-    assert rows["held-out score"].startswith("more than two standard errors below its peak")
+    assert rows["held-out score"].startswith("further below its peak than chance allows")
+    found = re.search(r"chance .*? is at most (\d+) %", PAGE)
+    assert found is not None
+    assert int(found[1]) == 100 * FALSE_ALARMS
+    quoted = re.findall(r"([\d.]+) after (\w+)", PAGE)
+    words = {"one": 1, "two": 2, "five": 5, "ten": 10, "fifty": 50}
+    assert [word for _, word in quoted] == list(words)
+    assert [float(margin) for margin, _ in quoted] == [round(least_fall(words[word]), 1) for _, word in quoted]

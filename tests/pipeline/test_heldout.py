@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import math
+import re
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
 from keel.engines.base import DrawKey
+from keel.errors import UserError
 from keel.pipeline.heldout import HeldOut
 from keel.pipeline.rollouts import collect_rollout
 from keel.records import Rollout, Samples, Scores
@@ -30,7 +33,7 @@ def held_out(*, prompts: int = 12, longest: int = 2) -> HeldOut:
 
 def test_metrics_are_those_of_its_own_rollout(tmp_path: Path) -> None:
     judged, stage = held_out(), begin_stage(tmp_path, "ppo")
-    metrics = judged.evaluate(3, stage, Heard())
+    metrics, peaks = judged.evaluate(3, stage, Heard(), {})
     rollout = collect_rollout(judged.actors, judged.prompts, judged.sampling, DrawKey(DRAWS, "held-out", iteration=0))
     scores, rows = rollout.scores.total, len(judged.prompts)
     kl = sum(
@@ -56,7 +59,15 @@ def test_metrics_are_those_of_its_own_rollout(tmp_path: Path) -> None:
     told = [tuple(tokens[:n]) for tokens, n in zip(sequences_of(rollout), lengths.tolist(), strict=True) if n == 2]
     assert metrics["eval/distinct_2"] == pytest.approx(len(set(told)) / len(told))  # each is one pair of tokens
     assert metrics["eval/repetition"] == 0.0  # none has four tokens
-    judges = {"utility", "judge", "utility/standard_error", "judge/standard_error"}
+    assert metrics["eval/judge/peak"] == metrics["eval/utility/peak"] == 3
+    assert metrics["eval/judge/fall_error"] == metrics["eval/utility/fall_error"] == 0.0
+    assert {key: (peak.iteration, peak.values) for key, peak in peaks.items()} == {
+        "eval/utility": (3, tuple((2 * scores).tolist())),
+        "eval/judge": (3, tuple((-scores).tolist())),
+    }
+    judges = {
+        f"{name}{more}" for name in ("utility", "judge") for more in ("", "/standard_error", "/peak", "/fall_error")
+    }
     texts = {"length", "ended", "surprise", "distinct_2", "repetition", "score_length_correlation"}
     assert set(metrics) == {f"eval/{name}" for name in {"scores", "kl", "objective", *judges, *texts}}
 
@@ -71,10 +82,39 @@ def test_members_that_disagree_are_measured(tmp_path: Path) -> None:
             return replace(found, members={"pair": found.total[:, None] + spread})
 
     scorer = Apart("pair", toy_scores(2))
-    metrics = replace(judged, actors=replace(judged.actors, scorer=scorer)).evaluate(
-        0, begin_stage(tmp_path, "ppo"), Heard()
-    )
+    judged = replace(judged, actors=replace(judged.actors, scorer=scorer))
+    metrics, _ = judged.evaluate(0, begin_stage(tmp_path, "ppo"), Heard(), {})
     assert metrics["eval/reward/pair/disagreement"] == pytest.approx(sum(range(12)) / 12)
+
+
+class Spoilt(TableScorer):
+    """Not finite for every other response."""
+
+    def score(self, samples: Samples) -> Scores:
+        found = super().score(samples)
+        bad = torch.arange(len(found.total)) % 2 == 1
+        return replace(found, total=torch.where(bad, math.nan, found.total))
+
+
+@pytest.mark.parametrize(
+    ("field", "role"), [("judge", "evaluate.judge (theirs)"), ("utility", "evaluate.utility (theirs)")]
+)
+def test_a_held_out_score_that_is_not_finite_is_refused_before_anything_is_logged(
+    field: str, role: str, tmp_path: Path
+) -> None:
+    changed: Any = {field: Spoilt("theirs", toy_scores(2))}
+    judged, stage, console = replace(held_out(), **changed), begin_stage(tmp_path, "ppo"), Heard()
+    with pytest.raises(UserError) as raised:
+        judged.evaluate(5, stage, console, {})
+    said = str(raised.value)
+    assert said.startswith(
+        f"ppo: {role} gave 6 of 12 held-out responses a score that is not finite: "
+        "nan for row 1, prompt 'a b', response "
+    )
+    assert re.findall(r"nan for row (\d+)", said) == ["1", "3", "5"]
+    assert said.endswith("; and 3 more; mend it, or fork the last checkpoint with another")
+    assert read_lines(tmp_path / "ppo" / "samples.jsonl") == []
+    assert (console.shown, console.said) == ([], [])
 
 
 def sequences_of(rollout: Rollout) -> list[list[int]]:
@@ -84,12 +124,13 @@ def sequences_of(rollout: Rollout) -> list[list[int]]:
 
 def test_every_evaluation_draws_the_same_numbers(tmp_path: Path) -> None:
     judged, stage = held_out(), begin_stage(tmp_path, "ppo")
-    assert judged.evaluate(1, stage, Heard()) == judged.evaluate(7, stage, Heard())
+    first = judged.evaluate(1, stage, Heard(), {})
+    assert judged.evaluate(7, stage, Heard(), first[1]) == first  # and nothing has fallen since
 
 
 def test_samples_are_kept_and_shown(tmp_path: Path) -> None:
     judged, stage, console = held_out(), begin_stage(tmp_path, "ppo"), Heard()
-    judged.evaluate(5, stage, console)
+    judged.evaluate(5, stage, console, {})
     lines = read_lines(tmp_path / "ppo" / "samples.jsonl")
     assert [line["iteration"] for line in lines] == [5] * 8
     assert set(lines[0]) == {"iteration", "prompt", "response", "score", "kl", "ended"}
@@ -99,7 +140,7 @@ def test_samples_are_kept_and_shown(tmp_path: Path) -> None:
 
 def test_a_start_that_hardly_ends_is_named_once(tmp_path: Path) -> None:
     console = Heard()
-    metrics = held_out().evaluate(0, begin_stage(tmp_path, "ppo"), console)
+    metrics, _ = held_out().evaluate(0, begin_stage(tmp_path, "ppo"), console, {})
     assert metrics["eval/ended"] < 0.5
     assert console.said == [
         f"ppo: warning: {1 - metrics['eval/ended']:.0%} of the responses never end within 2 tokens and are scored as "

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,15 +13,18 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
+from keel.engines.base import Scorer
 from keel.engines.sampler import CachedSampler
 from keel.errors import UserError
 from keel.functional.closed_form import objective, optimal_policy
 from keel.pipeline.ppo_state import PPOState, planned_coef
+from keel.records import Samples, Scores
 from keel.runs.metrics import read_lines
 from tests.checkpoints import weights_in
 from tests.pipeline.support import (
     Heard,
     StopAt,
+    TableScorer,
     all_responses,
     begin_stage,
     exact_distribution,
@@ -289,6 +293,35 @@ def test_an_alarm_is_said_once_also_by_a_run_that_was_interrupted(tmp_path: Path
         cut.train(begin_stage(tmp_path / "cut", "ppo"), heard)
     run().train(begin_stage(tmp_path / "cut", "ppo"), heard)
     assert [text for text in heard.said if "alarm" in text] == [said]
+
+
+def test_a_judge_that_fails_once_loses_nothing(tmp_path: Path) -> None:
+    """The third evaluation is not finite; what had been measured against the peak goes on where it was."""
+    config, truth = toy_config(), TableScorer("truth", {key: -value for key, value in toy_scores(2).items()})
+
+    def run(judge: Scorer) -> Toy:
+        made = toy(config)
+        return replace(made, held_out=replace(made.held_out, utility=truth, judge=judge))
+
+    class FailsOnce(TableScorer):
+        calls = 0
+
+        def score(self, samples: Samples) -> Scores:
+            self.calls += 1
+            found = super().score(samples)
+            return replace(found, total=found.total * math.nan) if self.calls == 3 else found
+
+    alone = run(truth).train(begin_stage(tmp_path / "alone", "ppo"))
+    with pytest.raises(UserError, match=r"evaluate\.judge \(judge\) gave \d of 4 held-out responses"):
+        run(FailsOnce("judge", truth.table)).train(begin_stage(tmp_path / "cut", "ppo"))
+    assert [row["iteration"] for row in read_lines(tmp_path / "cut" / "ppo" / "metrics.jsonl")] == [0, 1]
+    assert run(truth).train(begin_stage(tmp_path / "cut", "ppo")) == alone
+    logs = [read_lines(tmp_path / name / "ppo" / "metrics.jsonl") for name in ("alone", "cut")]
+    assert timeless(logs[0]) == timeless(logs[1])
+    one, other = (tmp_path / name / "ppo" / "checkpoints" / "step-00000004" / "state.json" for name in ("alone", "cut"))
+    assert one.read_bytes() == other.read_bytes()
+    peaks = json.loads(one.read_text(encoding="utf-8"))["state"]["stage"]["ppo"]["peaks"]
+    assert {key: len(peak["values"]) for key, peak in peaks.items()} == {"eval/utility": 4, "eval/judge": 4}
 
 
 def test_the_kl_budget_ends_the_run(tmp_path: Path) -> None:

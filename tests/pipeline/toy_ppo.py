@@ -15,6 +15,7 @@ from keel.engines.learner import GradientLearner
 from keel.engines.losses import ppo_loss
 from keel.engines.sampler import CachedSampler
 from keel.engines.scorers import PolicyScorer, explain_ratio
+from keel.instruments.peaks import Peak
 from keel.models.policy import Policy
 from keel.pipeline.guards import RATIO_TOLERANCE
 from keel.pipeline.heldout import HeldOut
@@ -135,7 +136,14 @@ class Scripted(HeldOut):
     utilities: tuple[float, ...] = ()
     kl: float = 0.0
 
-    def evaluate(self, iteration: int, stage: StageRun, console: Console) -> dict[str, float]:
+    def evaluate(
+        self, iteration: int, stage: StageRun, console: Console, peaks: Mapping[str, Peak]
+    ) -> tuple[dict[str, float], dict[str, Peak]]:
         objective, kl = self.objectives[iteration], self.kl * iteration
         metrics = {"eval/objective": objective, "eval/scores": objective, "eval/kl": kl}
-        return metrics | ({"eval/utility": self.utilities[iteration]} if self.utilities else {})
+        if not self.utilities:
+            return metrics, {}
+        values = [self.utilities[iteration]] * 16
+        peak = peaks.get("eval/utility", Peak(iteration, tuple(values))).or_higher(iteration, values)
+        measured = {"": values[0], "/peak": peak.iteration, "/fall_error": peak.fall_error(values)}
+        return metrics | {f"eval/utility{name}": value for name, value in measured.items()}, {"eval/utility": peak}

@@ -163,6 +163,7 @@ def _ppo() -> list[dict[str, Any]]:
             row |= {"reward/reward/std": 1.0, "reward/reward/cut": 0.0}
         if iteration % 10 == 0:
             row |= {"eval/scores": iteration / 40, "eval/kl": iteration / 20, "eval/utility": utility_at(iteration)}
+            row |= {"eval/utility/peak": min(iteration, 40), "eval/utility/fall_error": 0.005}
         rows.append(row)
     return rows
 

@@ -6,14 +6,17 @@ import math
 import os
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from keel.report.against_kl import frontier_panels, held_out_panels, truth_panels
 from keel.report.curves import ppo_panels, reward_panels, sft_panels, sources
 from keel.report.figures import Panel
+from keel.report.sections import stages
+from keel.runs.layout import FORKED
 from keel.runs.read import RunView, read_run
-from tests.report.support import evaluation, make_run, utility_at, write_lines
+from tests.report.support import evaluation, make_run, utility_at, write_json, write_lines
 
 
 @pytest.fixture
@@ -98,6 +101,33 @@ def test_what_is_not_trained_on_is_drawn_with_the_laws_and_best_of_n(tmp_path: P
         "true utility",
         "judge",
     ]
+
+
+def test_a_fork_that_is_measured_otherwise_is_drawn_from_the_fork_on(tmp_path: Path) -> None:
+    """At iteration 1 the truth became ten times as large, and 100 more: by it the law d (20 − 5 d) from there on."""
+    distances = [0.0, 0.5, 1.0, 2.0, 3.0, 4.0]
+    rows = [
+        {
+            "iteration": at,
+            "eval/kl": d * d,
+            "eval/scores": d,
+            "eval/utility": d if at < 2 else 100 + 10 * d * (2 - 0.5 * d),
+        }
+        for at, d in enumerate(distances)
+    ]
+    run = with_ppo(tmp_path, rows)
+    fork: dict[str, Any] = {"source": "old/ppo", "step": 1, "sha256": "", "changed": [], "measured_since": 1}
+    write_json(run.stages["ppo"].path / FORKED, fork)
+    curves = {curve.label: curve for curve in titled(held_out_panels([run]), "True utility against KL").curves}
+    assert list(curves["while training"].xs) == [1.0, 4.0, 9.0, 16.0]
+    linear = curves["d (20.00 − 5.00 d)"]
+    assert (linear.xs[0], linear.xs[-1]) == (1.0, 16.0)
+    assert [linear.ys[0], linear.ys[-1]] == pytest.approx([115.0, 100.0])
+    truth = {curve.label: curve for curve in titled(truth_panels([run]), "Proxy and truth").curves}["true utility"]
+    assert list(truth.xs) == [2, 3, 4, 5]
+    section = next(part for part in stages([run]) if part.anchor == "ppo")
+    assert {row.label: row.values for row in section.rows}["held-out true utility"] == ("115.00 → 100.00",)
+    assert any("was forked at iteration 1 and measured otherwise from there" in note for note in section.notes)
 
 
 def test_the_members_of_an_ensemble_have_a_figure_and_are_no_reward_of_their_own(tmp_path: Path) -> None:

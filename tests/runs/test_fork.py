@@ -12,7 +12,7 @@ import pytest
 
 from keel.errors import UserError
 from keel.runs.checkpoint import step_path
-from keel.runs.fork import Fork, ForkPoint
+from keel.runs.fork import Fork, ForkPoint, measured_otherwise, measured_since, scored_otherwise
 from keel.runs.identity import Identity
 from keel.runs.metrics import read_lines
 from tests.runs.support import PPO, SFT, complete, opened, other, weight_in, weight_of
@@ -90,6 +90,41 @@ def test_where_it_comes_from_is_part_of_what_it_is(old: Path, tmp_path: Path) ->
         run.stage("ppo", other(PPO, ppo__lr=3e-5))
     with opened(tmp_path / "plain", reuse=tmp_path / "new") as run:
         assert not run.stage("ppo", CHANGED).finished  # a run of the recipe alone is another thing
+
+
+@pytest.mark.parametrize(
+    ("key", "otherwise"),
+    [
+        *((key, "scored") for key in ("rewards.few.weight", "input reward few", "input template of few")),
+        *((key, "measured") for key in ("judge.weight", "input evaluate.judge", "input template of evaluate.judge")),
+        *((key, "measured") for key in ("ppo.evaluate.utility", "input utility", "ppo.evaluate.count", "seed")),
+        *(
+            (key, "measured")
+            for key in ("ppo.prompts.path", "input ppo.evaluate.prompts[0]", "ppo.sampling.temperature")
+        ),
+        *(
+            (key, "")
+            for key in ("ppo.evaluate.every", "ppo.update.lr", "ppo.kl.coef", "ppo.iterations", "model.precision")
+        ),
+    ],
+)
+def test_what_makes_held_out_scores_incomparable(key: str, otherwise: str) -> None:
+    assert scored_otherwise({"ppo.kl.coef", key}) == (otherwise == "scored")
+    assert measured_otherwise({"ppo.kl.coef", key}) == (otherwise != "")
+
+
+def test_a_fork_knows_since_when_its_held_out_scores_are_of_one_scale(old: Path, tmp_path: Path) -> None:
+    def forked(source: Path, name: str, step: int, identity: Identity) -> int | None:
+        with opened(tmp_path / name, fork=ForkPoint(source, "ppo", step)) as run:
+            run.stage("ppo", identity)
+        return measured_since(tmp_path / name / "ppo")
+
+    assert measured_since(old / "ppo") is None
+    assert forked(old, "faster", 3, CHANGED) is None
+    paid_otherwise = Identity({**PPO.config, "rewards.few.weight": 0.5}, PPO.inputs)
+    assert forked(old, "paid", 3, paid_otherwise) == 3
+    paid_faster = other(paid_otherwise, ppo__lr=2e-5)
+    assert forked(tmp_path / "paid", "later", 3, paid_faster) == 3  # what came before is in its lines still
 
 
 def test_a_fork_of_a_fork_is_compared_by_its_settings(old: Path, tmp_path: Path) -> None:

@@ -8,10 +8,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import TypeVar
+
+from keel.instruments.peaks import least_fall
 
 Row = Mapping[str, float | None]
+R = TypeVar("R", bound=Row)
 Watch = Callable[[Sequence[Row]], str | None]
+Instrument = tuple[str, Watch, bool]  # its name, and whether its alarm is grave
 
 LEAST_SURPRISE, MOST_SURPRISE = 0.25, 1.25  # times what it was at the start
 LEAST_VARIETY = 1 / 3  # likewise, of distinct pairs of tokens
@@ -19,7 +24,6 @@ MOST_REPETITION = 0.05  # above what it was at the start
 MOST_CORRELATION = 0.8
 MOST_DISAGREEMENT = 1.5  # times what it was at the start
 AFTER = 2  # evaluations in a row, unless the recipe says otherwise
-ERRORS = 2  # standard errors by which the held-out score must have fallen
 _HELD_OUT = (("true utility", "eval/utility"), ("judge's score", "eval/judge"))
 _DISAGREEMENT = ("eval/reward/", "/disagreement")
 
@@ -38,15 +42,31 @@ class Alarm:
     def standing(self) -> bool:
         return bool(self.latest)
 
+    def with_note(self, note: str) -> Alarm:
+        return replace(self, raised=self.raised + note, latest=self.latest and self.latest + note)
 
-def alarms(rows: Sequence[Row], after: int) -> list[Alarm]:
-    """All alarms that the lines `rows` of ppo's metrics raise at `after` evaluations in a row, in their order."""
+
+def alarms(rows: Sequence[Row], after: int, since: int | None = None) -> list[Alarm]:
+    """All alarms that the lines `rows` of ppo's metrics raise at `after` evaluations in a row, in their order.
+
+    With `since` (`Fork.measured_since`) no score is compared with one of that iteration or an earlier one.
+    """
     evaluations = [row for row in rows if _value(row, "eval/scores") is not None]
-    found = [alarm for instrument in _instruments(evaluations) for alarm in _raised(evaluations, instrument, after)]
+    scored = comparable(evaluations, since)
+    note = "" if since is None else f" (counted from the fork at iteration {since}; before it was measured otherwise)"
+    found = [
+        *(alarm.with_note(note) for one in _of_scores(scored) for alarm in _raised(scored, one, after)),
+        *(alarm for one in _OF_TEXTS for alarm in _raised(evaluations, one, after)),
+    ]
     return sorted(found, key=lambda alarm: alarm.iteration)
 
 
-def _raised(evaluations: Sequence[Row], instrument: tuple[str, Watch, bool], after: int) -> Iterator[Alarm]:
+def comparable(rows: Sequence[R], since: int | None) -> list[R]:
+    """The lines whose scores are of one scale: those after `since`, where it is given."""
+    return [row for row in rows if since is None or (row["iteration"] or 0) > since]
+
+
+def _raised(evaluations: Sequence[Row], instrument: Instrument, after: int) -> Iterator[Alarm]:
     name, watch, grave = instrument
     streak: list[tuple[int, str]] = []
     for number in range(1, len(evaluations)):
@@ -61,14 +81,11 @@ def _raised(evaluations: Sequence[Row], instrument: tuple[str, Watch, bool], aft
         yield Alarm(name, *streak[after - 1], latest=streak[-1][1], grave=grave)
 
 
-def _instruments(evaluations: Sequence[Row]) -> Iterator[tuple[str, Watch, bool]]:
-    """Every instrument by its name, and whether its alarm is grave."""
+def _of_scores(evaluations: Sequence[Row]) -> Iterator[Instrument]:
+    """Those that go by a score of one scale."""
     for name, key in _HELD_OUT:
         yield name, _proxy_against(name, key), True
     yield "length", _correlation, False
-    yield "entropy", _surprise, False
-    yield "variety", _variety, False
-    yield "repetition", _repetition, False
     before, behind = _DISAGREEMENT
     for key in evaluations[0] if evaluations else ():
         if key.startswith(before) and key.endswith(behind):
@@ -80,21 +97,20 @@ def _proxy_against(name: str, key: str) -> Watch:
     """Falls by more than chance from its peak while the score that is trained on lies above what it was there."""
 
     def watch(history: Sequence[Row]) -> str | None:
-        values = [_value(row, key) for row in history]
-        if None in values[-1:] or values[0] is None:
+        now = history[-1]
+        peak = next((row for row in history if row["iteration"] == now.get(f"{key}/peak")), None)
+        if peak is None:
             return None
-        peak = max(range(len(values)), key=lambda at: -math.inf if (value := values[at]) is None else value)
-        top, now = values[peak], values[-1]
-        scores = _value(history[peak], "eval/scores"), _value(history[-1], "eval/scores")
-        assert top is not None
-        assert now is not None
-        noise = ERRORS * (_value(history[-1], f"{key}/standard_error") or 0.0)
-        if scores[0] is None or scores[1] is None or top - now <= noise or scores[1] <= scores[0]:
+        top, value, error = _value(peak, key), _value(now, key), _value(now, f"{key}/fall_error")
+        before, score = _value(peak, "eval/scores"), _value(now, "eval/scores")
+        if top is None or value is None or error is None or before is None or score is None:
+            return None
+        if top - value <= least_fall(len(history) - 1) * error or score <= before:
             return None
         return (
-            f"over-optimisation: the {name} peaked at iteration {history[peak]['iteration']:.0f} and fell from "
-            f"{_number(top)} to {_number(now)}, while the score rose on from {_number(scores[0])} to "
-            f"{_number(scores[1])}; end at the peak (stop_at_peak), a larger kl.coef, an ensemble, or fresh comparisons"
+            f"over-optimisation: the {name} peaked at iteration {peak['iteration']:.0f} and fell from "
+            f"{_number(top)} to {_number(value)}, while the score rose on from {_number(before)} to "
+            f"{_number(score)}; end at the peak (stop_at_peak), a larger kl.coef, an ensemble, or fresh comparisons"
         )
 
     return watch
@@ -127,6 +143,13 @@ def _repetition(history: Sequence[Row]) -> str | None:
     if start is None or now is None or now <= start + MOST_REPETITION:
         return None
     return f"the responses repeat themselves: {now:.0%} of their four-grams, where it was {start:.0%}"
+
+
+_OF_TEXTS: tuple[Instrument, ...] = (
+    ("entropy", _surprise, False),
+    ("variety", _variety, False),
+    ("repetition", _repetition, False),
+)
 
 
 def _apart(key: str, name: str) -> Watch:

@@ -14,7 +14,9 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
+import numpy.typing as npt
 
+Array = npt.NDArray[np.float64]
 Law = Literal["linear", "log"]
 LAWS: dict[Law, str] = {"linear": "d (α − β d)", "log": "d (α − β log d)"}
 HELD_OUT = ("eval/utility", "eval/judge")  # what is not trained on
@@ -50,24 +52,31 @@ class Fit:
 
 
 def fit(law: Law, distances: Sequence[float], gains: Sequence[float]) -> Fit | None:
-    """The least-squares α and β from points (d, R), those at d ≤ 0 left out; None where fewer than three are left.
+    """The least-squares α and β from points (d, R), the gains over the first of them, which is d = 0 for a whole run.
 
-    ValueError where the two are not equally many.
+    The first says nothing itself, nor do those at d ≤ 0; None where fewer than three are left. ValueError where the
+    two are not equally many.
     """
     if len(distances) != len(gains):
         raise ValueError(f"{len(distances)} distances and {len(gains)} gains; one is needed for each")
-    points = np.array([(d, r) for d, r in zip(distances, gains, strict=True) if d > 0], dtype=np.float64)
+    points = [(d, r) for d, r in zip(distances[1:], gains[1:], strict=True) if d > 0]
     if len(points) < _LEAST_POINTS:
         return None
-    d, r = points.T
-    basis = np.stack([d, -d * (d if law == "linear" else np.log(d))], axis=1)
+    d, r = np.array(points, dtype=np.float64).T
+    basis = _basis(law, d) - _basis(law, np.array(distances[:1]))
     (alpha, beta), *_ = np.linalg.lstsq(basis, r, rcond=None)
     error = float(np.sqrt(np.mean((basis @ [alpha, beta] - r) ** 2)))
     return Fit(law, float(alpha), float(beta), error)
 
 
+def _basis(law: Law, d: Array) -> Array:
+    """What α and β are multiplied with, [n, 2]."""
+    bent = d if law == "linear" else np.log(np.where(d > 0, d, 1.0))
+    return np.stack([d, -d * bent], axis=1)
+
+
 def path(rows: Sequence[Mapping[str, float | None]], key: str) -> tuple[list[float], list[float]]:
-    """d = √KL and the gain over the start, of a held-out metric in the lines of ppo's metrics."""
+    """d = √KL and the gain over the first evaluation, of a held-out metric in the lines of ppo's metrics."""
     found = [(row.get("eval/kl"), row.get(key)) for row in rows]
     points = [(kl, value) for kl, value in found if kl is not None and value is not None and math.isfinite(kl + value)]
     return [math.sqrt(max(kl, 0.0)) for kl, _ in points], [value - points[0][1] for _, value in points]

@@ -12,6 +12,7 @@ from keel.errors import UserError
 from keel.instruments.alarms import alarms
 from keel.pipeline.measures import ratio_off, sampler_gap
 from keel.records import Rollout
+from keel.runs.fork import measured_since
 from keel.runs.layout import METRICS
 from keel.runs.metrics import read_lines
 from keel.runs.run import StageRun
@@ -99,7 +100,7 @@ def watch_instruments(stage: StageRun, after: int, say: Callable[[str], None]) -
     What was logged is all that they go by, so a resumed run says what an uninterrupted one does.
     """
     rows = read_lines(stage.path / METRICS)
-    for alarm in alarms(rows, after):
+    for alarm in alarms(rows, after, measured_since(stage.path)):
         if alarm.iteration == rows[-1]["iteration"]:
             say(f"ppo: alarm: {alarm.raised}.")
 

@@ -2,23 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from keel.config.sampling import SamplingConfig
 from keel.engines.base import DrawKey, Scorer
+from keel.errors import UserError
 from keel.functional.masked import Moments, masked_mean
+from keel.instruments.peaks import Peak
 from keel.pipeline.measures import correlation, disagreements, kl_per_response, sampler_gap, text_metrics
 from keel.pipeline.rollouts import Actors, collect_rollout
-from keel.records import PromptItem, Rollout
+from keel.records import PromptItem, Rollout, Samples, Scores
 from keel.runs.console import Console
 from keel.runs.run import StageRun
 from keel.seeds import Draws
+from keel.user_functions import place
 
 _SHOWN = 3
+_SPELLED = 3  # responses that a sentence names
 _KEPT = 8
 _TRUNCATED_WARNING = 0.5
 
@@ -38,8 +43,14 @@ class HeldOut:
     )  # refuses what is not as it says
     judge: Scorer | None = field(default=None, kw_only=True)  # a reward that is not trained on
 
-    def evaluate(self, iteration: int, stage: StageRun, console: Console) -> dict[str, float]:
-        """Metrics `eval/…`; a few responses go to the stage's samples and to the screen."""
+    def evaluate(
+        self, iteration: int, stage: StageRun, console: Console, peaks: Mapping[str, Peak]
+    ) -> tuple[dict[str, float], dict[str, Peak]]:
+        """Metrics `eval/…`, and the peaks of the held-out scores so far, by metric, once this evaluation is in.
+
+        A few responses go to the stage's samples and to the screen. Raises RolloutFault or UserError, before anything
+        is logged, where a number is not finite.
+        """
         key = DrawKey(self.draws, "held-out", iteration=0)
         rollout = collect_rollout(self.actors, self.prompts, self.sampling, key)
         self.check(rollout)
@@ -57,12 +68,8 @@ class HeldOut:
         }
         if rollout.sampler_logprobs is not None:
             metrics["eval/sampler_gap_rms"] = sampler_gap(rollout)
-        if self.utility is not None:
-            found = Moments.of(self.utility.score(rollout.samples).total)
-            metrics |= {"eval/utility": found.mean, "eval/utility/standard_error": found.standard_error}
-        if self.judge is not None:
-            found = Moments.of(self.judge.score(rollout.samples).total)
-            metrics |= {"eval/judge": found.mean, "eval/judge/standard_error": found.standard_error}
+        judged, reached = self._not_trained_on(rollout.samples, iteration, peaks)
+        metrics |= judged
         rows = _sample_rows(rollout, kl)
         stage.log_samples(iteration, rows)
         console.samples(stage.name, rows[:_SHOWN])
@@ -72,7 +79,44 @@ class HeldOut:
                 f"{self.sampling.max_new_tokens} tokens and are scored as they stand; raise sampling.max_new_tokens or "
                 "set shaping.eos_penalty if that is not meant."
             )
-        return metrics
+        return metrics, reached
+
+    def _not_trained_on(
+        self, samples: Samples, iteration: int, peaks: Mapping[str, Peak]
+    ) -> tuple[dict[str, float], dict[str, Peak]]:
+        metrics: dict[str, float] = {}
+        reached: dict[str, Peak] = {}
+        for metric, scorer in (("eval/utility", self.utility), ("eval/judge", self.judge)):
+            if scorer is None:
+                continue
+            name = metric.removeprefix("eval/")
+            values = _finite(f"evaluate.{name}", scorer.score(samples), samples)
+            peak = peaks.get(metric, Peak(iteration, values)).or_higher(iteration, values)
+            found = Moments.of(torch.tensor(values, dtype=torch.float64))
+            reached[metric] = peak
+            metrics |= {
+                metric: found.mean,
+                f"eval/{name}/standard_error": found.standard_error,
+                f"eval/{name}/peak": peak.iteration,
+                f"eval/{name}/fall_error": peak.fall_error(values),
+            }
+        return metrics, reached
+
+
+def _finite(role: str, scores: Scores, samples: Samples) -> tuple[float, ...]:
+    """The scores of the responses. Raises UserError, naming who gave them, where one is not finite."""
+    bad = (~scores.total.isfinite()).nonzero().flatten().tolist()
+    if bad:
+        named = "; ".join(
+            f"{float(scores.total[row]):g} for {place(row, samples.prompts[row].text, samples.texts[row])}"
+            for row in bad[:_SPELLED]
+        )
+        more = f"; and {len(bad) - _SPELLED} more" if len(bad) > _SPELLED else ""
+        raise UserError(
+            f"ppo: {role} ({', '.join(scores.parts)}) gave {len(bad)} of {len(samples.texts)} held-out responses a "
+            f"score that is not finite: {named}{more}; mend it, or fork the last checkpoint with another"
+        )
+    return tuple(scores.total.tolist())
 
 
 def _sample_rows(rollout: Rollout, kl: Tensor) -> list[dict[str, Any]]:

@@ -19,6 +19,7 @@ from keel.engines.base import Ahead, DrawKey, Learner
 from keel.errors import UserError
 from keel.functional.masked import whiten
 from keel.functional.policy import importance_weights
+from keel.instruments.alarms import comparable
 from keel.instruments.fits import held_out_fits
 from keel.microbatches import tokens_of
 from keel.pipeline.credit import baseline, estimate_advantages, label_pairs, leash_in_loss, shape
@@ -38,6 +39,7 @@ from keel.pipeline.ppo_state import PPOState, planned_coef
 from keel.pipeline.rollouts import Actors, collect_rollout
 from keel.records import Credit, Leash, PolicyBatch, PromptItem, Rollout
 from keel.runs.console import Console
+from keel.runs.fork import measured_since
 from keel.runs.layout import METRICS
 from keel.runs.metrics import read_lines
 from keel.runs.run import StageRun
@@ -102,8 +104,8 @@ def train_ppo(
         watch_variation(rollout.scores.total, state.iteration, console.say)
         state = scheduled = state.next(metrics["objective/kl"], config.kl, config.rollout_batch, streak)
         if state.iteration % config.evaluate.every == 0 or state.iteration == config.iterations:
-            metrics |= _evaluate(held_out, state.iteration, stage, console)
-            state = state.judged(metrics, config)
+            evaluated, state = _evaluate(held_out, state, config, stage, console)
+            metrics |= evaluated
             scheduled = state if state.iteration % config.evaluate.every == 0 else scheduled
         stage.log(state.iteration, metrics)
         if "eval/scores" in metrics:
@@ -219,17 +221,21 @@ def policy_batches(
 
 def _begin(config: PPOConfig, held_out: HeldOut, engines: PPOEngines, stage: StageRun, console: Console) -> PPOState:
     """The state before the first iteration; the start's evaluation is line 0 of the metrics, and may stay the best."""
-    metrics = _evaluate(held_out, 0, stage, console)
+    state = PPOState(iteration=0, kl_coef=planned_coef(config.kl, 0))
+    metrics, state = _evaluate(held_out, state, config, stage, console)
     stage.log(0, metrics)
-    state = PPOState(iteration=0, kl_coef=planned_coef(config.kl, 0)).judged(metrics, config).heeding(stage)
+    state = state.heeding(stage)
     _checkpoint_if_due(config, stage, engines, state, state)
     return state
 
 
-def _evaluate(held_out: HeldOut, iteration: int, stage: StageRun, console: Console) -> dict[str, float]:
+def _evaluate(
+    held_out: HeldOut, state: PPOState, config: PPOConfig, stage: StageRun, console: Console
+) -> tuple[dict[str, float], PPOState]:
     started = time.perf_counter()
-    metrics = held_out.evaluate(iteration, stage, console)
-    return metrics | {"time/evaluation_seconds": time.perf_counter() - started}
+    metrics, peaks = held_out.evaluate(state.iteration, stage, console, state.peaks)
+    metrics["time/evaluation_seconds"] = time.perf_counter() - started
+    return metrics, replace(state, peaks=peaks).judged(metrics, config)
 
 
 def _restore(config: PPOConfig, stage: StageRun, engines: PPOEngines) -> PPOState | None:
@@ -292,7 +298,7 @@ def _publish(config: PPOConfig, engines: PPOEngines, state: PPOState, stage: Sta
         "best_iteration": state.best_iteration,
         "best_objective": state.best_objective,
         "model_of_iteration": taken,
-        "fits": held_out_fits(evaluated),
+        "fits": held_out_fits(comparable(evaluated, measured_since(stage.path))),
     }
 
 

@@ -12,6 +12,8 @@ from keel.config.kl import KLConfig
 from keel.config.ppo import PPOConfig
 from keel.functional.kl import adaptive_kl_coef, annealed_kl_coef, dual_kl_coef
 from keel.functional.masked import Moments
+from keel.instruments.peaks import Peak
+from keel.runs.fork import measured_otherwise, scored_otherwise
 from keel.runs.run import StageRun
 
 
@@ -34,6 +36,7 @@ class PPOState:
     best_objective: float | None = None  # with stop_at_peak the held-out score
     evaluations_since_best: int = 0
     skipped: int = 0  # minibatches left out, because their loss or gradient was not finite
+    peaks: Mapping[str, Peak] = field(default_factory=dict)  # of the held-out scores, by metric
     stopped: str = ""  # why the run ended before its last iteration
 
     @property
@@ -42,11 +45,13 @@ class PPOState:
         return (self.score_moments.std or 1.0) if self.score_moments.count else 1.0
 
     def to_dict(self) -> dict[str, Any]:
-        return asdict(self)
+        peaks = {key: {"iteration": one.iteration, "values": list(one.values)} for key, one in self.peaks.items()}
+        return asdict(self) | {"peaks": peaks}
 
     @classmethod
     def from_dict(cls, content: Mapping[str, Any]) -> PPOState:
-        return cls(**{**content, "score_moments": Moments(**content["score_moments"])})
+        peaks = {key: Peak(one["iteration"], tuple(one["values"])) for key, one in content["peaks"].items()}
+        return cls(**{**content, "score_moments": Moments(**content["score_moments"]), "peaks": peaks})
 
     def seeing(self, scores: Tensor, config: PPOConfig) -> PPOState:
         """The state with the running moments of the scores [B] just drawn, where they are used."""
@@ -94,5 +99,6 @@ class PPOState:
             return self
         starts = {"ppo.kl.coef", "ppo.kl.kind", "ppo.kl.anneal_from", "ppo.kl.anneal_over"}
         coef = planned_coef(config.kl, self.iteration) if changed & starts else self.kl_coef
-        moments = Moments.empty() if any(key.startswith("rewards") for key in changed) else self.score_moments
-        return PPOState(iteration=self.iteration, kl_coef=coef, score_moments=moments)
+        moments = Moments.empty() if scored_otherwise(changed) else self.score_moments
+        peaks = {} if measured_otherwise(changed) else self.peaks
+        return PPOState(iteration=self.iteration, kl_coef=coef, score_moments=moments, peaks=peaks)

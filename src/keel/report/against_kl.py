@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from keel.instruments.fits import LAWS, Law, fit, path
 from keel.report.curves import sources
 from keel.report.figures import Curve, Panel, run_colour
-from keel.report.numbers import dig, joined, known, number, series
+from keel.report.numbers import dig, joined, known, number, one_scale, series
 from keel.runs.read import RunView, StageView
 
 _ACROSS = "KL to the reference, nats (square-root scale)"
@@ -19,7 +19,7 @@ def frontier_panels(runs: Sequence[RunView]) -> list[Panel]:
     """The rewards against the square root of the KL, with what a KL can buy."""
     proxy: list[Curve] = []
     for index, run in enumerate(runs):
-        evaluate, ppo = run.stages.get("evaluate"), run.stages.get("ppo")
+        evaluate, ppo = run.stages.get("evaluate"), one_scale(run.stages.get("ppo"))
         found, colour = evaluate.summary if evaluate else None, run_colour(index)
         proxy += _bound(dig(found, "frontier"), "ink" if len(runs) == 1 else colour)
         if _same_judge(run):
@@ -44,7 +44,7 @@ def held_out_panels(runs: Sequence[RunView]) -> list[Panel]:
     judged: list[Curve] = []
     alone = len(runs) == 1
     for index, run in enumerate(runs):
-        evaluate, ppo = run.stages.get("evaluate"), run.stages.get("ppo")
+        evaluate, ppo = run.stages.get("evaluate"), one_scale(run.stages.get("ppo"))
         found, colour = evaluate.summary if evaluate else None, run_colour(index)
         true += _bent(ppo, "eval/utility", colour, alone=alone)
         true += [_best_of(dig(found, "frontier", "best_of_n_utility"), "ink" if alone else colour)]
@@ -79,8 +79,9 @@ def _bent(ppo: StageView | None, key: str, colour: str, *, alone: bool) -> list[
         one = fit(law, distances, gains)
         if one is not None:
             words = f"d ({number(one.alpha)} − {number(one.beta)} {'d' if law == 'linear' else 'log d'})"
-            grid = [max(distances) * step / _CURVE_POINTS for step in range(_CURVE_POINTS + 1)]
-            ys = [found.ys[0] + one.gain(d) for d in grid]
+            low, high = min(distances), max(distances)
+            grid = [low + (high - low) * step / _CURVE_POINTS for step in range(_CURVE_POINTS + 1)]
+            ys = [found.ys[0] + one.gain(d) - one.gain(distances[0]) for d in grid]
             curves.append(Curve([d * d for d in grid], ys, colour, style, label=words if alone else LAWS[law]))
     return curves
 
@@ -122,22 +123,25 @@ def _same_judge(run: RunView) -> bool:
 
 def truth_panels(runs: Sequence[RunView]) -> list[Panel]:
     """The proxy and what it stands for, over the iterations; empty where the true utility is not known."""
-    found = [source for source in sources(runs, "ppo") if series(source.stage, "eval/utility")]
     gains: list[Curve] = []
     paths: list[Curve] = []
-    for source in found:
-        score, utility = series(source.stage, "eval/scores"), series(source.stage, "eval/utility")
+    for source in sources(runs, "ppo"):
+        stage = one_scale(source.stage)
+        score, utility = series(stage, "eval/scores"), series(stage, "eval/utility")
+        if not utility:
+            continue
         gains.append(Curve(score.xs, _share_of_gain(score.ys), source.colour, label="score (proxy)"))
         gains.append(Curve(utility.xs, _share_of_gain(utility.ys), source.colour, "dashed", label="true utility"))
-        if judge := series(source.stage, "eval/judge"):
+        if judge := series(stage, "eval/judge"):
             gains.append(Curve(judge.xs, _share_of_gain(judge.ys), source.colour, "dotted", label="judge"))
-        way = joined(source.stage, "eval/scores", "eval/utility")
+        way = joined(stage, "eval/scores", "eval/utility")
         paths.append(Curve(way.xs, way.ys, source.colour, marker="."))
         paths.append(Curve(way.xs[-1:], way.ys[-1:], source.colour, sizes=[60], label="end of training"))
     return [
         Panel(
             "Proxy and truth",
-            "Change since the start, each as a share of its own largest. Healthy: they rise together.",
+            "Change since the start (of a fork that changed the scores: since the fork), each as a share of its own "
+            "largest. Healthy: they rise together.",
             gains,
             percent=True,
         ),

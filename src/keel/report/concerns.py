@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from keel.instruments.alarms import AFTER, alarms
 from keel.report import assessment
 from keel.report.facts import reliability_note, sentence, summary
-from keel.report.numbers import dig, known, number, percent, percent_range, series
+from keel.report.numbers import dig, known, number, one_scale, percent, percent_range, series
+from keel.runs.fork import measured_since
 from keel.runs.read import RunView, StageView
 
 _OVERFIT = 1.05  # validation loss at the end, as a multiple of its lowest
@@ -66,7 +67,8 @@ def instruments(run: RunView) -> list[Concern]:
     """The alarms of over-optimisation that PPO's last evaluations still raise."""
     ppo = run.stages.get("ppo")
     after = int(known(dig(run.recipe, "ppo", "evaluate", "alarm_after")) or AFTER)
-    standing = [alarm for alarm in alarms(ppo.metrics if ppo else [], after) if alarm.standing]
+    raised = alarms(ppo.metrics, after, measured_since(ppo.path)) if ppo else []
+    standing = [alarm for alarm in raised if alarm.standing]
     taken = known(summary(run, "ppo").get("model_of_iteration"))
     past = f"; the policy of iteration {taken:.0f}, before that, was handed on" if taken is not None else ""
     return [
@@ -127,7 +129,7 @@ def _ppo(run: RunView) -> Iterator[Concern | None]:
 
 
 def _falling_objective(ppo: StageView | None) -> Concern | None:
-    objective = series(ppo, "eval/objective")
+    objective = series(one_scale(ppo), "eval/objective")
     if len(objective.ys) < 2 or objective.ys[-1] >= objective.ys[0]:
         return None
     return Concern(

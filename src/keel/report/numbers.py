@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
+from keel.instruments.alarms import comparable
+from keel.runs.fork import measured_since
 from keel.runs.read import StageView
 
 ABSENT = "–"
@@ -36,6 +38,11 @@ def joined(stage: StageView | None, x_key: str, y_key: str) -> Series:
     at = dict(zip(ys.xs, ys.ys, strict=True))
     points = [(x, at[step]) for step, x in zip(xs.xs, xs.ys, strict=True) if step in at]
     return Series(tuple(x for x, _ in points), tuple(y for _, y in points))
+
+
+def one_scale(stage: StageView | None) -> StageView | None:
+    """The stage with those lines alone whose held-out scores can be compared: a fork's own, if it changed them."""
+    return stage and replace(stage, metrics=comparable(stage.metrics, measured_since(stage.path)))
 
 
 def dig(tree: Any, *keys: str) -> Any:

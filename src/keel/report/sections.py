@@ -10,8 +10,9 @@ from keel.report import against_kl, assessment, audit_section, curves, facts
 from keel.report.about import annotator, method, source, standing
 from keel.report.facts import Row, of_runs, summary
 from keel.report.figures import Panel
-from keel.report.numbers import ABSENT, count, dig, known, number, percent, series
+from keel.report.numbers import ABSENT, count, dig, known, number, one_scale, percent, series
 from keel.report.samples import Sample, first_comparisons
+from keel.runs.fork import measured_since
 from keel.runs.read import RunView
 
 Part = tuple[str, Callable[[Any], str]]
@@ -171,7 +172,7 @@ def _ppo(runs: Sequence[RunView]) -> Stage:
         "The policy is trained towards higher scores, held to the reference by the price β on every nat of KL. "
         "Arrows lead from the start to the end of training."
     )
-    notes = _missing(runs, "ppo") + _shared(runs, "ppo")
+    notes = _missing(runs, "ppo") + _shared(runs, "ppo") + _measured_otherwise(runs)
     panels = [*curves.ppo_panels(runs), *against_kl.truth_panels(runs), *against_kl.held_out_panels(runs)]
     return Stage("ppo", "PPO", lead, notes, of_runs(parts, runs), panels)
 
@@ -197,11 +198,25 @@ def _count(stage: str, key: str) -> Callable[[RunView], str]:
     return lambda run: count(summary(run, stage).get(key))
 
 
+def _measured_otherwise(runs: Sequence[RunView]) -> list[str]:
+    found = {name: run.stages.get("ppo") for name, run in zip(facts.labels(runs), runs, strict=True)}
+    forks = {name: measured_since(ppo.path) for name, ppo in found.items() if ppo is not None}
+    return [
+        f"{name} was forked at iteration {since} and measured otherwise from there: its held-out scores, their alarms "
+        "and their laws are those of the iterations after it."
+        for name, since in forks.items()
+        if since is not None
+    ]
+
+
 def _change(stage: str, metric: str, digits: int = 2) -> Callable[[RunView], str]:
-    """The metric's first and last value, or the one there is."""
+    """The metric's first and last value, or the one there is; of a held-out score those of one scale."""
 
     def form(run: RunView) -> str:
-        values = [number(value, digits) for value in series(run.stages.get(stage), metric).ys]
+        view = run.stages.get(stage)
+        if metric in ("eval/scores", "eval/utility", "eval/judge"):
+            view = one_scale(view)
+        values = [number(value, digits) for value in series(view, metric).ys]
         if len(set(values)) < 2:
             return values[0] if values else ABSENT
         return f"{values[0]} → {values[-1]}"

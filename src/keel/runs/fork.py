@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import re
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,11 @@ from keel.runs.layout import CHECKPOINTS, FORKED, IDENTITY, METRICS, SAMPLES, ST
 
 _INPUT = "fork"  # the checkpoint among the inputs of a forked stage's identity
 _TOKENIZER = "tokenizer"  # trained before the first step; the weights are for its ids
+_SCORES = re.compile(r"rewards\b|input (reward |template of (?!evaluate\.judge))")
+_HELD_OUT = re.compile(
+    r"judge\b|ppo\.(prompts|sampling|reference|evaluate\.(prompts|count|utility))\b|seed$|model\.chat_template$|"
+    r"input (ppo\.|evaluate\.judge$|utility$|reference$|chat_template$|template of evaluate\.judge$)"
+)
 _WEIGHTS = ("model.tune", "model.lora", "ppo.critic")  # settings that decide which weights train
 
 
@@ -76,16 +82,17 @@ class Fork:
     step: int
     sha256: str  # of the checkpoint's manifest, which has those of its files
     changed: tuple[str, ...]
+    measured_since: int | None = None  # the step of the last fork, this or an earlier one, that `measured_otherwise`
 
     @classmethod
     def read(cls, stage: Path) -> Fork | None:
         """The provenance of the stage in that directory, if it is forked."""
         known = files.read_json(stage / FORKED)
-        return None if known is None else cls(known["source"], known["step"], known["sha256"], tuple(known["changed"]))
+        return None if known is None else cls(**{**known, "changed": tuple(known["changed"])})
 
     @property
     def changed_keys(self) -> set[str]:
-        return {sentence.partition(":")[0] for sentence in self.changed}
+        return _keys(self.changed)
 
     def mark(self, identity: Identity) -> Identity:
         """The identity with the checkpoint as one more input."""
@@ -94,6 +101,25 @@ class Fork:
     def comes_from(self, point: ForkPoint) -> bool:
         """Whether `point` names this origin."""
         return Path(self.source) == point.path.resolve() and point.step in (None, self.step)
+
+
+def scored_otherwise(changed: Iterable[str]) -> bool:
+    """Whether one of the changed keys decides what a response is paid: scores before and after are of two scales."""
+    return any(_SCORES.match(key) for key in changed)
+
+
+def measured_otherwise(changed: Iterable[str]) -> bool:
+    """Whether what an evaluation on held-out prompts finds cannot be compared with what one found before the change:
+    by another reward, judge or utility, or of other responses though the policy be the same.
+    """
+    changed = set(changed)
+    return scored_otherwise(changed) or any(_HELD_OUT.match(key) for key in changed)
+
+
+def measured_since(stage: Path) -> int | None:
+    """The iteration after which the held-out scores in that directory's lines are of one scale; None: all are."""
+    fork = Fork.read(stage)
+    return None if fork is None else fork.measured_since
 
 
 def start(point: ForkPoint, path: Path, identity: Identity) -> Fork:
@@ -125,12 +151,18 @@ def start(point: ForkPoint, path: Path, identity: Identity) -> Fork:
         shutil.copytree(point.path / _TOKENIZER, beside / _TOKENIZER)
     was = _unmarked(Identity.read(point.path))
     digest = hash_file(copies / source.name / checkpoint.MANIFEST)
-    fork = Fork(str(point.path.resolve()), snapshot.step, digest, tuple(differences(was, identity)))
+    changed = tuple(differences(was, identity))
+    since = snapshot.step if measured_otherwise(_keys(changed)) else measured_since(point.path)
+    fork = Fork(str(point.path.resolve()), snapshot.step, digest, changed, since)
     files.write_json(beside / FORKED, vars(fork))
     files.write_json(beside / IDENTITY, fork.mark(identity).to_dict())
     files.sync_tree(beside)
     files.move(beside, path)
     return fork
+
+
+def _keys(changed: Iterable[str]) -> set[str]:
+    return {sentence.partition(":")[0] for sentence in changed}
 
 
 def _root(key: str) -> str | None:
