@@ -2,7 +2,8 @@ from __future__ import annotations
 
 import math
 import statistics
-from itertools import combinations
+from collections import Counter
+from itertools import combinations, product
 
 import pytest
 import torch
@@ -11,8 +12,8 @@ from torch.testing import assert_close
 
 from keel.functional.closed_form import (
     best_of_n_kl,
-    best_of_n_kl_with_ties,
     best_of_n_score,
+    estimated_best_of_n_kl,
     frontier,
     log_partition,
     objective,
@@ -188,15 +189,32 @@ def test_best_of_n_kl_is_the_limit_of_many_responses_and_an_upper_bound() -> Non
         assert 0 < best_of_n_kl(4) - exact < tolerance
 
 
-def test_ties_take_off_the_kl_what_their_law_says() -> None:
-    """Ten samples in three atoms of ½, 0.2 and 0.3: best of 3 is drawn from them with F^3 - F-^3."""
-    scores = torch.tensor([[0.0] * 5 + [1.0] * 2 + [7.0] * 3])
-    drawn, odds = [0.125, 0.343 - 0.125, 1 - 0.343], [0.5, 0.2, 0.3]
-    exact = sum(p * math.log(p / q) for p, q in zip(drawn, odds, strict=True))
-    assert best_of_n_kl_with_ties(scores, 3) == pytest.approx(exact)
-    nearly = scores + 1e-6 * torch.arange(10) / 10  # what rounding makes of equal scores
-    assert best_of_n_kl_with_ties(nearly, 3) == pytest.approx(exact)
-    assert best_of_n_kl_with_ties(torch.ones(2, 5), 4) == pytest.approx(0.0)  # nothing to choose
+@pytest.mark.parametrize("n", [1, 2, 3])
+def test_ties_take_off_the_kl_what_their_law_says(n: int) -> None:
+    """Ten samples in three atoms: the best of every one of the 10ⁿ draws, counted."""
+    scores = [0.0] * 5 + [1.0] * 2 + [7.0] * 3
+    drawn = Counter(max(draw) for draw in product(scores, repeat=n))
+    exact = sum(count / 10**n * math.log(count / 10**n * 10 / scores.count(atom)) for atom, count in drawn.items())
+    assert estimated_best_of_n_kl(torch.tensor([scores]), n) == pytest.approx(exact, abs=1e-12)
+    assert estimated_best_of_n_kl(torch.ones(2, 5), 4) == pytest.approx(0.0)  # nothing to choose
+
+
+@pytest.mark.parametrize("offset", [0.0, 0.499999, 0.5, 123.456])
+def test_equal_scores_tie_and_no_others_wherever_they_lie(offset: float) -> None:
+    pairs = torch.tensor([[0.0, 0.0, 1.0, 1.0]], dtype=torch.float64) + offset
+    nearly = pairs + torch.tensor([0.0, 1e-9, 0.0, 1e-9], dtype=torch.float64)
+    halves = 0.25 * math.log(0.5) + 0.75 * math.log(1.5)  # the best of two is the lower one in a quarter
+    assert estimated_best_of_n_kl(pairs, 2) == pytest.approx(halves)
+    assert estimated_best_of_n_kl(nearly, 2) == pytest.approx(best_of_n_kl(2))
+    apart = torch.tensor([[0.0, 1.0, 2.0, 1e9]]) + offset  # whatever one of them is
+    assert estimated_best_of_n_kl(apart, 2) == pytest.approx(best_of_n_kl(2))
+
+
+def test_ties_that_the_samples_do_not_show_are_missed() -> None:
+    """A fair coin: the best of 4 is heads but for one in sixteen."""
+    exact = 1 / 16 * math.log(1 / 8) + 15 / 16 * math.log(15 / 8)
+    assert estimated_best_of_n_kl(torch.tensor([[0.0, 1.0]]), 4) == pytest.approx(best_of_n_kl(4))
+    assert estimated_best_of_n_kl(torch.tensor([[0.0, 1.0] * 50]), 4) == pytest.approx(exact)
 
 
 def test_an_atom_among_continuous_scores() -> None:
@@ -207,9 +225,9 @@ def test_an_atom_among_continuous_scores() -> None:
     density = [n * u ** (n - 1) for u in middles if not 0.3 < u < 0.5]
     atom = 0.5**n - 0.3**n
     exact = sum(p * math.log(p) for p in density) / steps + atom * math.log(atom / 0.2)
-    assert best_of_n_kl_with_ties(scores, n) == pytest.approx(exact, abs=1e-6)
+    assert estimated_best_of_n_kl(scores, n) == pytest.approx(exact, abs=1e-6)
     both = torch.cat([scores, torch.arange(10.0)[None]])  # and a prompt without ties
-    assert best_of_n_kl_with_ties(both, n) == pytest.approx((exact + best_of_n_kl(n)) / 2, abs=1e-6)
+    assert estimated_best_of_n_kl(both, n) == pytest.approx((exact + best_of_n_kl(n)) / 2, abs=1e-6)
 
 
 @pytest.mark.parametrize("n", [1, 2, 5])

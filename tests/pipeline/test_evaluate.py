@@ -21,9 +21,9 @@ from keel.engines.learner import GradientLearner
 from keel.engines.losses import sft_loss
 from keel.engines.sampler import CachedSampler
 from keel.engines.scorers import PolicyScorer
-from keel.functional.closed_form import optimal_policy
+from keel.functional.closed_form import best_of_n_kl, optimal_policy
 from keel.pipeline.evaluate import EvaluateEngines, Judged, compare, describe, evaluate, likelihoods, spent
-from keel.records import EncodedRow, Sequences
+from keel.records import EncodedRow, Samples, Scores, Sequences
 from keel.runs.metrics import read_lines
 from keel.seeds import Draws
 from tests.pipeline.support import (
@@ -209,6 +209,22 @@ def test_the_curve_and_best_of_n() -> None:
     assert scores[1] == pytest.approx(best_of_two, abs=0.05)
 
 
+def test_a_response_that_is_drawn_twice_ties_however_its_score_was_rounded() -> None:
+    class Rounded(TableScorer):
+        def score(self, samples: Samples) -> Scores:
+            found = super().score(samples)
+            return replace(found, total=found.total + 1e-6 * torch.arange(len(found.total)))
+
+    distinct = {response: float(number) for number, response in enumerate(toy_scores(2))}
+    drawn = torch.zeros(1, 4), torch.zeros(1, 4), DRAWS
+    kls = [
+        [at for _, at, _ in spent(config_of(), replace(engines_of(), scorer=scorer), [PROMPT], *drawn)["best_of_n"]]
+        for scorer in (TableScorer("table", distinct), Rounded("table", distinct))
+    ]
+    assert kls[1] == pytest.approx(kls[0])
+    assert kls[0][-1] < best_of_n_kl(2048) - 1
+
+
 def test_beyond_log_n_the_bound_is_called_unreliable() -> None:
     config = config_of(frontier_samples=16)
     for kl, reliable in ((2.7, True), (2.8, False)):  # log 16 = 2.77
@@ -326,7 +342,7 @@ def test_without_a_known_truth_and_demonstrations_their_parts_are_left_out(tmp_p
     assert summary["frontier"]["reached"] is None
 
 
-def test_the_best_of_n_is_a_known_distance_further_away(tmp_path: Path) -> None:
+def test_the_best_of_n_is_at_most_a_known_distance_further_away(tmp_path: Path) -> None:
     engines = engines_of()
     best = replace(engines, policy_sampler=BestOfSampler(engines.policy_sampler, engines.scorer, 4))
     config = config_of(best_of=4, count=100, per_prompt=4, frontier_samples=16)
@@ -334,4 +350,5 @@ def test_the_best_of_n_is_a_known_distance_further_away(tmp_path: Path) -> None:
         config, best, [PROMPT] * 100, [], stage=begin_stage(tmp_path, "evaluate"), draws=DRAWS, console=Heard()
     )
     assert found["kl"] == pytest.approx(math.log(4) - 3 / 4, abs=1e-5)  # the sampler is the reference itself
+    assert found["best_of"] == 4
     assert found["score"]["win_rate"] > 0.7

@@ -44,6 +44,11 @@ def test_comparison_has_a_column_a_run_and_the_reference(tmp_path: Path) -> None
     assert rows["NLL of demonstrations"] == facts.Row("NLL of demonstrations", "0.31", ("0.55", "0.55"))
 
 
+def test_the_kl_of_the_best_of_n_is_an_upper_bound(tmp_path: Path) -> None:
+    rows = {row.label: row for row in facts.comparison([run_with(tmp_path / "best", best_of=4)])}
+    assert rows["KL (nats a response)"].values[0] == "≤ 3.46 ± 0.12"
+
+
 def test_comparison_leaves_out_what_nobody_knows(tmp_path: Path) -> None:
     run = read_run(make_run(tmp_path / "run", stages=("sft", "collect", "reward"), finished=("sft", "reward")))
     assert [row.label for row in facts.comparison([run])] == ["reward model right", "noise allows", "longer wins"]

@@ -16,8 +16,8 @@ from keel.records import PromptItem, Samples
 class BestOfSampler:
     """A sampler whose every response is the best of `n` of another's, by `scorer`; the first of those that tie.
 
-    The log-probabilities are those of the sampler that drew: best-of-n is `functional.closed_form.best_of_n_kl` nats
-    further away than they say.
+    The log-probabilities are those of the sampler that drew: best-of-n is up to `functional.closed_form.best_of_n_kl`
+    nats further away than they say.
     """
 
     def __init__(self, sampler: Sampler, scorer: Scorer, n: int) -> None:

@@ -12,8 +12,6 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-_GRAIN = 1e-5  # of the scores' spread: what batches and rounding make of equal ones
-
 
 def log_partition(ref_probs: Tensor, rewards: Tensor, beta: float) -> Tensor:
     """log Z = log sum_y pi_ref(y) exp(r(y) / beta), a scalar, from two tensors [K]; beta log Z is the optimum's J.
@@ -91,31 +89,31 @@ def _log_mean_exp(values: Tensor) -> Tensor:
 def best_of_n_kl(n: int) -> float:
     """KL in nats of best-of-n to its reference, log n - (n - 1)/n: exact without ties, else an upper bound.
 
-    ValueError for n < 1. Stiennon et al. (2020).
+    ValueError for n < 1. Stiennon et al. (2020); the bound: Beirami et al. (2024).
     """
     if n < 1:
         raise ValueError(f"n must be at least 1, got {n}")
     return math.log(n) - (n - 1) / n
 
 
-def best_of_n_kl_with_ties(scores: Tensor, n: int) -> float:
-    """The mean KL of best-of-n to its reference where some responses score alike, from `scores` [P, m].
+def estimated_best_of_n_kl(scores: Tensor, n: int) -> float:
+    """The mean KL of best-of-n to its reference where some responses tie, estimated from `scores` [P, m].
 
-    An atom of the score's law, from F- to F, is drawn with F^n - F-^n, which is the law of best-of-n whatever is
-    picked within the atom by the reference's own odds; what no other of the m samples equals is taken for continuous,
-    with the density n F^(n-1). Without ties it is `best_of_n_kl`, which is never less. Scores nearer to each other
-    than 1e-5 of their spread are equal. ValueError for n < 1.
+    Exact for the law of the samples, which stands in for the reference's own (a plug-in estimate): an atom of it, from
+    F- to F, is drawn with F^n - F-^n, which is the law of best-of-n whatever is picked within the atom by the
+    reference's own odds; what no other of the m samples equals is taken for continuous, with the density n F^(n-1).
+    Ties that m samples do not show are missed, those that they show have the share they happen to have. It never
+    exceeds `best_of_n_kl`, which it is without ties. Equal scores tie and no others: what is one response must have
+    one score. ValueError for n < 1.
     """
     bound = best_of_n_kl(n)
-    scores = scores.detach().cpu().double()
-    grain = float(scores.max() - scores.min()) * _GRAIN
-    kls = [bound - _lost_in_ties(row / grain if grain else row, n) for row in scores]
+    kls = [bound - _lost_in_ties(row, n) for row in scores.detach().cpu()]
     return sum(kls) / len(kls)
 
 
 def _lost_in_ties(scores: Tensor, n: int) -> float:
-    """What the atoms among `scores` [m], in units of the grain, take off the KL of a continuous law."""
-    counts = torch.unique(scores.round(), return_counts=True)[1].double()
+    """What the atoms among `scores` [m] take off the KL of a continuous law."""
+    counts = torch.unique(scores, return_counts=True)[1].double()
     upper = counts.cumsum(0) / counts.sum()
     lower = upper - counts / counts.sum()
 

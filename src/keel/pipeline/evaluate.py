@@ -13,7 +13,7 @@ from torch import Tensor
 from keel.batching import row_batches
 from keel.config.evaluate import EvaluateConfig
 from keel.engines.base import DrawKey, Sampler, Scorer, TokenScorer
-from keel.functional.closed_form import best_of_n_kl, best_of_n_kl_with_ties, best_of_n_score, frontier
+from keel.functional.closed_form import best_of_n_kl, best_of_n_score, estimated_best_of_n_kl, frontier
 from keel.functional.masked import Moments
 from keel.pipeline.measures import (
     correlation,
@@ -79,6 +79,7 @@ def evaluate(
         "per_prompt": config.per_prompt,
         "policy": describe(policy),
         "reference": describe(reference),
+        "best_of": config.best_of,
         "kl": float(kl.mean()),
         "kl_standard_error": _standard_error(kl),
         "kl_per_token": float(kl.sum()) / policy.samples.sequences.weight,
@@ -121,7 +122,10 @@ def _respond(
 
 
 def _kl(engines: EvaluateEngines, samples: Samples) -> Tensor:
-    """k1 summed over each response, nats [B]; of the best of n its distance to the policy that drew comes on top."""
+    """k1 summed over each response under the policy that drew it, nats [B].
+
+    What keeping the best of n adds is at most `best_of_n_kl(n)`, and less where scores tie.
+    """
     assert samples.logprobs is not None, "the configuration refuses truncated sampling here"
     return kl_per_response(
         samples.logprobs, engines.reference.logprobs(samples.sequences), samples.sequences.response_mask
@@ -197,8 +201,8 @@ def spent(
     """What share of the score that this KL can buy was reached (math.md §2), on the first frontier_prompts prompts.
 
     The bound is estimated from frontier_samples reference responses a prompt: reliable up to log(samples) nats;
-    the same bound from half of them shows how far it has converged. best-of-n is the yardstick of exact KL, and what
-    the true utility makes of it shows how far the score can be trusted when it is climbed.
+    the same bound from half of them shows how far it has converged. best-of-n is the yardstick that needs no training,
+    and what the true utility makes of it shows how far the score can be trusted when it is climbed.
     `reached` is None where the KL buys no more than the standard error of what was gained.
     """
     prompts = prompts[: config.frontier_prompts]
@@ -213,7 +217,8 @@ def spent(
     top = max(paid * 1.3, math.log(config.frontier_samples))
     grid = [top * (index / _CURVE_POINTS) ** 2 for index in range(_CURVE_POINTS + 1)]  # even in sqrt(KL)
     sizes = [2**power for power in range(int(math.log2(config.frontier_samples)) + 1)]
-    best_of = [(size, best_of_n_kl_with_ties(scores, size)) for size in sizes]
+    tied = _alike(scores, response_rows(samples.sequences))
+    best_of = [(size, estimated_best_of_n_kl(tied, size)) for size in sizes]
     truth = {}
     if engines.utility is not None:
         utility = engines.utility.score(samples).total.reshape(scores.shape)
@@ -233,6 +238,13 @@ def spent(
         "best_of_n": [[n, at, best_of_n_score(scores, n)] for n, at in best_of],
         **truth,
     }
+
+
+def _alike(scores: Tensor, responses: Sequence[Sequence[int]]) -> Tensor:
+    """`scores` [P, m] where a response that a prompt has twice has one score: batches round it in more than one way."""
+    per_prompt, first = scores.shape[1], dict[tuple[int, tuple[int, ...]], int]()
+    rows = [first.setdefault((row // per_prompt, tuple(tokens)), row) for row, tokens in enumerate(responses)]
+    return scores.flatten()[rows].reshape(scores.shape)
 
 
 def side_by_side(policy: Judged, reference: Judged, kl: Tensor) -> list[dict[str, Any]]:

@@ -134,7 +134,8 @@ def _with_interval(found: Any, *keys: str) -> str:
 
 def _kl(found: Any) -> str:
     kl, error = dig(found, "kl"), dig(found, "kl_standard_error")
-    return number(kl) if known(error) is None else f"{number(kl)} ± {number(error)}"
+    most = "≤ " if (known(dig(found, "best_of")) or 1) > 1 else ""  # ties would take something off
+    return most + (number(kl) if known(error) is None else f"{number(kl)} ± {number(error)}")
 
 
 def _reached(found: Any) -> str:
