@@ -17,8 +17,11 @@ from keel.engines.base import Scorer
 from keel.engines.sampler import CachedSampler
 from keel.errors import UserError
 from keel.functional.closed_form import objective, optimal_policy
+from keel.instruments.fits import held_out_fits
 from keel.pipeline.ppo_state import PPOState, planned_coef
 from keel.records import Samples, Scores
+from keel.runs.files import write_json
+from keel.runs.layout import FORKED, METRICS
 from keel.runs.metrics import read_lines
 from tests.checkpoints import weights_in
 from tests.pipeline.support import (
@@ -322,6 +325,33 @@ def test_a_judge_that_fails_once_loses_nothing(tmp_path: Path) -> None:
     assert one.read_bytes() == other.read_bytes()
     peaks = json.loads(one.read_text(encoding="utf-8"))["state"]["stage"]["ppo"]["peaks"]
     assert {key: len(peak["values"]) for key, peak in peaks.items()} == {"eval/utility": 4, "eval/judge": 4}
+
+
+def test_a_fork_whose_utility_changed_is_held_against_its_own_peak(tmp_path: Path) -> None:
+    """Ten times as much before the fork at 2; after it the peak is at 3, and all later evaluations lie below it."""
+    config = toy_config(iterations=6, evaluate={"alarm_after": 2})
+    utilities, objectives = [0.0, 5.0, 9.0, 0.9, 0.8, 0.5, 0.4], [0.1 * iteration for iteration in range(7)]
+    stage = begin_stage(tmp_path, "ppo")
+    cut = toy(config, objectives=objectives, utilities=utilities, held_out_kl=1.0)
+    _interrupt_after(cut, updates=5)
+    with pytest.raises(KeyboardInterrupt):
+        cut.train(stage)
+    fork = {
+        "step": 2,
+        "changed": ["ppo.evaluate.utility: a → b"],
+        "source": "old/ppo",
+        "sha256": "",
+        "measured_since": 2,
+    }
+    write_json(stage.path / FORKED, fork)
+    console = Heard()
+    summary = toy(config, objectives=objectives, utilities=utilities, held_out_kl=1.0).train(stage, console)
+    lines = read_lines(stage.path / METRICS)
+    assert [line["eval/utility/peak"] for line in lines] == [0, 1, 2, 3, 3, 3, 3]
+    (said,) = [text for text in console.said if "alarm" in text]
+    assert "the true utility peaked at iteration 3 and fell from 0.90 to 0.50" in said
+    assert said.endswith(" (counted from the fork at iteration 2; before it was measured otherwise).")
+    assert summary["fits"] == held_out_fits(lines[3:]) != held_out_fits(lines)
 
 
 def test_the_kl_budget_ends_the_run(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ import pytest
 
 from keel.report.concerns import concerns, instruments, spent_kl
 from keel.runs.read import RunView, read_run
-from tests.report.support import SUMMARIES, evaluation, make_run, write_lines
+from tests.report.support import SUMMARIES, evaluation, make_run, write_json, write_lines
 
 HEALTHY = {
     "objective/kl": 3.0,
@@ -96,6 +96,18 @@ def test_over_optimisation_is_noticed(tmp_path: Path) -> None:
         "while the score rose on from 1.00 to 1.75; "
     )
     assert [concern for concern in concerns(run) if concern.grave] == [found]
+
+
+def test_a_fall_from_what_another_reward_was_worth_is_none(tmp_path: Path) -> None:
+    run = read_run(make_run(tmp_path / "run"))
+    fork = {"source": "old/ppo", "step": 45, "sha256": "", "changed": [], "measured_since": 45}
+    write_json(run.stages["ppo"].path / "forked_from.json", fork)
+    assert instruments(run) == []
+    objective = {"eval/objective": [9.0, 9.0, 1.0, 2.0]}
+    fallen = run_with(tmp_path / "fallen", held_out=objective)
+    assert [concern.grave for concern in concerns(fallen)] == [True]
+    write_json(fallen.stages["ppo"].path / "forked_from.json", {**fork, "measured_since": 2})
+    assert concerns(fallen) == []
 
 
 def test_what_was_over_optimised_after_the_policy_that_was_handed_on_is_not_grave(tmp_path: Path) -> None:

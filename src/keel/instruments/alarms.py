@@ -110,7 +110,7 @@ def _proxy_against(name: str, key: str) -> Watch:
         return (
             f"over-optimisation: the {name} peaked at iteration {peak['iteration']:.0f} and fell from "
             f"{_number(top)} to {_number(value)}, while the score rose on from {_number(before)} to "
-            f"{_number(score)}; end at the peak (stop_at_peak), a larger kl.coef, an ensemble, or fresh comparisons"
+            f"{_number(score)}; end at the peak (stop_at_peak), a larger kl.coef, or fresh comparisons"
         )
 
     return watch

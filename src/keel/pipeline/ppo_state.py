@@ -50,7 +50,8 @@ class PPOState:
 
     @classmethod
     def from_dict(cls, content: Mapping[str, Any]) -> PPOState:
-        peaks = {key: Peak(one["iteration"], tuple(one["values"])) for key, one in content["peaks"].items()}
+        kept = content.get("peaks", {})  # older checkpoints have none
+        peaks = {key: Peak(one["iteration"], tuple(one["values"])) for key, one in kept.items()}
         return cls(**{**content, "score_moments": Moments(**content["score_moments"]), "peaks": peaks})
 
     def seeing(self, scores: Tensor, config: PPOConfig) -> PPOState:
