@@ -71,7 +71,7 @@ SUMMARIES = {
     "score_scale accuracy accuracy_interval longer_wins noise_ceiling reliability kinds thresholds",
     "direct": "steps rows prompts validation_rows validation",
     "ppo": "iterations stopped kl_coef best_iteration best_objective model_of_iteration fits",
-    "evaluate": "prompts per_prompt policy reference kl kl_standard_error kl_per_token score utility kinds "
+    "evaluate": "prompts per_prompt policy reference best_of kl kl_standard_error kl_per_token score utility kinds "
     "demonstrations frontier",
 }
 
