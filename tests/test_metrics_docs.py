@@ -12,7 +12,7 @@ import pytest
 ROOT = Path(__file__).parents[1]
 SOURCE = ROOT / "src" / "keel"
 PAGE = (ROOT / "docs" / "metrics.md").read_text(encoding="utf-8")
-READERS = ("report", "cli")  # they name metrics but make none
+READERS = ("report", "cli", "feedback")  # they name metrics but make none
 METRIC = re.compile(r"(?:sft|reward|direct|ppo|objective|eval|text|time)/\w+(?:/\w+)*")
 STAGES = ("sft", "reward", "direct", "ppo")
 # name.replace(old, new) in a stage: metrics of these makers appear under a second name as well

@@ -84,7 +84,7 @@ def run_ppo(bench: Workbench) -> dict[str, Any]:
                 config,
                 engines,
                 prompts,
-                _held_out(bench, actors, items, judge, engines.explain_ratio),
+                _held_out(bench, renderer, actors, items, judge, engines.explain_ratio),
                 stage=bench.stage,
                 mixture=loaded.mixture,
                 draws=bench.draws,
@@ -110,6 +110,7 @@ def _prompts(
 
 def _held_out(
     bench: Workbench,
+    renderer: Renderer,
     actors: Actors,
     items: Sequence[PromptItem],
     judge: Scorer | None,
@@ -118,7 +119,8 @@ def _held_out(
     config, utility = bench.recipe.ppo, bench.function("utility")
     assert config is not None
     near = partial(require_near_servers, servers=config.servers, explain=explain)
-    return HeldOut(actors, utility, items, config.sampling, config.kl.coef, bench.draws, judge=judge, check=near)
+    about = (actors, utility, items, config.sampling, config.kl.coef, bench.draws)
+    return HeldOut(*about, judge=judge, check=near, spell=renderer.codec.spell)
 
 
 def ppo_learner(config: PPOConfig, policy: Policy, **tells: Any) -> GradientLearner[PolicyBatch]:

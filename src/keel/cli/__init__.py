@@ -23,6 +23,7 @@ from keel.cli.run import add_stage_commands, run
 from keel.cli.schema import schema
 from keel.cli.serve import serve
 from keel.cli.verify import verify
+from keel.cli.watch import watch
 from keel.dist.launcher import LOST, USER_ERROR, Dismissed, Fallen, Lost, leads
 from keel.errors import UserError
 
@@ -41,6 +42,7 @@ app.command()(run)
 add_stage_commands(app)
 app.command()(evaluate)
 app.command()(report)
+app.command()(watch)
 app.command()(generate)
 app.command()(chat)
 app.command()(serve)

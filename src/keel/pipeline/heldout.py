@@ -12,9 +12,17 @@ from torch import Tensor
 from keel.config.sampling import SamplingConfig
 from keel.engines.base import DrawKey, Scorer
 from keel.errors import UserError
+from keel.functional.kl import k1
 from keel.functional.masked import Moments, masked_mean
 from keel.instruments.peaks import Peak
-from keel.pipeline.measures import correlation, disagreements, kl_per_response, sampler_gap, text_metrics
+from keel.pipeline.measures import (
+    correlation,
+    disagreements,
+    kl_per_response,
+    response_rows,
+    sampler_gap,
+    text_metrics,
+)
 from keel.pipeline.rollouts import Actors, collect_rollout
 from keel.records import PromptItem, Rollout, Samples, Scores
 from keel.runs.console import Console
@@ -25,6 +33,7 @@ from keel.user_functions import place
 _SHOWN = 3
 _SPELLED = 3  # responses that a sentence names
 _KEPT = 8
+_TOKENS = 256  # of a kept response that are spelled
 _TRUNCATED_WARNING = 0.5
 
 
@@ -42,6 +51,7 @@ class HeldOut:
         default=lambda rollout: None, kw_only=True
     )  # refuses what is not as it says
     judge: Scorer | None = field(default=None, kw_only=True)  # a reward that is not trained on
+    spell: Callable[[Sequence[int]], list[str]] | None = field(default=None, kw_only=True)  # what each token says
 
     def evaluate(
         self, iteration: int, stage: StageRun, console: Console, peaks: Mapping[str, Peak]
@@ -70,7 +80,7 @@ class HeldOut:
             metrics["eval/sampler_gap_rms"] = sampler_gap(rollout)
         judged, reached = self._not_trained_on(rollout.samples, iteration, peaks)
         metrics |= judged
-        rows = _sample_rows(rollout, kl)
+        rows = self._sample_rows(rollout, kl)
         stage.log_samples(iteration, rows)
         console.samples(stage.name, rows[:_SHOWN])
         if iteration == 0 and metrics["eval/ended"] < 1 - _TRUNCATED_WARNING:
@@ -102,6 +112,27 @@ class HeldOut:
             }
         return metrics, reached
 
+    def _sample_rows(self, rollout: Rollout, kl: Tensor) -> list[dict[str, Any]]:
+        samples = rollout.samples
+        ids = response_rows(samples.sequences)
+        by_token = k1(rollout.logprobs, rollout.ref_logprobs).tolist()
+        rows = []
+        for row in range(min(_KEPT, len(samples.texts))):
+            rows.append(
+                {
+                    "prompt": samples.prompts[row].text,
+                    "response": samples.texts[row],
+                    "score": float(rollout.scores.total[row]),
+                    "kl": float(kl[row]),
+                    "ended": bool(samples.ended[row]),
+                    "length": len(ids[row]),
+                }
+            )
+            if self.spell is not None:
+                tokens = self.spell(ids[row][:_TOKENS])
+                rows[-1] |= {"tokens": tokens, "token_kl": [round(gap, 5) for gap in by_token[row][: len(tokens)]]}
+        return rows
+
 
 def _finite(role: str, scores: Scores, samples: Samples) -> tuple[float, ...]:
     """The scores of the responses. Raises UserError, naming who gave them, where one is not finite."""
@@ -117,17 +148,3 @@ def _finite(role: str, scores: Scores, samples: Samples) -> tuple[float, ...]:
             f"score that is not finite: {named}{more}; mend it, or fork the last checkpoint with another"
         )
     return tuple(scores.total.tolist())
-
-
-def _sample_rows(rollout: Rollout, kl: Tensor) -> list[dict[str, Any]]:
-    samples = rollout.samples
-    return [
-        {
-            "prompt": samples.prompts[row].text,
-            "response": samples.texts[row],
-            "score": float(rollout.scores.total[row]),
-            "kl": float(kl[row]),
-            "ended": bool(samples.ended[row]),
-        }
-        for row in range(min(_KEPT, len(samples.texts)))
-    ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import ipaddress
 import os
 import signal
@@ -37,11 +38,20 @@ def url_of(listening: socket.socket) -> str:
     return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
 
-def run_until_told(app: Any, listening: socket.socket) -> None:
-    """Serve until Ctrl-C or SIGTERM; requests that are there are answered first."""
+def run_until_told(app: Any, listening: socket.socket, ending: asyncio.Event | None = None) -> None:
+    """Serve until Ctrl-C or SIGTERM; requests that are there are answered first.
+
+    `ending` is set before these are waited for: it tells answers that never end by themselves.
+    """
     import uvicorn
 
-    server = uvicorn.Server(uvicorn.Config(app, log_level="warning", access_log=False, lifespan="off"))
+    class Server(uvicorn.Server):
+        async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+            if ending is not None:
+                ending.set()
+            await super().shutdown(sockets)
+
+    server = Server(uvicorn.Config(app, log_level="warning", access_log=False, lifespan="off"))
     kinds = (signal.SIGINT, signal.SIGTERM)
     before = [signal.signal(kind, signal.SIG_IGN) for kind in kinds]  # uvicorn raises them anew when it has ended
     try:

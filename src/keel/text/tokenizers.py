@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -87,6 +87,23 @@ class TextCodec:
             return str(self.hf.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False))
         text = self.hf.decode(self._opener_ids + ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
         return str(text).lstrip(" ").removeprefix(_OPENER)
+
+    def spell(self, ids: Sequence[int]) -> list[str]:
+        """What each token adds to the text of `ids`; a special one is called by its name.
+
+        A character of several tokens stands where its last one does.
+        """
+        special = self.hf.added_tokens_decoder
+        words, said = [], ""
+        for end, token in enumerate(ids, start=1):
+            if token in special and special[token].special:
+                words.append(str(special[token]))
+                continue
+            text = self.decode(ids[:end])
+            settled = text if end == len(ids) else text.rstrip("\ufffd")
+            words.append(settled[len(said) :])
+            said = said if len(settled) < len(said) else settled
+        return words
 
     def save(self, folder: Path) -> None:
         """Write the tokenizer's files, chat template included."""

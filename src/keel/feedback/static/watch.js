@@ -1,0 +1,108 @@
+// Live pages of runs: parts of the page that are asked for again when the server tells of news, and charts.
+import { Charts } from "./charts.js";
+
+const AGES = 30_000; // milliseconds after which "so long ago" is worth telling anew
+const page = document.querySelector("[data-live]");
+const pill = document.querySelector("#connection");
+const charts = new Charts();
+let cursor = page.dataset.cursor;
+let source = null;
+let busy = false;
+let again = false;
+
+/** Make `there` equal to `made`, leaving alone what is equal already: focus, scrolling, open details, canvases. */
+function morph(there, made) {
+  const had = [...there.childNodes];
+  const wanted = [...made.childNodes];
+  wanted.forEach((node, place) => {
+    const old = had[place];
+    if (!old) there.append(node);
+    else if (old.nodeName !== node.nodeName) old.replaceWith(node);
+    else if (old.nodeType !== Node.ELEMENT_NODE) old.data === node.data || (old.data = node.data);
+    else {
+      for (const { name } of [...old.attributes]) name === "open" || node.hasAttribute(name) || old.removeAttribute(name);
+      for (const { name, value } of node.attributes) old.getAttribute(name) === value || old.setAttribute(name, value);
+      morph(old, node);
+    }
+  });
+  had.slice(wanted.length).forEach((node) => node.remove());
+}
+
+async function fetchPart(part) {
+  const answer = await fetch(part.dataset.part);
+  if (!answer.ok) throw new Error(`${part.dataset.part}: ${answer.status}`);
+  return new DOMParser().parseFromString(await answer.text(), "text/html").body;
+}
+
+async function refreshPart(part) {
+  const made = await fetchPart(part);
+  if (part.dataset.of === "charts") {
+    const open = part.querySelector("details.all")?.open;
+    part.replaceChildren(...made.childNodes);
+    const all = part.querySelector("details.all");
+    if (all && open) all.open = true;
+    charts.find();
+    return;
+  }
+  const ticked = new Set([...part.querySelectorAll("input:checked")].map((input) => input.value));
+  morph(part, made);
+  for (const input of part.querySelectorAll("input")) input.checked = ticked.has(input.value);
+}
+
+/** Ask for what is always news; then for what these say has grown. */
+async function refresh() {
+  if (busy) {
+    again = true;
+    return;
+  }
+  busy = true;
+  try {
+    const parts = [...document.querySelectorAll("[data-part]")];
+    await Promise.all(parts.filter((part) => !part.dataset.of).map(refreshPart));
+    const counts = document.querySelector("[data-counts]")?.dataset ?? {};
+    for (const part of parts.filter((one) => one.dataset.of)) {
+      const now = counts[part.dataset.of];
+      if (now === part.dataset.seen) continue;
+      await refreshPart(part);
+      part.dataset.seen = now;
+    }
+    await charts.update();
+  } catch (error) {
+    console.info(`not refreshed: ${error.message}`);
+  } finally {
+    busy = false;
+  }
+  if (again) {
+    again = false;
+    await refresh();
+  }
+}
+
+function tell(text, kind) {
+  if (pill.textContent === text) return;
+  pill.textContent = text;
+  pill.className = `push pill ${kind}`;
+}
+
+function listen() {
+  const runs = (page.dataset.run ?? "").split(" ").filter(Boolean);
+  const query = new URLSearchParams([["cursor", cursor], ...runs.map((run) => ["run", run])]);
+  source = new EventSource(`/api/watch/events?${query}`);
+  source.onopen = () => tell("live", "good");
+  source.onerror = () => tell("the server does not answer", "bad");
+  source.onmessage = (event) => {
+    cursor = event.lastEventId;
+    refresh();
+  };
+}
+
+document.addEventListener("visibilitychange", () => {
+  source.close(); // a page that nobody sees holds no connection
+  if (!document.hidden) {
+    listen();
+    refresh();
+  }
+});
+setInterval(() => document.hidden || refresh(), AGES);
+charts.find();
+listen();

@@ -1,0 +1,226 @@
+"""Where a run stands, in the few words and numbers of a line."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from keel.feedback.watch.runs import LiveRun
+from keel.feedback.watch.stage import LiveStage, number
+from keel.instruments.alarms import AFTER, alarms
+
+State = Literal["waiting", "running", "quiet", "finished", "elsewhere"]
+
+_LEAST_QUIET = 120.0  # seconds without a line before a stage that logs its steps counts as quiet
+_SLOW_STEPS = 10  # and at least so many of its slowest recent steps
+_QUIET_UNLOGGED = 900.0  # of a stage that has logged no step: it may be loading a model
+_RECENT = 50  # steps
+_MOST_EVALUATIONS = 200
+_HELD_OUT = ("eval/utility", "eval/judge")
+_KL_ERRORS, _LEAST_KL = 5, -1e-3  # as ppo itself warns of
+
+# By stage what its line shows: a label, and the metrics that may say it, or the key of the summary.
+_HEADLINES: dict[str, tuple[tuple[str, tuple[str, ...]], ...]] = {
+    "sft": (("loss", ("sft/validation/loss", "sft/loss")),),
+    "reward": (("accuracy", ("reward/validation/accuracy", "reward/accuracy")),),
+    "direct": (("accuracy", ("direct/validation/accuracy", "direct/accuracy")),),
+    "ppo": (
+        ("score", ("objective/scores", "eval/scores")),
+        ("true", ("eval/utility", "eval/judge")),
+        ("KL", ("objective/kl", "eval/kl")),
+    ),
+}
+_SUMMARIES: dict[str, tuple[tuple[str, tuple[str, ...]], ...]] = {
+    "collect": (("comparisons", ("comparisons",)),),
+    "evaluate": (("score", ("policy", "score")), ("true", ("policy", "utility")), ("KL", ("kl",))),
+}
+
+
+@dataclass(frozen=True)
+class StageStatus:
+    """A stage on one line. Times are in seconds; what is not known is None."""
+
+    name: str
+    state: State
+    steps: int | None
+    planned: int | None
+    eta: float | None
+    age: float | None  # since something was written
+    numbers: tuple[tuple[str, str], ...]
+
+    @property
+    def share(self) -> float | None:
+        """Of the planned steps, those that are done."""
+        return min(1.0, self.steps / self.planned) if self.planned and self.steps is not None else None
+
+
+@dataclass(frozen=True)
+class Warning:
+    """What is out of order in a run; a `grave` one has gone wrong, another should be looked at."""
+
+    stage: str
+    sentence: str
+    grave: bool
+
+
+@dataclass(frozen=True)
+class RunStatus:
+    """A run on one line; `current` is the stage to look at, `numbers` are the last ones, by label."""
+
+    run: LiveRun
+    state: State
+    stages: tuple[StageStatus, ...]
+    current: StageStatus | None
+    numbers: dict[str, str]
+    warnings: tuple[Warning, ...]
+    age: float | None  # seconds since something was written
+
+
+def of_run(run: LiveRun) -> RunStatus:
+    """Where a run stands."""
+    stages = tuple(_status(run, name, run.stages.get(name)) for name in run.planned)
+    age = min((one.age for one in stages if one.age is not None), default=None)
+    numbers: dict[str, str] = {}
+    for stage in sorted(stages, key=lambda stage: stage.name == "ppo"):  # whose numbers go before the evaluation's
+        numbers |= dict(stage.numbers)
+    return RunStatus(run, _state(stages, age), stages, _current(stages), numbers, tuple(_warnings(run)), age)
+
+
+def _state(stages: Sequence[StageStatus], age: float | None) -> State:
+    """Between two stages a run is running, unless for long nothing has been written."""
+    states = {stage.state for stage in stages} - {"elsewhere"}
+    if "running" in states:
+        return "running"
+    if "quiet" in states:
+        return "quiet"
+    if states <= {"waiting"}:
+        return "waiting"
+    if states == {"finished"}:
+        return "finished"
+    return "running" if age is not None and age < _QUIET_UNLOGGED else "quiet"
+
+
+def _current(stages: Sequence[StageStatus]) -> StageStatus | None:
+    """The one at work, else the last training stage that has begun, else the first of all."""
+    begun = [stage for stage in stages if stage.state in ("running", "quiet", "finished")]
+    working = [stage for stage in begun if stage.state != "finished"]
+    trained = [stage for stage in begun if stage.name in _HEADLINES]
+    return next((some[-1] for some in (working, trained, begun) if some), stages[0] if stages else None)
+
+
+def _warnings(run: LiveRun) -> list[Warning]:
+    """The instruments' alarms, and what the run's own guards have left in its directory."""
+    found = []
+    for stage in run.stages.values():
+        for fault in stage.faults:
+            said = f"{fault}: a number was not finite; faults/{fault} holds what is needed to look closer"
+            found.append(Warning(stage.name, said, grave=True))
+        stopped = (stage.done.value or {}).get("stopped")
+        if isinstance(stopped, str) and stopped:
+            found.append(Warning(stage.name, f"it ended early: {stopped}", grave=False))
+        skipped = stage.last(f"{stage.name}/skipped")
+        if skipped:
+            found.append(Warning(stage.name, f"{skipped:.0f} minibatches were left out: not finite", grave=True))
+    ppo = run.stages.get("ppo")
+    return found if ppo is None else found + _negative_kl(ppo) + _alarms(run, ppo)
+
+
+def shown(value: float) -> str:
+    """A number in few characters."""
+    if value != 0 and not 1e-3 <= abs(value) < 1e6:
+        text = f"{value:.2g}"
+    elif abs(value) >= 100 or (value == int(value) and abs(value) >= 10):
+        text = f"{value:,.0f}"
+    else:
+        text = f"{value:.3g}" if abs(value) < 1 else f"{value:.2f}"
+    return text.replace("-", "−")
+
+
+def spoken(seconds: float) -> str:
+    """A span of time: 40 s, 5 min, 2 h 10 min, 3 days."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    minutes = round(seconds / 60)
+    if minutes < 90:
+        return f"{minutes} min"
+    hours, rest = divmod(minutes, 60)
+    return f"{hours} h {rest} min" if hours < 48 else f"{round(minutes / 1440)} days"
+
+
+def _status(run: LiveRun, name: str, stage: LiveStage | None) -> StageStatus:
+    if stage is None:
+        return StageStatus(name, "waiting", None, None, None, None, ())
+    if not stage.readable:
+        return StageStatus(name, "elsewhere", None, None, None, None, ())
+    steps = max(0, int(stage.iteration)) if math.isfinite(stage.iteration) else None
+    planned = run.numeric("ppo", "iterations") if name == "ppo" else None
+    planned = None if planned is None or not 0 < planned < 1e15 else planned
+    age = max(0.0, time.time() - stage.changed_at)
+    state: State = "finished" if stage.finished else "quiet" if age > _patience(stage) else "running"
+    eta = None
+    durations = _durations(stage)
+    if state == "running" and planned and steps is not None and durations:
+        eta = max(0.0, planned - steps) * sum(durations) / len(durations)
+    return StageStatus(name, state, steps, None if planned is None else int(planned), eta, age, _numbers(stage))
+
+
+def _numbers(stage: LiveStage) -> tuple[tuple[str, str], ...]:
+    found = [(label, stage.last(*keys)) for label, keys in _HEADLINES.get(stage.name, ())]
+    found += [(label, _dig(stage.done.value, keys)) for label, keys in _SUMMARIES.get(stage.name, ())]
+    if stage.name == "collect" and not stage.finished and stage.num_samples:
+        found.append(("comparisons", float(stage.num_samples)))
+    return tuple((label, shown(value)) for label, value in found if value is not None and math.isfinite(value))
+
+
+def _dig(value: Any, keys: Sequence[str]) -> float | None:
+    for key in keys:
+        value = value.get(key) if isinstance(value, dict) else None
+    return number(value)
+
+
+def _patience(stage: LiveStage) -> float:
+    """Seconds without a sign of life after which a stage counts as quiet."""
+    durations = _durations(stage)
+    return max(_LEAST_QUIET, _SLOW_STEPS * max(durations)) if durations else _QUIET_UNLOGGED
+
+
+def _durations(stage: LiveStage) -> list[float]:
+    """What the last steps took, each with the evaluation or validation that came with it."""
+    found: dict[float, float] = {}
+    for key, curve in stage.curves.items():
+        if key.startswith("time/") and key.endswith("_seconds"):
+            for x, y in zip(curve.xs[-_RECENT:], curve.ys[-_RECENT:], strict=True):
+                if 0 <= y < math.inf:
+                    found[x] = found.get(x, 0.0) + y
+    return [found[x] for x in sorted(found)[-_RECENT:]]
+
+
+def _negative_kl(ppo: LiveStage) -> list[Warning]:
+    kl, errors = ppo.curves.get("objective/kl"), ppo.curves.get("objective/kl_standard_error")
+    if kl is None or errors is None or len(kl.ys) != len(errors.ys):
+        return []
+    last = list(zip(kl.ys[-_RECENT:], errors.ys[-_RECENT:], strict=True))
+    count = sum(y < min(-_KL_ERRORS * error, _LEAST_KL) for y, error in last)
+    said = f"the KL estimate was impossibly negative in {count} of the last {len(last)} iterations: an error"
+    return [Warning("ppo", said, True)] if count else []
+
+
+def _alarms(run: LiveRun, ppo: LiveStage) -> list[Warning]:
+    after = run.numeric("ppo", "evaluate", "alarm_after")
+    rows = _telling(ppo.evaluations)
+    found = alarms(rows, int(after) if after is not None and 1 <= after < _MOST_EVALUATIONS else AFTER)
+    return [Warning("ppo", alarm.latest, alarm.grave) for alarm in found if alarm.standing]
+
+
+def _telling(evaluations: list[dict[str, float | None]]) -> list[dict[str, float | None]]:
+    """The evaluations that alarms go by where there are very many: the start, the peaks, and the last."""
+    if len(evaluations) <= _MOST_EVALUATIONS:
+        return evaluations
+    kept = {0, *range(len(evaluations) - _MOST_EVALUATIONS, len(evaluations))}
+    for key in _HELD_OUT:
+        values = [value if (value := row.get(key)) is not None else -math.inf for row in evaluations]
+        kept.add(values.index(max(values)))
+    return [evaluations[place] for place in sorted(kept)]
