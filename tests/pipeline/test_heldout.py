@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ import torch
 
 from keel.engines.base import DrawKey
 from keel.errors import UserError
+from keel.pipeline import heldout
 from keel.pipeline.heldout import HeldOut
 from keel.pipeline.rollouts import collect_rollout
 from keel.records import Rollout, Samples, Scores
@@ -133,9 +135,30 @@ def test_samples_are_kept_and_shown(tmp_path: Path) -> None:
     judged.evaluate(5, stage, console, {})
     lines = read_lines(tmp_path / "ppo" / "samples.jsonl")
     assert [line["iteration"] for line in lines] == [5] * 8
-    assert set(lines[0]) == {"iteration", "prompt", "response", "score", "kl", "ended"}
+    assert set(lines[0]) == {"iteration", "prompt", "response", "score", "kl", "ended", "length"}
     assert [{"iteration": 5, **row} for row in console.shown] == lines[:3]
     assert console.said == []  # of an iteration that is not the first
+
+
+def test_samples_say_what_each_token_adds_to_the_kl(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def spell(ids: Sequence[int]) -> list[str]:
+        return [f"<{token}>" for token in ids]
+
+    judged, stage = replace(held_out(longest=3), spell=spell), begin_stage(tmp_path, "ppo")
+    judged.evaluate(1, stage, Heard(), {})
+    monkeypatch.setattr(heldout, "_TOKENS", 2)
+    judged.evaluate(2, stage, Heard(), {})
+    rollout = collect_rollout(judged.actors, judged.prompts, judged.sampling, DrawKey(DRAWS, "held-out", iteration=0))
+    lines = read_lines(tmp_path / "ppo" / "samples.jsonl")
+    for row, (whole, cut) in enumerate(zip(lines[:8], lines[8:], strict=True)):
+        ids = sequences_of(rollout)[row][: whole["length"]]
+        assert whole["tokens"] == spell(ids)
+        assert len(whole["token_kl"]) == whole["length"]
+        assert sum(whole["token_kl"]) == pytest.approx(whole["kl"], abs=1e-4)
+        assert (cut["tokens"], cut["token_kl"]) == (whole["tokens"][:2], whole["token_kl"][:2])
+        assert cut["length"] == whole["length"]
+    assert {line["length"] for line in lines} > {3}
+    assert max(abs(kl) for line in lines for kl in line["token_kl"]) > 0.01
 
 
 def test_a_start_that_hardly_ends_is_named_once(tmp_path: Path) -> None:

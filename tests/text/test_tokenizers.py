@@ -44,6 +44,27 @@ def test_inside_a_text_no_special_token_and_no_space_is_added() -> None:
     assert codec.decode(codec.encode(" time")) == " time"
 
 
+@pytest.mark.parametrize("codec", [tiny_codec(), prefix_space_codec()])
+def test_what_each_token_says_is_the_text_in_pieces(codec: TextCodec) -> None:
+    text = " the time é – 漢 of"
+    ids = codec.encode(text)
+    said = codec.spell(ids)
+    assert len(said) == len(ids)
+    assert "".join(said) == codec.decode(ids) == text
+    assert not any("\ufffd" in word for word in said)
+    assert "漢" in said  # of three tokens, which all but the last say nothing
+    assert said[said.index("漢") - 2 : said.index("漢")] == ["", ""]
+    end = codec.hf.eos_token_id
+    assert codec.spell([*ids, end, *ids[:1]]) == [*said, codec.hf.eos_token, said[0]]
+
+
+def test_a_character_that_never_ends_is_said_at_the_end() -> None:
+    codec = tiny_codec()
+    ids = codec.encode("a漢")[:-1]
+    assert codec.spell(ids) == ["a", "", "\ufffd"]
+    assert codec.spell([]) == []
+
+
 def test_a_texts_beginning_keeps_the_start_token_and_loses_the_end_token() -> None:
     hf = prefix_space_codec().hf
     hf.backend_tokenizer.post_processor = processors.TemplateProcessing(

@@ -6,6 +6,9 @@ const style = (name) => getComputedStyle(document.documentElement).getPropertyVa
 const form = new Intl.NumberFormat("en", { maximumSignificantDigits: 4 });
 const say = (value) => (value == null ? "not finite" : form.format(value).replace("-", "−"));
 
+/** For what a later try may mend. */
+export const tell = (error) => console.info(`not refreshed: ${error.message}`);
+
 /** The metrics of one stage of a run, as far as they were asked for. */
 class Stage {
   constructor(run, stage) {
@@ -101,13 +104,13 @@ class Chart {
     if (!this.plot) this.plot = new uPlot(this.options(), data, this.place);
     else this.plot.setData(data, !this.zoomed);
     if (this.zoomed) this.plot.setScale("x", { min: this.zoomed.range[0], max: this.zoomed.range[1] });
-    this.tell(null);
+    this.say(null);
     this.place.setAttribute("aria-label", this.figure.querySelector("figcaption").innerText.replaceAll("\n", " "));
     this.tabulate();
   }
 
   /** The values at a place of the cursor, else the last ones. */
-  tell(place) {
+  say(place) {
     this.spec.lines.forEach((line, number) => {
       const values = this.plot.data[number + 1];
       let at = place ?? values.length - 1;
@@ -136,7 +139,7 @@ class Chart {
       series: [{}, ...this.spec.lines.map((one) => this.series(style(`--line-${one.number % 8}`)))],
       hooks: {
         draw: [(plot) => level === undefined || this.across(plot, level)],
-        setCursor: [(plot) => this.tell(plot.cursor.idx ?? null)],
+        setCursor: [(plot) => this.say(plot.cursor.idx ?? null)],
         setSelect: [(plot) => this.select(plot)],
         ready: [(plot) => plot.over.addEventListener("dblclick", () => this.charts.zoom(null))],
       },
@@ -235,7 +238,7 @@ export class Charts {
 
   show(figure) {
     this.sight.unobserve(figure);
-    this.known.get(figure)?.load().catch((error) => console.info(error.message));
+    this.known.get(figure)?.load().catch(tell);
   }
 
   async update() {
@@ -244,6 +247,6 @@ export class Charts {
   }
 
   async zoom(range) {
-    await Promise.all(this.drawn().map((chart) => chart.zoom(range)));
+    await Promise.all(this.drawn().map((chart) => chart.zoom(range))).catch(tell);
   }
 }

@@ -1,5 +1,5 @@
 // Live pages of runs: parts of the page that are asked for again when the server tells of news, and charts.
-import { Charts } from "./charts.js";
+import { Charts, tell } from "./charts.js";
 
 const AGES = 30_000; // milliseconds after which "so long ago" is worth telling anew
 const page = document.querySelector("[data-live]");
@@ -68,7 +68,7 @@ async function refresh() {
     }
     await charts.update();
   } catch (error) {
-    console.info(`not refreshed: ${error.message}`);
+    tell(error);
   } finally {
     busy = false;
   }
@@ -78,7 +78,7 @@ async function refresh() {
   }
 }
 
-function tell(text, kind) {
+function show(text, kind) {
   if (pill.textContent === text) return;
   pill.textContent = text;
   pill.className = `push pill ${kind}`;
@@ -88,8 +88,8 @@ function listen() {
   const runs = (page.dataset.run ?? "").split(" ").filter(Boolean);
   const query = new URLSearchParams([["cursor", cursor], ...runs.map((run) => ["run", run])]);
   source = new EventSource(`/api/watch/events?${query}`);
-  source.onopen = () => tell("live", "good");
-  source.onerror = () => tell("the server does not answer", "bad");
+  source.onopen = () => show("live", "good");
+  source.onerror = () => show("the server does not answer", "bad");
   source.onmessage = (event) => {
     cursor = event.lastEventId;
     refresh();
@@ -104,5 +104,6 @@ document.addEventListener("visibilitychange", () => {
   }
 });
 setInterval(() => document.hidden || refresh(), AGES);
+document.querySelector(".stages [aria-current]")?.scrollIntoView({ block: "nearest", inline: "center" });
 charts.find();
 listen();

@@ -73,12 +73,13 @@ class LiveRun:
         now = time.monotonic()
         if now < self._due and not self.behind:
             return False
-        self._due = now + (_SELDOM if time.time() - self.changed_at > _STILL else _EVERY) / 2
         news = [file.refresh() for file in (self.about, self._recipe) if self._roots.holds(file.path)]
         there = [name for name in STAGES if (self.path / name).is_dir()]
         news.append(there != list(self.stages))
         self.stages = {name: self.stages.get(name) or LiveStage(self.path / name, self._roots) for name in there}
         news += [stage.refresh(deadline) for stage in self.stages.values()]
+        still = time.time() - self.changed_at > _STILL
+        self._due = now + (_SELDOM if still and not any(news) else _EVERY / 2)
         return any(news)
 
     def report(self) -> bytes | None:

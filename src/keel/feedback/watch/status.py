@@ -34,7 +34,6 @@ _HEADLINES: dict[str, tuple[tuple[str, tuple[str, ...]], ...]] = {
     ),
 }
 _SUMMARIES: dict[str, tuple[tuple[str, tuple[str, ...]], ...]] = {
-    "collect": (("comparisons", ("comparisons",)),),
     "evaluate": (("score", ("policy", "score")), ("true", ("policy", "utility")), ("KL", ("kl",))),
 }
 
@@ -170,9 +169,8 @@ def _status(run: LiveRun, name: str, stage: LiveStage | None) -> StageStatus:
 def _numbers(stage: LiveStage) -> tuple[tuple[str, str], ...]:
     found = [(label, stage.last(*keys)) for label, keys in _HEADLINES.get(stage.name, ())]
     found += [(label, _dig(stage.done.value, keys)) for label, keys in _SUMMARIES.get(stage.name, ())]
-    if stage.name == "collect" and not stage.finished and stage.num_samples:
-        found.append(("comparisons", float(stage.num_samples)))
-    return tuple((label, shown(value)) for label, value in found if value is not None and math.isfinite(value))
+    numbers = tuple((label, shown(value)) for label, value in found if value is not None and math.isfinite(value))
+    return (*numbers, ("comparisons", f"{stage.num_samples:,}")) if stage.name == "collect" else numbers
 
 
 def _dig(value: Any, keys: Sequence[str]) -> float | None:
