@@ -23,6 +23,7 @@ WITHOUT_TORCH = (
     "keel.feedback.app",
     "keel.feedback.database",
     "keel.feedback.people",
+    "keel.feedback.watch.app",
     "keel.remote.completions",
     "keel.remote.pool",
     "keel.remote.weights",

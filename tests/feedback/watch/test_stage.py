@@ -58,7 +58,6 @@ def test_numbers_that_go_back_make_what_came_after_void(stage: LiveStage) -> Non
     log(stage.path, [3, 4], **{"b": 2.0})
     stage.refresh(AT_LEISURE)
     assert curves(stage) == {"a": ([1, 2], [1, 1]), "eval/scores": ([1, 2], [1, 1]), "b": ([3, 4], [2, 2])}
-    assert [row["iteration"] for row in stage.evaluations] == [1, 2]
     assert stage.generation == generation + 1
 
 

@@ -1,13 +1,12 @@
 from __future__ import annotations
 
-import json
 import os
 from pathlib import Path
 
 import pytest
 
 from keel.feedback.watch import tail
-from keel.feedback.watch.tail import News, Tail, parse
+from keel.feedback.watch.tail import News, Tail, clean
 from keel.runs.metrics import MetricsLog
 from tests.feedback.watch.support import AT_LEISURE, lines
 
@@ -111,8 +110,11 @@ def test_a_pipe_in_a_files_place_does_not_block(path: Path) -> None:
 
 
 def test_strings_can_be_written_and_are_of_bearable_length() -> None:
-    row = parse(json.dumps({"a": "half \ud800 of a pair", "b": ["x" * 30_000], "c\udfff": 1}).encode())
-    assert row is not None
+    row = clean({"a": "half \ud800 of a pair", "b": ["x" * 30_000], "c\udfff": 1})
     assert row["a"] == "half ? of a pair"
     assert len(row["b"][0]) == 20_001
     assert row["c?"] == 1
+    nest: list[object] = []
+    for _ in range(5000):
+        nest = [nest]
+    assert clean({"a": nest}) is None

@@ -2,6 +2,7 @@
 import { Charts, tell } from "./charts.js";
 
 const AGES = 30_000; // milliseconds after which "so long ago" is worth telling anew
+const RETRY = 5_000; // milliseconds
 const page = document.querySelector("[data-live]");
 const pill = document.querySelector("#connection");
 const charts = new Charts();
@@ -89,7 +90,10 @@ function listen() {
   const query = new URLSearchParams([["cursor", cursor], ...runs.map((run) => ["run", run])]);
   source = new EventSource(`/api/watch/events?${query}`);
   source.onopen = () => show("live", "good");
-  source.onerror = () => show("the server does not answer", "bad");
+  source.onerror = () => {
+    show("the server does not answer", "bad");
+    if (source.readyState === EventSource.CLOSED) setTimeout(() => document.hidden || listen(), RETRY); // else it tries itself
+  };
   source.onmessage = (event) => {
     cursor = event.lastEventId;
     refresh();

@@ -21,6 +21,7 @@ from keel.feedback.watch.runs import LiveRun, Runs
 from keel.feedback.watch.stage import LiveStage
 
 _EVERY = 1.0  # seconds between two looks of a stream
+_SOON = 0.05  # while files that are there have not been read to their end
 _HEARTBEAT = 15.0  # seconds of silence after which a stream says that it lives
 _MOST_KEYS = 200
 _DIGITS = 6  # of a value: more than a screen shows
@@ -177,7 +178,7 @@ async def _stream(
         quiet = 0.0 if changed is not None or quiet >= _HEARTBEAT else quiet + _EVERY
         seen = version
         with suppress(TimeoutError):
-            await asyncio.wait_for(ending.wait(), _EVERY)
+            await asyncio.wait_for(ending.wait(), _SOON if runs.behind else _EVERY)
 
 
 def _news(runs: Runs, wanted: set[str], seen: int) -> tuple[int, list[str] | None]:

@@ -16,13 +16,12 @@ import numpy as np
 
 from keel.feedback.watch.downsample import Floats, thin
 from keel.feedback.watch.roots import Roots
-from keel.feedback.watch.tail import Tail, open_regular, parse
+from keel.feedback.watch.tail import Tail, clean, open_regular, parse
 from keel.runs.layout import CHECKPOINTS, CLOCK, DONE, FAULTS, IDENTITY, METRICS, SAMPLES
 
 _MOST_METRICS = 2000
 _MOST_SAMPLES = 1000  # the newest
 _LARGEST_JSON = 8 << 20
-EVALUATED = "eval/scores"  # in the lines of ppo's metrics that are an evaluation
 
 
 @dataclass
@@ -31,10 +30,6 @@ class Curve:
 
     xs: array[float] = field(default_factory=lambda: array("d"))
     ys: array[float] = field(default_factory=lambda: array("d"))
-
-    def add(self, x: float, y: float) -> None:
-        self.xs.append(x)
-        self.ys.append(y)
 
     def cut(self, x: float) -> None:
         """Drop what was measured at `x` and later."""
@@ -46,6 +41,11 @@ class Curve:
     def last(self) -> float:
         value: float = self.ys[-1]
         return value
+
+    def at(self, x: float) -> float | None:
+        """What was measured at `x`."""
+        place = bisect_left(self.xs, x)
+        return self.ys[place] if place < len(self.xs) and self.xs[place] == x else None
 
     def count_after(self, x: float) -> int:
         """How often it was measured after `x`."""
@@ -80,7 +80,7 @@ class JsonFile:
             seen = status.st_ino, status.st_size, status.st_mtime_ns
             if seen == self._seen:
                 return False
-            self.value, self._seen = parse(file.read(_LARGEST_JSON)), seen
+            self.value, self._seen = clean(parse(file.read(_LARGEST_JSON))), seen
         self.broken = self.value is None
         return True
 
@@ -100,7 +100,6 @@ class LiveStage:
         self.faults: list[str] = []
         self.generation = 0  # counts how often what was read became void
         self.curves: dict[str, Curve] = {}
-        self.evaluations: list[dict[str, float | None]] = []
         self.iteration = -math.inf  # of the last line
         self.num_rows = 0
         self.samples: deque[dict[str, Any]] = deque(maxlen=_MOST_SAMPLES)
@@ -156,23 +155,24 @@ class LiveStage:
         self.iteration = x
         self.num_rows += 1
         for key, value in row.items():
-            y = math.nan if value is None else number(value)
-            if key == "iteration" or y is None:
-                continue
-            if key not in self.curves:
-                if len(self.curves) >= _MOST_METRICS:
-                    continue
-                self.curves[key] = Curve()
-            self.curves[key].add(x, y)
-        if EVALUATED in row:
-            self.evaluations.append({key: number(value) for key, value in row.items()})
+            y = value if type(value) is float else math.nan if value is None else number(value)
+            curve = self.curves.get(key) or self._new_curve(key)
+            if y is not None and curve is not None:
+                curve.xs.append(x)
+                curve.ys.append(y)
+
+    def _new_curve(self, key: str) -> Curve | None:
+        """The curve of a metric under the name that a page can carry; none where there are too many."""
+        name = clean(key)
+        if key == "iteration" or len(self.curves) >= _MOST_METRICS:
+            return None
+        return self.curves.setdefault(name, Curve())
 
     def _go_back(self, x: float) -> None:
         self.generation += 1
         for curve in self.curves.values():
             curve.cut(x)
         self.curves = {key: curve for key, curve in self.curves.items() if curve.xs}
-        self.evaluations = [row for row in self.evaluations if (row["iteration"] or 0.0) < x]
 
     def _read_samples(self, deadline: float) -> bool:
         if not self._within(self._samples.path):
@@ -182,14 +182,13 @@ class LiveStage:
         if news.restarted:
             self._empty_samples()
         rows = [row for row in news.rows if number(row.get("iteration")) is not None]
-        self.samples.extend(rows)
+        self.samples.extend(map(clean, rows[-_MOST_SAMPLES:]))
         self.num_samples += len(rows)
         return bool(rows) or news.restarted
 
     def _empty_metrics(self) -> None:
         self.generation += 1
         self.curves = {}
-        self.evaluations = []
         self.iteration = -math.inf
         self.num_rows = 0
 

@@ -8,6 +8,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
+import numpy as np
+
 from keel.feedback.watch.runs import LiveRun
 from keel.feedback.watch.stage import LiveStage, number
 from keel.instruments.alarms import AFTER, alarms
@@ -19,6 +21,7 @@ _SLOW_STEPS = 10  # and at least so many of its slowest recent steps
 _QUIET_UNLOGGED = 900.0  # of a stage that has logged no step: it may be loading a model
 _RECENT = 50  # steps
 _MOST_EVALUATIONS = 200
+_EVALUATED = "eval/scores"
 _HELD_OUT = ("eval/utility", "eval/judge")
 _KL_ERRORS, _LEAST_KL = 5, -1e-3  # as ppo itself warns of
 
@@ -208,17 +211,19 @@ def _negative_kl(ppo: LiveStage) -> list[Warning]:
 
 def _alarms(run: LiveRun, ppo: LiveStage) -> list[Warning]:
     after = run.numeric("ppo", "evaluate", "alarm_after")
-    rows = _telling(ppo.evaluations)
+    rows = _evaluations(ppo)
     found = alarms(rows, int(after) if after is not None and 1 <= after < _MOST_EVALUATIONS else AFTER)
     return [Warning("ppo", alarm.latest, alarm.grave) for alarm in found if alarm.standing]
 
 
-def _telling(evaluations: list[dict[str, float | None]]) -> list[dict[str, float | None]]:
-    """The evaluations that alarms go by where there are very many: the start, the peaks, and the last."""
-    if len(evaluations) <= _MOST_EVALUATIONS:
-        return evaluations
-    kept = {0, *range(len(evaluations) - _MOST_EVALUATIONS, len(evaluations))}
+def _evaluations(ppo: LiveStage) -> list[dict[str, float | None]]:
+    """What the alarms go by: where there are very many evaluations the start, the peaks, and the last."""
+    curves = {key: curve for key, curve in ppo.curves.items() if key.startswith("eval/")}
+    if _EVALUATED not in curves:
+        return []
+    times = curves[_EVALUATED].xs
+    kept = {times[0], *times[-_MOST_EVALUATIONS:]}
     for key in _HELD_OUT:
-        values = [value if (value := row.get(key)) is not None else -math.inf for row in evaluations]
-        kept.add(values.index(max(values)))
-    return [evaluations[place] for place in sorted(kept)]
+        if key in curves and np.isfinite(curves[key].ys).any():
+            kept.add(curves[key].xs[int(np.nanargmax(curves[key].ys))])
+    return [{"iteration": x} | {key: curve.at(x) for key, curve in curves.items()} for x in sorted(kept)]

@@ -94,16 +94,23 @@ def open_regular(path: Path) -> Any:
 
 
 def parse(content: bytes) -> dict[str, Any] | None:
-    """A JSON object whose strings can be written as UTF-8 and are of bearable length; None for anything else."""
+    """A JSON object; None for anything else."""
     try:
         value = json.loads(content)
-        return _clean(value) if isinstance(value, dict) else None
     except (ValueError, RecursionError):
+        return None
+    return value if isinstance(value, dict) else None
+
+
+def clean(value: Any) -> Any:
+    """The value without what a page could not carry: lone surrogates, the ends of endless texts, a bottomless nest."""
+    try:
+        return _clean(value)
+    except RecursionError:
         return None
 
 
 def _clean(value: Any) -> Any:
-    """The value without what a page could not carry: lone surrogates, and the ends of endless texts."""
     if isinstance(value, str):
         cut = value if len(value) <= _LONGEST_TEXT else value[:_LONGEST_TEXT] + "…"
         return cut if cut.isascii() else cut.encode("utf-8", "replace").decode()
