@@ -57,16 +57,6 @@ def age(path: Path, seconds: float) -> None:
         os.utime(file, (then, then))
 
 
-class Clock:
-    """Time that a test turns on: `monotonic` stands still between."""
-
-    def __init__(self) -> None:
-        self.now = 1000.0
-
-    def __call__(self) -> float:
-        return self.now
-
-
 def live(path: Path) -> LiveRun:
     """The run at a path, read to its end."""
     with Runs([path]).seen() as found:

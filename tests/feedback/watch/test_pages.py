@@ -4,6 +4,7 @@ import asyncio
 import json
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 from fastapi import Request
@@ -18,7 +19,7 @@ from tests.feedback.watch.support import begin_run, begin_stage, client_of, log,
 
 HOSTILE = "<script>alert(1)</script>\"'</style><img src=x onerror=alert(2)>{{ 7 * 7 }}\x00\x1b[31m\u202e"
 CONTENTS = (b"", b"\x00\xff\xfe\n\x80", b"[1]\n", b'{"iteration": 1', b'"x"\nnull\n{}\n', b"\n" * 99, b"[" * 9999)
-VALUES = (None, 7, "x", [], {}, [{"a": 1}], -1, 0, 1e300, True)
+VALUES: tuple[Any, ...] = (None, 7, "x", [], {}, [{"a": 1}], -1, 0, 1e300, True)
 EVERY_PAGE = ("", "/parts/runs", "/runs/{}", "/runs/{}/parts/state", "/runs/{}/parts/charts", "/runs/{}/parts/samples")
 
 
@@ -122,7 +123,8 @@ def test_files_of_any_content_make_a_page(tmp_path: Path) -> None:
 def test_settings_and_summaries_of_any_kind_make_a_page(tmp_path: Path) -> None:
     for number, value in enumerate(VALUES):
         nested = {"iterations": value, "kl": {"target": value}, "evaluate": {"alarm_after": value}}
-        for place, recipe in enumerate(({"ppo": nested}, {"ppo": {"kl": value, "evaluate": value}, "sft": value})):
+        recipes: tuple[dict[str, Any], ...] = ({"ppo": nested}, {"ppo": {"kl": value, "evaluate": value}, "sft": value})
+        for place, recipe in enumerate(recipes):
             run = begin_run(tmp_path / "r" / f"{number}-{place}", recipe)
             ppo = begin_stage(run)
             log(ppo, [1, 2, 3], **{"eval/scores": 1.0, "time/rollout_seconds": 1e300})
@@ -187,7 +189,7 @@ def test_with_a_token_those_are_heard_who_bring_it(tmp_path: Path) -> None:
     client = client_of(begin_run(tmp_path / "a"), host="machine.example", token="sesame é")
     assert client.get("/").status_code == 401
     assert client.get("/?token=wrong").status_code == 401
-    assert client.get("/api/watch/runs", headers={"Authorization": b"Bearer sesame"}).status_code == 401
+    assert client.get("/api/watch/runs", headers={"Authorization": "Bearer sesame"}).status_code == 401
     answer = client.get("/runs/a", params={"token": "sesame é", "stage": "ppo"}, follow_redirects=False)
     assert answer.status_code == 303
     assert answer.headers["Location"] == "http://machine.example/runs/a?stage=ppo"

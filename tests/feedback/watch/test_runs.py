@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import shutil
+import time
 from pathlib import Path
 
 import pytest
@@ -84,7 +85,7 @@ def test_what_grows_is_looked_at_once_a_second_however_many_ask(
 ) -> None:
     monkeypatch.setattr(module, "_EVERY", 1.0)
     now = 100.0
-    monkeypatch.setattr(module.time, "monotonic", lambda: now)
+    monkeypatch.setattr(time, "monotonic", lambda: now)
     stage = begin_stage(begin_run(tmp_path / "a"))
     runs = Runs([tmp_path / "a"])
     names(runs)

@@ -226,4 +226,4 @@ def _evaluations(ppo: LiveStage) -> list[dict[str, float | None]]:
     for key in _HELD_OUT:
         if key in curves and np.isfinite(curves[key].ys).any():
             kept.add(curves[key].xs[int(np.nanargmax(curves[key].ys))])
-    return [{"iteration": x} | {key: curve.at(x) for key, curve in curves.items()} for x in sorted(kept)]
+    return [{"iteration": x, **{key: curve.at(x) for key, curve in curves.items()}} for x in sorted(kept)]
