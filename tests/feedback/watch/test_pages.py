@@ -201,7 +201,7 @@ def test_with_a_token_those_are_heard_who_bring_it(tmp_path: Path) -> None:
 
 
 def test_another_app_mounts_the_pages_behind_its_own_door(tmp_path: Path) -> None:
-    full_run(tmp_path / "a")
+    (full_run(tmp_path / "a") / "report.html").write_text("a report", encoding="utf-8")
     pages = Pages()
     app = make_shell(pages, title="other")
 

@@ -59,6 +59,16 @@ def test_a_resumed_run_is_read_anew(path: Path) -> None:
     assert [row["a"] for row in news.rows] == [1, 1, 1, 1, 2]
 
 
+def test_another_file_is_read_anew_though_it_ends_alike(path: Path, tmp_path: Path) -> None:
+    lines_of = [f'{{"iteration": {n}}}\n' for n in range(30)]
+    append(path, '{"iteration": 0, "a": 1}\n' + "".join(lines_of[1:]))
+    tail = Tail(path)
+    read(tail)
+    append(tmp_path / "other", '{"iteration": 0, "a": 2}\n' + "".join(lines_of[1:]))
+    (tmp_path / "other").replace(path)
+    assert read(tail).rows[0] == {"iteration": 0, "a": 2}
+
+
 @pytest.mark.parametrize("longer", [False, True])
 def test_a_file_that_was_written_over_is_read_anew(path: Path, longer: bool) -> None:
     """The same inode: shorter, or longer than it was before anybody looked."""

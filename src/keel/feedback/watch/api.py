@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import suppress
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Depends, Header, Query, Request
+from fastapi import APIRouter, Depends, Header, Query
 from fastapi.concurrency import run_in_threadpool
 from fastapi.responses import StreamingResponse
 from pydantic import BaseModel, Field
@@ -113,7 +113,6 @@ def api(runs: Runs, ending: asyncio.Event, guard: Callable[..., Any]) -> APIRout
 
     @router.get("/events", response_class=StreamingResponse, responses={200: {"content": {"text/event-stream": {}}}})
     async def events(
-        request: Request,
         run: Annotated[list[str] | None, Query(max_length=_MOST_KEYS)] = None,
         cursor: str = "",
         last_event_id: Annotated[str, Header()] = "",
@@ -122,7 +121,7 @@ def api(runs: Runs, ending: asyncio.Event, guard: Callable[..., Any]) -> APIRout
 
         The id of an event is a cursor; a stream that starts with one tells what has changed since.
         """
-        stream = _stream(runs, ending, request, set(run or ()), last_event_id or cursor)
+        stream = _stream(runs, ending, set(run or ()), last_event_id or cursor)
         return StreamingResponse(stream, media_type="text/event-stream", headers={"X-Accel-Buffering": "no"})
 
     return router
@@ -163,13 +162,11 @@ def _points(key: str, xs: Floats, ys: Floats) -> Points:
     return Points(key=key, x=xs.tolist(), y=values)
 
 
-async def _stream(
-    runs: Runs, ending: asyncio.Event, request: Request, wanted: set[str], cursor: str
-) -> AsyncIterator[str]:
+async def _stream(runs: Runs, ending: asyncio.Event, wanted: set[str], cursor: str) -> AsyncIterator[str]:
     """An event when something has changed, at most one a second; a comment where nothing does for long."""
     seen = runs.version_at(cursor)
     quiet = _HEARTBEAT  # so that something comes at once
-    while not ending.is_set() and not await request.is_disconnected():
+    while not ending.is_set():
         version, changed = await run_in_threadpool(_news, runs, wanted, seen)
         if changed is not None:
             yield f"id: {runs.cursor_of(version)}\ndata: {json.dumps({'runs': changed})}\n\n"

@@ -44,8 +44,9 @@ class Tail:
         if file is None:
             return News(restarted=self._forget())
         with file:
-            restarted = self._changed(file.fileno()) and self._forget()
-            size = self._look(file.fileno())
+            status = os.fstat(file.fileno())
+            restarted = self._changed(file.fileno(), status) and self._forget()
+            self._identity, size = (status.st_dev, status.st_ino), status.st_size
             file.seek(self._place)
             while self._place < size:
                 chunk = file.read(_CHUNK)
@@ -61,18 +62,11 @@ class Tail:
                     return News(rows, restarted, behind=self._place < size)
         return News(rows, restarted)
 
-    def _look(self, descriptor: int) -> int:
-        status = os.fstat(descriptor)
-        self._identity = status.st_dev, status.st_ino
-        return status.st_size
-
-    def _changed(self, descriptor: int) -> bool:
+    def _changed(self, descriptor: int, status: os.stat_result) -> bool:
         """Whether what was read is no longer the beginning of the file."""
-        status = os.fstat(descriptor)
-        if self._identity != (status.st_dev, status.st_ino) or status.st_size < self._place:
-            return True
         start = self._place - len(self._before)
-        return os.pread(descriptor, len(self._before), start) != self._before
+        same = self._identity == (status.st_dev, status.st_ino)
+        return not same or os.pread(descriptor, len(self._before), start) != self._before
 
     def _forget(self) -> bool:
         """Start at the beginning again; whether anything had been read."""
