@@ -18,7 +18,10 @@ from keel.runs.files import write_json
 from tests.feedback.watch.support import begin_run, begin_stage, client_of, log, say
 
 HOSTILE = "<script>alert(1)</script>\"'</style><img src=x onerror=alert(2)>{{ 7 * 7 }}\x00\x1b[31m\u202e"
-CONTENTS = (b"", b"\x00\xff\xfe\n\x80", b"[1]\n", b'{"iteration": 1', b'"x"\nnull\n{}\n', b"\n" * 99, b"[" * 9999)
+CONTENTS = (
+    *(b"", b"\x00\xff\xfe\n\x80", b"[1]\n", b'{"iteration": 1', b'"x"\nnull\n{}\n', b"\n" * 99, b"[" * 9999),
+    b'{"iteration": 1, "a": "text", "response": 7}\n',
+)
 VALUES: tuple[Any, ...] = (None, 7, "x", [], {}, [{"a": 1}], -1, 0, 1e300, True)
 EVERY_PAGE = ("", "/parts/runs", "/runs/{}", "/runs/{}/parts/state", "/runs/{}/parts/charts", "/runs/{}/parts/samples")
 

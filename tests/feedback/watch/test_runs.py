@@ -8,6 +8,7 @@ import pytest
 
 from keel.errors import UserError
 from keel.feedback.refused import Refused
+from keel.feedback.watch import roots
 from keel.feedback.watch import runs as module
 from keel.feedback.watch.runs import Runs
 from tests.feedback.watch.support import begin_run, begin_stage, log
@@ -95,6 +96,30 @@ def test_what_grows_is_looked_at_once_a_second_however_many_ask(
     now = 101.5
     with runs.one("a") as run:
         assert run.stages["ppo"].num_rows == 1
+
+
+def test_many_runs_are_read_a_few_at_a_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "_EVERY", 100.0)
+    monkeypatch.setattr(module, "_READING", 0.0)
+    for number in range(5):
+        log(begin_stage(begin_run(tmp_path / "r" / str(number))), [1])
+    runs, read = Runs([tmp_path / "r"]), []
+    for _ in range(5):
+        assert runs.behind or not read
+        with runs.seen() as found:
+            read.append(sum("ppo" in run.stages for run in found.values()))
+    assert read == [1, 2, 3, 4, 5]
+    assert not runs.behind
+
+
+def test_a_search_ends_however_many_folders_there_are(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(roots, "_MOST_FOLDERS", 10)
+    for number in range(30):
+        begin_run(tmp_path / "r" / f"{number:02}")
+    begin_run(tmp_path / "r" / "a" / "b" / "c" / "too-deep")
+    assert list(names(Runs([tmp_path / "r"])).values()) == [f"r/{number:02}" for number in range(9)]
+    monkeypatch.setattr(roots, "_MOST_FOLDERS", 100)
+    assert len(names(Runs([tmp_path / "r"]))) == 30
 
 
 @pytest.mark.parametrize("content", [b"", b"{", b"\xff\x00", b"[]", b"null", b'{"name": 7}'])

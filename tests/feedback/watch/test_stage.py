@@ -62,7 +62,7 @@ def test_numbers_that_go_back_make_what_came_after_void(stage: LiveStage) -> Non
 
 
 def test_values_that_are_no_numbers_are_no_points(stage: LiveStage) -> None:
-    rows = ['"a": "text"', '"a": true', '"a": [1]', '"a": 1' + "0" * 400, '"a": 1e999', '"a": 5']
+    rows = ['"a": "text", "b": "text"', '"a": true', '"a": [1]', '"a": 1' + "0" * 400, '"a": 1e999', '"a": 5']
     text = "".join(f'{{"iteration": {number}, {row}}}\n' for number, row in enumerate(rows))
     text += '{"iteration": "six", "a": 1}\n{"iteration": 1e999, "a": 1}\n{"a": 1}\n'
     (stage.path / "metrics.jsonl").write_text(text, encoding="utf-8")
@@ -71,6 +71,7 @@ def test_values_that_are_no_numbers_are_no_points(stage: LiveStage) -> None:
     assert xs == [3, 4, 5]
     assert ys[2] == 5
     assert not any(math.isfinite(y) for y in ys[:2])
+    assert "b" not in stage.curves
 
 
 def test_a_window_of_a_curve(stage: LiveStage) -> None:
@@ -83,7 +84,7 @@ def test_a_window_of_a_curve(stage: LiveStage) -> None:
     assert np.array_equal(*(curve.points(10, 200, 300)))  # nothing
 
 
-def test_the_newest_samples_are_kept(stage: LiveStage, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_newest_samples_are_kept(stage: LiveStage) -> None:
     for iteration in range(30):
         say(stage.path, iteration, *({"response": str(row)} for row in range(50)))
     stage.refresh(AT_LEISURE)

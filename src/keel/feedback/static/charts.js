@@ -27,9 +27,8 @@ class Stage {
 
   async load(keys) {
     const found = await this.ask(keys, {});
-    if (this.generation !== found.generation) this.curves.clear();
-    this.generation = found.generation;
-    this.until ??= found.until;
+    if (this.generation === null) [this.generation, this.until] = [found.generation, found.until];
+    else if (this.generation !== found.generation) this.until = null; // what is here is void
     for (const { key, x, y } of found.series) this.curves.set(key, { x, y });
   }
 
@@ -41,11 +40,13 @@ class Stage {
     const found = await this.ask(keys, long || this.until === null ? {} : { after: this.until, generation: this.generation });
     this.generation = found.generation;
     this.until = found.until;
+    if (found.whole) for (const key of keys) this.curves.set(key, { x: [], y: [] });
     for (const { key, x, y } of found.series) {
-      const curve = found.whole ? { x: [], y: [] } : this.curves.get(key);
-      curve.x.push(...x);
-      curve.y.push(...y);
-      this.curves.set(key, curve);
+      const curve = this.curves.get(key);
+      const last = curve.x.at(-1) ?? -Infinity;
+      const known = x.filter((at) => at <= last).length;
+      curve.x.push(...x.slice(known));
+      curve.y.push(...y.slice(known));
     }
   }
 

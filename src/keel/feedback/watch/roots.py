@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import os
+from collections import deque
 from collections.abc import Iterator, Sequence
-from itertools import islice
 from pathlib import Path
 
 from keel.errors import UserError
 from keel.runs.layout import RUN
 
 _DEPTH = 3  # directories between one that was named and a run in it
-_MOST_RUNS = 1000
+_MOST_FOLDERS = 5000  # that are searched below each
 
 
 class Roots:
@@ -36,23 +36,28 @@ class Roots:
         """Every run that is there now: what it is called here, and its directory."""
         found: dict[Path, str] = {}
         for root in self._named:
-            for path in islice(_runs_below(root, _DEPTH), _MOST_RUNS):
+            for path in _runs_below(root):
                 found.setdefault(path, "/".join((root.name, *path.relative_to(root).parts)))
         return [(name, path) for path, name in found.items()]
 
 
-def _runs_below(folder: Path, depth: int) -> Iterator[Path]:
-    if (folder / RUN).is_file():
-        yield folder
-        return
-    if not depth:
-        return
+def _runs_below(root: Path) -> Iterator[Path]:
+    """Those that are nearer first; what lies in a run is none."""
+    waiting = deque([(root, 0)])
+    for _ in range(_MOST_FOLDERS):
+        if not waiting:
+            return
+        folder, depth = waiting.popleft()
+        if os.path.isfile(folder / RUN):
+            yield folder
+        elif depth < _DEPTH:
+            waiting.extend((folder / name, depth + 1) for name in _folders(folder))
+
+
+def _folders(folder: Path) -> list[str]:
+    """Not hidden, no links."""
     try:
         with os.scandir(folder) as entries:
-            names = sorted(
-                entry.name for entry in entries if entry.is_dir(follow_symlinks=False) and entry.name[0] != "."
-            )
+            return sorted(one.name for one in entries if one.is_dir(follow_symlinks=False) and one.name[0] != ".")
     except OSError:  # it is gone, or not ours to read
-        return
-    for name in names:
-        yield from _runs_below(folder / name, depth - 1)
+        return []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import secrets
 import threading
@@ -37,7 +38,7 @@ class LiveRun:
         self._recipe = JsonFile(path / RECIPE)
         self.stages: dict[str, LiveStage] = {}
         self._roots = roots
-        self._due = 0.0
+        self.due = 0.0  # when it is looked at again, by `time.monotonic()`
 
     @property
     def recipe(self) -> Mapping[str, Any]:
@@ -61,7 +62,8 @@ class LiveRun:
 
     @property
     def behind(self) -> bool:
-        return any(stage.behind for stage in self.stages.values())
+        """Whether there are lines of it that have not been read."""
+        return not self.due or any(stage.behind for stage in self.stages.values())
 
     @property
     def planned(self) -> list[str]:
@@ -71,15 +73,15 @@ class LiveRun:
     def refresh(self, deadline: float) -> bool:
         """Whether there was news."""
         now = time.monotonic()
-        if now < self._due and not self.behind:
+        if now < self.due and not self.behind:
             return False
         news = [file.refresh() for file in (self.about, self._recipe) if self._roots.holds(file.path)]
-        there = [name for name in STAGES if (self.path / name).is_dir()]
+        there = [name for name in STAGES if os.path.isdir(self.path / name)]
         news.append(there != list(self.stages))
         self.stages = {name: self.stages.get(name) or LiveStage(self.path / name, self._roots) for name in there}
         news += [stage.refresh(deadline) for stage in self.stages.values()]
         still = time.time() - self.changed_at > _STILL
-        self._due = now + (_SELDOM if still and not any(news) else _EVERY)
+        self.due = now + (_SELDOM if still and not any(news) else _EVERY)
         return any(news)
 
     def report(self) -> bytes | None:
@@ -94,7 +96,7 @@ class LiveRun:
     @property
     def has_report(self) -> bool:
         path = self.path / "report.html"
-        return path.is_file() and self._roots.holds(path)
+        return os.path.isfile(path) and self._roots.holds(path)
 
     def setting(self, *keys: str) -> Any:
         """A key of its recipe, None where it has none."""
@@ -161,10 +163,12 @@ class Runs:
         if now - self._looked_for >= (_SELDOM if self._runs else _EVERY):
             self._search()
             self._looked_for = now
-        for run in self._runs.values():
+        for run in sorted(self._runs.values(), key=lambda run: run.due):
             if run.refresh(now + _READING):
                 self.version += 1
                 run.version = self.version
+            if time.monotonic() >= now + _READING:
+                break
 
     def _search(self) -> None:
         found = {path: label for label, path in self._roots.runs()}

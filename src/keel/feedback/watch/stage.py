@@ -106,11 +106,6 @@ class LiveStage:
         self.num_samples = 0
 
     @property
-    def linked(self) -> bool:
-        """Whether it is another run's, reused."""
-        return self.path.is_symlink()
-
-    @property
     def readable(self) -> bool:
         """Whether it lies in what was named."""
         return self._roots.holds(self.path)
@@ -133,7 +128,7 @@ class LiveStage:
 
     def _within(self, path: Path) -> bool:
         """Whether a file of the stage is no link to elsewhere."""
-        return not path.is_symlink() or self._roots.holds(path)
+        return not os.path.islink(path) or self._roots.holds(path)
 
     def _read_metrics(self, deadline: float) -> bool:
         if not self._within(self._metrics.path):
@@ -156,8 +151,10 @@ class LiveStage:
         self.num_rows += 1
         for key, value in row.items():
             y = value if type(value) is float else math.nan if value is None else number(value)
+            if y is None:
+                continue
             curve = self.curves.get(key) or self._new_curve(key)
-            if y is not None and curve is not None:
+            if curve is not None:
                 curve.xs.append(x)
                 curve.ys.append(y)
 
@@ -202,11 +199,6 @@ class LiveStage:
             if key in self.curves and math.isfinite(self.curves[key].last):
                 return self.curves[key].last
         return None
-
-    def recent(self, key: str, count: int) -> list[float]:
-        """The last values of a metric that are finite, at most `count`."""
-        curve = self.curves.get(key)
-        return [y for y in curve.ys[-count:] if math.isfinite(y)] if curve else []
 
 
 def number(value: Any) -> float | None:
