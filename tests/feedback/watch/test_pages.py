@@ -70,7 +70,8 @@ def test_a_run_is_shown_with_its_stages_curves_and_samples(tmp_path: Path) -> No
     assert "go away" not in page
     assert "go away" in client.get("/runs/a?iteration=0").text
     assert "waiting" in client.get("/runs/a?stage=sft").text
-    assert client.get("/runs/a?stage=reward").status_code == 404
+    assert "This run has no reward stage" in client.get("/runs/a?stage=reward").text
+    assert client.get("/runs/a?stage=..").status_code == 404
 
 
 def test_runs_are_compared_by_an_address(tmp_path: Path) -> None:

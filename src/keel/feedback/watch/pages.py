@@ -103,10 +103,9 @@ def _rows(found: Mapping[str, LiveRun]) -> list[status.RunStatus]:
 def _of_run(run: LiveRun, asked: str, iteration: int | None) -> dict[str, Any]:
     """What the page of one run and its parts show: the stage that was asked for, else the one to look at."""
     found = status.of_run(run)
-    shown = next((one for one in found.stages if one.name == asked), None)
-    if asked and shown is None:
-        raise Refused("not_found", f"This run has no stage of the name {asked[:40]}.")
-    shown = shown or found.current
+    if asked and asked not in STAGES:
+        raise Refused("not_found", f"There is no stage of the name {asked[:40]}.")
+    shown = next((one for one in found.stages if one.name == asked), None) if asked else found.current
     stage = run.stages.get(shown.name) if shown else None
     drawn = samples.iterations(stage) if stage else []
     at = iteration if iteration in drawn else (drawn[-1] if drawn else None)

@@ -137,7 +137,10 @@ class Runs:
         with self.seen() as runs:
             if run_id not in runs:
                 raise Refused("not_found", "There is no run of that name among those that are watched.")
-            yield runs[run_id]
+            run = runs[run_id]
+            if run.behind:
+                self._read(run, time.monotonic() + _READING)
+            yield run
 
     def cursor_of(self, version: int) -> str:
         """The version as clients keep it."""
@@ -164,11 +167,14 @@ class Runs:
             self._search()
             self._looked_for = now
         for run in sorted(self._runs.values(), key=lambda run: run.due):
-            if run.refresh(now + _READING):
-                self.version += 1
-                run.version = self.version
+            self._read(run, now + _READING)
             if time.monotonic() >= now + _READING:
                 break
+
+    def _read(self, run: LiveRun, deadline: float) -> None:
+        if run.refresh(deadline):
+            self.version += 1
+            run.version = self.version
 
     def _search(self) -> None:
         found = {path: label for label, path in self._roots.runs()}
