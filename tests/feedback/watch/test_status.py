@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -7,7 +8,7 @@ import pytest
 from keel.feedback.watch.status import RunStatus, of_run, shown, spoken
 from keel.instruments.alarms import alarms
 from keel.runs.files import write_json
-from tests.feedback.watch.support import age, begin_run, begin_stage, lines, live, log, say
+from tests.feedback.watch.support import AT_LEISURE, age, begin_run, begin_stage, lines, live, log, say
 
 
 def status(path: Path) -> RunStatus:
@@ -76,26 +77,48 @@ def test_the_numbers_of_an_evaluation_and_of_comparisons(tmp_path: Path) -> None
     assert status(run).numbers == {"comparisons": "2", "score": "1.50", "KL": "2.00"}
 
 
+def judged(iteration: int, utility: float, peak: int) -> str:
+    values = {"eval/scores": iteration, "eval/utility": utility, "eval/utility/peak": peak}
+    return json.dumps({"iteration": iteration, **values, "eval/utility/fall_error": 0.01}) + "\n"
+
+
+def falling_run(path: Path, count: int, peak: int) -> Path:
+    """Evaluations whose utility was highest at `peak`, by 8; returns ppo's directory."""
+    ppo = begin_stage(begin_run(path))
+    rows = [judged(n, 9.0 if n == peak else 1.0, peak if n >= peak else 0) for n in range(count)]
+    (ppo / "metrics.jsonl").write_text("".join(rows), encoding="utf-8")
+    return ppo
+
+
 def test_alarms_are_those_of_the_instruments(tmp_path: Path) -> None:
-    run = begin_run(tmp_path / "a")
-    ppo = begin_stage(run)
-    for iteration, utility in enumerate([0.0, 2.0, 1.0, 0.5]):
-        log(ppo, [iteration], **{"eval/scores": float(iteration), "eval/utility": utility})
+    ppo = falling_run(tmp_path / "a", count=6, peak=2)
     (alarm,) = alarms(lines(ppo / "metrics.jsonl"), 2)
     assert "over-optimisation" in alarm.latest
-    (warning,) = status(run).warnings
+    (warning,) = status(tmp_path / "a").warnings
     assert (warning.stage, warning.sentence, warning.grave) == ("ppo", alarm.latest, True)
 
 
-def test_alarms_of_a_very_long_run_know_its_peak_and_do_not_take_long(tmp_path: Path) -> None:
-    run = begin_run(tmp_path / "a")
-    ppo = begin_stage(run)
-    rows = "".join(
-        f'{{"iteration": {n}, "eval/scores": {n}, "eval/utility": {9 if n == 700 else 1}}}\n' for n in range(3000)
-    )
-    (ppo / "metrics.jsonl").write_text(rows, encoding="utf-8")
-    (warning,) = status(run).warnings
+def test_alarms_of_a_fork_do_not_compare_two_scales(tmp_path: Path) -> None:
+    ppo = falling_run(tmp_path / "a", count=6, peak=2)
+    write_json(ppo / "forked_from.json", {"measured_since": 2})
+    assert status(tmp_path / "a").warnings == ()
+
+
+def test_alarms_of_a_very_long_run_know_its_peak(tmp_path: Path) -> None:
+    falling_run(tmp_path / "a", count=3000, peak=700)
+    (warning,) = status(tmp_path / "a").warnings
     assert "peaked at iteration 700 and fell from 9.00 to 1.00" in warning.sentence
+
+
+def test_alarms_are_found_anew_when_there_is_more(tmp_path: Path) -> None:
+    ppo = falling_run(tmp_path / "a", count=6, peak=2)
+    run = live(tmp_path / "a")
+    assert of_run(run).warnings
+    with (ppo / "metrics.jsonl").open("a", encoding="utf-8") as file:
+        file.write(judged(6, 10.0, 6))
+    run.due = 0.0
+    run.refresh(AT_LEISURE)
+    assert of_run(run).warnings == ()
 
 
 def test_what_the_guards_left_is_told(tmp_path: Path) -> None:

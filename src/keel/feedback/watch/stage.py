@@ -17,7 +17,7 @@ import numpy as np
 from keel.feedback.watch.downsample import Floats, thin
 from keel.feedback.watch.roots import Roots
 from keel.feedback.watch.tail import Tail, clean, open_regular, parse
-from keel.runs.layout import CHECKPOINTS, CLOCK, DONE, FAULTS, IDENTITY, METRICS, SAMPLES
+from keel.runs.layout import CHECKPOINTS, CLOCK, DONE, FAULTS, FORKED, IDENTITY, METRICS, SAMPLES
 
 _MOST_METRICS = 2000
 _MOST_SAMPLES = 1000  # the newest
@@ -95,6 +95,7 @@ class LiveStage:
         self._metrics = Tail(path / METRICS)
         self._samples = Tail(path / SAMPLES)
         self.done = JsonFile(path / DONE)
+        self.fork = JsonFile(path / FORKED)
         self.behind = False  # whether there is more to read at once
         self.changed_at = 0.0  # when something in it was last written, in seconds of the epoch
         self.faults: list[str] = []
@@ -120,8 +121,7 @@ class LiveStage:
             return False
         faults = _names(self.path / FAULTS) if self._within(self.path / FAULTS) else []
         news = [self._read_metrics(deadline), self._read_samples(deadline), faults != self.faults]
-        if self._within(self.done.path):
-            news.append(self.done.refresh())
+        news += [file.refresh() for file in (self.done, self.fork) if self._within(file.path)]
         self.faults = faults
         self.changed_at = _newest(self.path)
         return any(news)

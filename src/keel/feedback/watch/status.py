@@ -7,8 +7,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
-
-import numpy as np
+from weakref import WeakKeyDictionary
 
 from keel.feedback.watch.runs import LiveRun
 from keel.feedback.watch.stage import LiveStage, number
@@ -24,6 +23,9 @@ _MOST_EVALUATIONS = 200
 _EVALUATED = "eval/scores"
 _HELD_OUT = ("eval/utility", "eval/judge")
 _KL_ERRORS, _LEAST_KL = 5, -1e-3  # as ppo itself warns of
+
+# What alarms were found, and in what: they are asked for far more often than there are evaluations.
+_ALARMS: WeakKeyDictionary[LiveStage, tuple[object, list[Notice]]] = WeakKeyDictionary()
 
 # By stage what its line shows: a label, and the metrics that may say it, or the key of the summary.
 _HEADLINES: dict[str, tuple[tuple[str, tuple[str, ...]], ...]] = {
@@ -60,7 +62,7 @@ class StageStatus:
 
 
 @dataclass(frozen=True)
-class Warning:
+class Notice:
     """What is out of order in a run; a `grave` one has gone wrong, another should be looked at."""
 
     stage: str
@@ -77,7 +79,7 @@ class RunStatus:
     stages: tuple[StageStatus, ...]
     current: StageStatus | None
     numbers: dict[str, str]
-    warnings: tuple[Warning, ...]
+    warnings: tuple[Notice, ...]
     age: float | None  # seconds since something was written
 
 
@@ -113,19 +115,19 @@ def _current(stages: Sequence[StageStatus]) -> StageStatus | None:
     return next((some[-1] for some in (working, trained, begun) if some), stages[0] if stages else None)
 
 
-def _warnings(run: LiveRun) -> list[Warning]:
+def _warnings(run: LiveRun) -> list[Notice]:
     """The instruments' alarms, and what the run's own guards have left in its directory."""
     found = []
     for stage in run.stages.values():
         for fault in stage.faults:
             said = f"{fault}: a number was not finite; faults/{fault} holds what is needed to look closer"
-            found.append(Warning(stage.name, said, grave=True))
+            found.append(Notice(stage.name, said, grave=True))
         stopped = (stage.done.value or {}).get("stopped")
         if isinstance(stopped, str) and stopped:
-            found.append(Warning(stage.name, f"it ended early: {stopped}", grave=False))
+            found.append(Notice(stage.name, f"it ended early: {stopped}", grave=False))
         skipped = stage.last(f"{stage.name}/skipped")
         if skipped:
-            found.append(Warning(stage.name, f"{skipped:.0f} minibatches were left out: not finite", grave=True))
+            found.append(Notice(stage.name, f"{skipped:.0f} minibatches were left out: not finite", grave=True))
     ppo = run.stages.get("ppo")
     return found if ppo is None else found + _negative_kl(ppo) + _alarms(run, ppo)
 
@@ -199,31 +201,38 @@ def _durations(stage: LiveStage) -> list[float]:
     return [found[x] for x in sorted(found)[-_RECENT:]]
 
 
-def _negative_kl(ppo: LiveStage) -> list[Warning]:
+def _negative_kl(ppo: LiveStage) -> list[Notice]:
     kl, errors = ppo.curves.get("objective/kl"), ppo.curves.get("objective/kl_standard_error")
     if kl is None or errors is None or len(kl.ys) != len(errors.ys):
         return []
     last = list(zip(kl.ys[-_RECENT:], errors.ys[-_RECENT:], strict=True))
     count = sum(y < min(-_KL_ERRORS * error, _LEAST_KL) for y, error in last)
     said = f"the KL estimate was impossibly negative in {count} of the last {len(last)} iterations: an error"
-    return [Warning("ppo", said, True)] if count else []
+    return [Notice("ppo", said, True)] if count else []
 
 
-def _alarms(run: LiveRun, ppo: LiveStage) -> list[Warning]:
+def _alarms(run: LiveRun, ppo: LiveStage) -> list[Notice]:
     after = run.numeric("ppo", "evaluate", "alarm_after")
-    rows = _evaluations(ppo)
-    found = alarms(rows, int(after) if after is not None and 1 <= after < _MOST_EVALUATIONS else AFTER)
-    return [Warning("ppo", alarm.latest, alarm.grave) for alarm in found if alarm.standing]
+    since = number((ppo.fork.value or {}).get("measured_since"))
+    settings = (
+        int(after) if after is not None and 1 <= after < _MOST_EVALUATIONS else AFTER,
+        int(since) if since is not None and math.isfinite(since) else None,
+    )
+    evaluated = ppo.curves.get(_EVALUATED)
+    key = ppo.generation, len(evaluated.xs) if evaluated else 0, settings
+    if key != _ALARMS.get(ppo, (None, []))[0]:
+        found = alarms(_evaluations(ppo), *settings)
+        _ALARMS[ppo] = key, [Notice("ppo", alarm.latest, alarm.grave) for alarm in found if alarm.standing]
+    return _ALARMS[ppo][1]
 
 
 def _evaluations(ppo: LiveStage) -> list[dict[str, float | None]]:
-    """What the alarms go by: where there are very many evaluations the start, the peaks, and the last."""
+    """What the alarms go by: where there are very many evaluations the start, the last, and the peaks these name."""
     curves = {key: curve for key, curve in ppo.curves.items() if key.startswith("eval/")}
     if _EVALUATED not in curves:
         return []
     times = curves[_EVALUATED].xs
     kept = {times[0], *times[-_MOST_EVALUATIONS:]}
-    for key in _HELD_OUT:
-        if key in curves and np.isfinite(curves[key].ys).any():
-            kept.add(curves[key].xs[int(np.nanargmax(curves[key].ys))])
+    for peak in (curves.get(f"{key}/peak") for key in _HELD_OUT):
+        kept |= set(peak.ys[-_MOST_EVALUATIONS:]) & set(times) if peak else set()
     return [{"iteration": x, **{key: curve.at(x) for key, curve in curves.items()}} for x in sorted(kept)]
