@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+import os
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from keel.runs.files import move, sync, to_json
 from keel.schema import Record
@@ -18,11 +20,19 @@ def write_jsonl(path: Path, records: Iterable[Record]) -> None:
 
 def write_rows(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
     """The same for rows that are JSON-ready already; they are written as they come, NaN and infinities as null."""
+    with in_one_step(path) as file:
+        for row in rows:
+            file.write(_line(row).encode("utf-8") + b"\n")
+
+
+@contextmanager
+def in_one_step(path: Path, *, mode: int = 0o666) -> Iterator[BinaryIO]:
+    """A file that bears its name once it is written to the end, and is on the disk; an error leaves nothing behind."""
     beside = path.with_name(f".{path.name}.tmp")
     try:
-        with beside.open("wb") as file:
-            for row in rows:
-                file.write(_line(row).encode("utf-8") + b"\n")
+        beside.unlink(missing_ok=True)
+        with open(os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode), "wb") as file:
+            yield file
         sync(beside)
         move(beside, path)
     finally:

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 
-from keel.data.audit.annotators import Estimate, Person
+from keel.data.audit.annotators import Person
 from keel.data.audit.audit import Audit
 from keel.data.audit.faults import Fault, Place
-from keel.data.audit.intervals import Rate
+from keel.data.audit.intervals import Estimate, Rate
 from keel.report.numbers import ABSENT, count, number, percent
 
 PEOPLE = ("annotator", "votes", "agrees with the others", "takes the first", "takes the longer", "stands out")

@@ -13,19 +13,12 @@ from keel.assessment import agreement
 from keel.assessment.statistics import Floats, Interval, wilson_interval
 from keel.data.audit.gather import Int64s
 from keel.data.audit.grouping import combined, groups
-from keel.data.audit.intervals import Rate, bootstrap
+from keel.data.audit.intervals import Estimate, Rate
+from keel.data.audit.reliability import nominal, reliability
 from keel.data.audit.simhash import UInt64s
 
 _SURE = 0.99  # that nobody at all is called an outlier where all are alike
 _ENOUGH_VOTES = 10
-
-
-@dataclass(frozen=True)
-class Estimate:
-    """A number with a 95% interval."""
-
-    value: float
-    interval: Interval
 
 
 @dataclass(frozen=True)
@@ -109,24 +102,13 @@ def _counts(votes: Votes) -> NDArray[np.int64]:
 def _agreement(votes: Votes, counts: NDArray[np.int64]) -> tuple[Estimate, Estimate]:
     """Krippendorff's α, and with how many votes another one on the pair agrees; prompts are drawn anew.
 
-    α = 1 − D_o/D_e (Krippendorff, 2011, "Computing Krippendorff's alpha-reliability"), and 1 − D_o is that agreement.
     Which of two replies is called the first is nobody's choice, so α is that of every pair entered both ways round: it
-    does not change when replies are swapped, both answers are expected equally often, and of n votes D_e = n/(2n − 1).
+    does not change when replies are swapped, and both answers are expected equally often.
     """
-    several = counts.sum(axis=1) >= 2
-    number = groups(votes.prompt[np.unique(votes.pair, return_index=True)[1]][several])
-    counts = counts[several]
-    sums = [np.bincount(number, weights=each) for each in (agreement.agreeing(counts), counts.sum(axis=1))]
-    parts = np.stack(sums, axis=1).astype(np.float64)
-
-    def agree(sums: Floats) -> Floats:
-        return np.asarray(sums[..., 0] / sums[..., 1])
-
-    def alpha(sums: Floats) -> Floats:
-        return np.asarray(1 - (1 - agree(sums)) * (2 - 1 / sums[..., 1]))
-
-    found = [Estimate(float(part(parts.sum(axis=0))), bootstrap(parts, part)) for part in (alpha, agree)]
-    return found[0], found[1]
+    prompt = votes.prompt[np.unique(votes.pair, return_index=True)[1]]
+    found = reliability(np.concatenate([counts, counts[:, ::-1]]), np.tile(prompt, 2), nominal(2))
+    assert found is not None
+    return found
 
 
 def _people(

@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import asdict
 from typing import Any
 
-from keel.data.audit.annotators import Annotators, Estimate
+from keel.data.audit.annotators import Annotators
 from keel.data.audit.audit import Audit
 from keel.data.audit.faults import Place
-from keel.data.audit.intervals import Rate
+from keel.data.audit.intervals import Estimate, Rate
 from keel.data.audit.order import Cycle
 
 

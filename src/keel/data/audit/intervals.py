@@ -19,6 +19,14 @@ _ENOUGH = 1e-10
 
 
 @dataclass(frozen=True)
+class Estimate:
+    """A number with a 95% interval."""
+
+    value: float
+    interval: Interval
+
+
+@dataclass(frozen=True)
 class Rate:
     """`hits` of `total`, with a 95% interval."""
 
