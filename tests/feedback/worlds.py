@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import uuid
 from collections.abc import Sequence
 from typing import Any
 
+from sqlalchemy import select
 from sqlalchemy.orm import Session
 
+from keel.feedback.judgements import Said, judge
 from keel.feedback.projects import Settings, add_project
-from keel.feedback.tables import Kind, Project, User
+from keel.feedback.tables import Assignment, Kind, Project, Task, User
 from keel.feedback.tasks import NewResponse, NewTask, add_tasks
 
 NOW = 1_000_000.0
@@ -36,3 +39,42 @@ def new_tasks(count: int, responses: int = 2, **more: Any) -> Sequence[NewTask]:
         NewTask(f"prompt {number}", [NewResponse(f"response {number}.{k}") for k in range(responses)], **more)
         for number in range(count)
     ]
+
+
+def answered(
+    session: Session, made: Project, user: User, task: Task, answer: Any, *, at: float = NOW, **more: Any
+) -> Assignment:
+    """What a person said of a task, by position whatever order it was shown in (`order`, or that of the task)."""
+    occasion, verdict = more.pop("occasion", 0), more.pop("verdict", "answer")
+    order = more.pop("order", list(range(len(task.responses))))
+    assignment = Assignment(
+        id=uuid.uuid4().hex,
+        task=task,
+        project_id=made.id,
+        user_id=user.id,
+        occasion=occasion,
+        order=order,
+        state="leased",
+        leased_at=at,
+        expires_at=at + 60,
+    )
+    session.add(assignment)
+    session.flush()
+    shown = None if answer is None else _as_shown(answer, order)
+    judge(session, user, uuid.uuid4().hex, assignment.id, Said(verdict, shown, **more), now=at)
+    return assignment
+
+
+def _as_shown(answer: dict[str, Any], order: Sequence[int]) -> dict[str, Any]:
+    shown = dict(answer)
+    for name in ("ranks", "ratings"):
+        if name in answer:
+            shown[name] = [answer[name][position] for position in order]
+    if answer.get("best") is not None:
+        shown["best"] = list(order).index(answer["best"])
+    return shown
+
+
+def tasks_of(session: Session, made: Project) -> Sequence[Task]:
+    """In the order in which they were put there."""
+    return session.scalars(select(Task).where(Task.project_id == made.id).order_by(Task.id)).all()

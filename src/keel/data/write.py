@@ -22,7 +22,7 @@ def write_rows(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
     """The same for rows that are JSON-ready already; they are written as they come, NaN and infinities as null."""
     with in_one_step(path) as file:
         for row in rows:
-            file.write(_line(row).encode("utf-8") + b"\n")
+            file.write(line_of(row))
 
 
 @contextmanager
@@ -39,8 +39,10 @@ def in_one_step(path: Path, *, mode: int = 0o666) -> Iterator[BinaryIO]:
         beside.unlink(missing_ok=True)
 
 
-def _line(row: Mapping[str, Any]) -> str:
+def line_of(row: Mapping[str, Any]) -> bytes:
+    """The row's line, with its end."""
     try:
-        return json.dumps(row, ensure_ascii=False, allow_nan=False)
+        text = json.dumps(row, ensure_ascii=False, allow_nan=False)
     except ValueError:  # a NaN or infinity in a column of the user's, which no JSON holds
-        return to_json(row)
+        text = to_json(row)
+    return text.encode("utf-8") + b"\n"

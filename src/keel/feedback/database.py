@@ -53,6 +53,13 @@ class Database:
             yield session
 
     @contextmanager
+    def snapshot(self) -> Iterator[Session]:
+        """`reading` everything as it is at one moment, however many queries that takes and whoever writes meanwhile."""
+        level = {} if self.embedded else {"isolation_level": "REPEATABLE READ"}  # SQLite's transactions are that anyway
+        with Session(self._engine.execution_options(**level)) as session:
+            yield session
+
+    @contextmanager
     def writing(self) -> Iterator[Session]:
         """A session that is committed at the end; on SQLite writers go one after the other."""
         with self._turn, Session(self._engine.execution_options(**{_WRITES: True})) as session, session.begin():

@@ -136,6 +136,14 @@ def clean_json(value: Any, field: str) -> None:
 
 def clean_text(text: str, field: str) -> str:
     """The text as it is. Raises Refused for what a database cannot hold: NUL, and halves of surrogate pairs."""
-    if "\x00" in text or any("\ud800" <= letter <= "\udfff" for letter in text):
+    if "\x00" in text or not _is_unicode(text):
         raise Refused("invalid", f"{field}: a NUL character, or half of a surrogate pair, is no text", field=field)
     return text
+
+
+def _is_unicode(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True

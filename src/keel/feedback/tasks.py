@@ -64,17 +64,27 @@ class Progress:
 
 def add_tasks(session: Session, project: Project, tasks: Sequence[NewTask], *, now: float) -> Added:
     """Put tasks into a project. Raises Refused, naming the task by its number, for one that cannot be judged."""
-    made = [_row(project, task, number, now) for number, task in enumerate(tasks, start=1)]
+    rows = []
+    for number, task in enumerate(tasks, start=1):
+        try:
+            rows.append(task_row(project, task, now=now))
+        except Refused as refused:
+            raise Refused(refused.code, f"task {number}: {refused}", field=refused.field) from None
+    return add_rows(session, project, rows)
+
+
+def add_rows(session: Session, project: Project, rows: Sequence[Task]) -> Added:
+    """Put rows of the project's tasks into the database, but for those that are there."""
     known: set[str] = set()
-    for start in range(0, len(made), _A_QUERY):
-        digests = [task.digest for task in made[start : start + _A_QUERY]]
+    for start in range(0, len(rows), _A_QUERY):
+        digests = [task.digest for task in rows[start : start + _A_QUERY]]
         known.update(
             session.scalars(select(Task.digest).where(Task.project_id == project.id, Task.digest.in_(digests)))
         )
-    new = {task.digest: task for task in made if task.digest not in known}
+    new = {task.digest: task for task in rows if task.digest not in known}
     session.add_all(new.values())
     session.flush()
-    return Added(new=len(new), known=len(made) - len(new))
+    return Added(new=len(new), known=len(rows) - len(new))
 
 
 def progress(session: Session, project: Project, *, batch: str | None = None) -> Progress:
@@ -91,27 +101,26 @@ def progress(session: Session, project: Project, *, batch: str | None = None) ->
     return Progress(tasks, complete, int(votes), int(wanted))
 
 
-def _row(project: Project, task: NewTask, number: int, now: float) -> Task:
+def task_row(project: Project, task: NewTask, *, now: float) -> Task:
+    """The row of a task, which is nowhere yet. Raises Refused if it cannot be judged."""
     least, most = RESPONSES[project.kind]
     if not least <= len(task.responses) <= most:
         wanted = f"{least}" if least == most else f"{least} to {most}"
-        raise Refused(
-            "invalid", f"task {number}: {len(task.responses)} responses; a {project.kind} project takes {wanted} a task"
-        )
+        raise Refused("invalid", f"{len(task.responses)} responses; a {project.kind} project takes {wanted} a task")
     if not isinstance(task.prompt, str) and not task.prompt:
-        raise Refused("invalid", f"task {number}: the prompt has no messages")
+        raise Refused("invalid", "the prompt has no messages")
     prompt = _plain(task.prompt)
     settings = settings_of(project)
     expected = None
     if task.purpose != "label":
         if task.expected is None:
-            raise Refused("invalid", f"task {number}: a {task.purpose} task needs its expected answer")
+            raise Refused("invalid", f"a {task.purpose} task needs its expected answer")
         answer = read_answer(project.kind, task.expected, responses=len(task.responses), settings=settings)
         expected = answer.model_dump(mode="json")
     texts = [response.text for response in task.responses]
     said = {"prompt": prompt, "responses": texts, "purpose": task.purpose, "round": task.round, "batch": task.batch}
     beside = [(one.source, one.extra) for one in task.responses]
-    clean_json([prompt, texts, beside, task.row, task.policy_version, task.batch], f"task {number}")
+    clean_json([prompt, texts, beside, task.row, task.policy_version, task.batch], "the task")
     digest = hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()
     return Task(
         project_id=project.id,

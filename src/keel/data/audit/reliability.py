@@ -1,4 +1,4 @@
-"""How far those who judge the same things agree: Krippendorff's α and plain agreement, for any values alike by degrees."""
+"""How far those who judge the same things agree: Krippendorff's α and plain agreement, for values alike by degrees."""
 
 from __future__ import annotations
 

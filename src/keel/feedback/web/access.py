@@ -11,21 +11,20 @@ import ipaddress
 import secrets
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from typing import Annotated
 
 from fastapi import Depends, Request, Response
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 from itsdangerous import BadSignature, Signer
 from markupsafe import Markup
-from sqlalchemy import select
-from sqlalchemy.exc import IntegrityError
 
 from keel.feedback import people
 from keel.feedback.database import Database
 from keel.feedback.passwords import Passwords
 from keel.feedback.refused import Refused
-from keel.feedback.tables import Role, Secret, User
+from keel.feedback.secret import secret_of
+from keel.feedback.tables import Role, User
 from keel.feedback.web.attempts import Attempts
 from keel.feedback.web.sites import SAFE, Sites, is_bearer
 
@@ -40,7 +39,7 @@ class Access:
         self._passwords = passwords
         self._database = database
         self._sites = sites
-        key = _signing_key(database)
+        key = secret_of(database, "signing")
         self._cookies = Signer(key, salt="keel session", digest_method=hashlib.sha256)
         self._forms = Signer(key, salt="keel form", digest_method=hashlib.sha256)
         self._names = Attempts(free=5, longest=60)
@@ -190,17 +189,3 @@ def _address(request: Request) -> str:
     except ValueError:
         return host
     return host if address.version == 4 else str(ipaddress.ip_network((address, 64), strict=False))
-
-
-def _signing_key(database: Database) -> str:
-    """The server's key: made when it first starts, and the same in every process on that database."""
-    made = Secret(name="signing", value=secrets.token_urlsafe(32))
-    with suppress(IntegrityError), database.writing() as session:
-        kept = session.get(Secret, made.name)
-        if kept is not None:
-            return kept.value
-        session.add(made)
-        session.flush()
-        return made.value
-    with database.reading() as session:  # another process was faster
-        return session.scalars(select(Secret.value).where(Secret.name == "signing")).one()
