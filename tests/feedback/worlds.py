@@ -10,6 +10,7 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from keel.feedback.judgements import Said, judge
+from keel.feedback.leases import take_seat
 from keel.feedback.projects import Settings, add_project
 from keel.feedback.tables import Assignment, Kind, Project, Task, User
 from keel.feedback.tasks import NewResponse, NewTask, add_tasks
@@ -60,6 +61,8 @@ def answered(
     )
     session.add(assignment)
     session.flush()
+    if occasion == 0:
+        take_seat(session, task.id, even_if_full=True)
     shown = None if answer is None else _as_shown(answer, order)
     judge(session, user, uuid.uuid4().hex, assignment.id, Said(verdict, shown, **more), now=at)
     return assignment
