@@ -15,6 +15,7 @@ from keel.data.reasons import Reason
 from keel.errors import UserError
 from keel.feedback.database import Database
 from keel.feedback.importing import Imported, Meant, import_tasks
+from keel.feedback.projects import find_project
 from keel.feedback.tables import Kind, Project, Task
 from tests.feedback.worlds import NOW, project, tasks_of
 
@@ -160,9 +161,11 @@ def test_a_file_that_fails_in_its_midst_leaves_nothing(
     good, bad = tmp_path / "good.jsonl", tmp_path / "bad.parquet"
     good.write_text("".join(json.dumps({"prompt": f"p{k}", "responses": ["a", "b"]}) + "\n" for k in range(30)))
     bad.write_bytes(b"PAR1 and nothing else")
+    with database.writing() as session:
+        name = project(session, tasks=0).name
+    sources = [DataConfig(path=str(one)) for one in (good, bad)]
     with pytest.raises(UserError, match="damaged Parquet"), database.writing() as session:
-        made = project(session, tasks=0)
-        import_tasks(session, made, [DataConfig(path=str(one)) for one in (good, bad)], Meant(), now=NOW)
+        import_tasks(session, find_project(session, name), sources, Meant(), now=NOW)
     with database.reading() as session:
         assert session.scalar(select(func.count(Task.id))) == 0
 

@@ -16,6 +16,8 @@ from keel.cli.doctor import doctor
 from keel.cli.evaluate import evaluate
 from keel.cli.export import export
 from keel.cli.feedback import feedback_app
+from keel.cli.feedback_projects import backup, import_files, quality, restore
+from keel.cli.feedback_projects import export as export_feedback
 from keel.cli.generate import generate
 from keel.cli.init import init
 from keel.cli.report import report
@@ -52,6 +54,10 @@ app.command()(compare)
 app.command()(verify)
 data_app.command(no_args_is_help=True)(audit)
 app.add_typer(data_app, name="data")
+feedback_app.command("import", no_args_is_help=True)(import_files)
+feedback_app.command("export", no_args_is_help=True)(export_feedback)
+for command in (quality, backup, restore):
+    feedback_app.command(no_args_is_help=True)(command)
 app.add_typer(feedback_app, name="feedback")
 app.add_typer(debug_app, name="debug")
 

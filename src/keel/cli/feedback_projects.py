@@ -1,24 +1,237 @@
-"""`keel feedback import|export|quality|backup|restore`: what goes into a project and comes out of it."""
+"""`keel feedback import`, `export`, `quality`, `backup` and `restore`: into a feedback database, and out of it."""
 
 from __future__ import annotations
 
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from keel.cli.data import FieldOption, Files, Layout, LayoutOption, MapOption, OutcomeOption
+from keel.cli.data import FieldOption, Files, Layout, LayoutOption, MapOption, OutcomeOption, refuse_out, sources_of
+from keel.cli.feedback import DATABASE, DatabaseOption, open_database
 
 if TYPE_CHECKING:
     from sqlalchemy.orm import Session
 
+    from keel.feedback.database import Database
     from keel.feedback.export import What
     from keel.feedback.importing import Imported
     from keel.feedback.projects import Settings
+    from keel.feedback.tables import Project, Purpose
+
+ProjectName = Annotated[str, typer.Argument(metavar="PROJECT", help="Its name.")]
+ForceOption = Annotated[bool, typer.Option("--force", help="Replace a file that is there.")]
+
+
+class Judging(StrEnum):
+    COMPARE = "compare"
+    RANK = "rank"
+    RATE = "rate"
+    REVIEW = "review"
+
+
+def import_files(
+    project: ProjectName,
+    files: Files,
+    kind: Annotated[Judging | None, typer.Option(help="How a new project is judged.")] = None,
+    settings: Annotated[
+        Path | None, typer.Option(metavar="FILE.yaml", help="The project's settings, if it is new; else its new ones.")
+    ] = None,
+    round: Annotated[int, typer.Option(min=1, help="The round that the tasks belong to.")] = 1,
+    gold: Annotated[bool, typer.Option("--gold", help="What the rows say is right, and checks people.")] = False,
+    practice: Annotated[
+        bool, typer.Option("--practice", help="What the rows say is right, and teaches people.")
+    ] = False,
+    policy_version: Annotated[str | None, typer.Option(help="Which policy the responses are of.")] = None,
+    layout: LayoutOption = Layout.AUTO,
+    field: FieldOption = None,
+    outcome: OutcomeOption = None,
+    map: MapOption = None,
+    database: DatabaseOption = DATABASE,
+) -> None:
+    """Put tasks into a project, made if it is new: all of the files, or nothing. Files read twice make no task twice.
+
+    Rows have a prompt and responses, or chosen and rejected, or one response. Where there are more responses than a
+    task takes, each two of them (compare) or each one (review) are a task.
+
+    Example: keel feedback import helpful pairs.jsonl --kind compare --database feedback.db
+    """
+    from keel.feedback.importing import Meant, import_tasks
+
+    if gold and practice:
+        raise typer.BadParameter("give either --gold or --practice")
+    purpose: Purpose = "gold" if gold else "practice" if practice else "label"
+    sources = sources_of(files, layout, field, outcome, map)
+    given = None if settings is None else _read_settings(settings)
+    with _opened(database, new=True) as opened, opened.writing() as session:
+        made = _project(session, project, kind, given)
+        done = import_tasks(session, made, sources, Meant(purpose, round, policy_version), now=time.time())
+    _tell(project, done)
+
+
+def export(
+    project: ProjectName,
+    out: Annotated[Path, typer.Argument(metavar="OUT.jsonl")],
+    round: Annotated[int | None, typer.Option(min=1, help="Of this round alone.")] = None,
+    everything: Annotated[
+        bool, typer.Option("--all", help="Gold, practice and hidden repeats too, each marked.")
+    ] = False,
+    ties: Annotated[
+        Path | None, typer.Option(help="Where comparisons go that call neither better, as rankings.")
+    ] = None,
+    demonstrations: Annotated[Path | None, typer.Option(help="Where accepted and edited responses go.")] = None,
+    anonymous: Annotated[bool, typer.Option("--anonymous", help="Stable pseudonyms in place of names.")] = False,
+    force: ForceOption = False,
+    database: DatabaseOption = DATABASE,
+) -> None:
+    """Write what people said as comparisons, rankings, ratings or labels, for `keel reward` and `keel data audit`.
+
+    Example: keel feedback export helpful comparisons.jsonl --database feedback.db
+    """
+    from keel.feedback.export import Wanted, by_name, by_pseudonym, export_files
+    from keel.feedback.projects import find_project
+    from keel.runs.files import written
+
+    outs: dict[What, Path] = {"judgements": out}
+    outs |= {"ties": ties} if ties else {}
+    outs |= {"demonstrations": demonstrations} if demonstrations else {}
+    options = {"judgements": "OUT", "ties": "--ties", "demonstrations": "--demonstrations"}
+    for what, path in outs.items():
+        refuse_out(options[what], path, force)
+    with _opened(database) as opened:
+        names = by_pseudonym(opened) if anonymous else by_name
+        with opened.snapshot() as session, written(out):
+            counts = export_files(session, find_project(session, project), outs, Wanted(round, everything), names)
+    for what, path in outs.items():
+        typer.echo(f"{counts[what]:,} {what} written to {path}")
+    for what in sorted(counts.keys() - outs.keys()):
+        typer.echo(f"{counts[what]:,} {what} left out; {options[what]} FILE.jsonl writes them")
+
+
+def quality(project: ProjectName, database: DatabaseOption = DATABASE) -> None:
+    """How far people agree, and what is known of each annotator.
+
+    Example: keel feedback quality helpful --database feedback.db
+    """
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    from keel.cli.console import printable
+    from keel.feedback.projects import find_project
+    from keel.feedback.quality import HEADER, quality, summary, table
+
+    with _opened(database) as opened, opened.snapshot() as session:
+        found = quality(session, find_project(session, project))
+    console = Console()
+    console.print(summary(found), markup=False, highlight=False, soft_wrap=True)
+    shown = Table(*HEADER)
+    for line in table(found):
+        shown.add_row(*(Text(printable(cell)) for cell in line))
+    console.print(shown)
+
+
+def backup(
+    out: Annotated[Path, typer.Argument(metavar="OUT.gz", help="Where the backup goes.")],
+    force: ForceOption = False,
+    database: DatabaseOption = DATABASE,
+) -> None:
+    """Write the whole database to one file, while the server runs or not. It holds secrets: only you may read it.
+
+    Example: keel feedback backup feedback-monday.gz --database feedback.db
+    """
+    from keel.errors import UserError
+    from keel.feedback.backup import backup
+    from keel.runs.files import written
+
+    if out.exists() and not force:
+        raise UserError(f"{out} is there already; give --force to replace it")
+    with _opened(database) as opened, written(out):
+        counts = backup(opened, out, now=time.time())
+    typer.echo(f"{sum(counts.values()):,} rows, of them {counts.get('judgements', 0):,} judgements, written to {out}")
+
+
+def restore(
+    source: Annotated[Path, typer.Argument(metavar="FILE.gz", help="What `keel feedback backup` wrote.")],
+    database: DatabaseOption,
+) -> None:
+    """Fill an empty database, SQLite or PostgreSQL, from a backup of either: all of it, or nothing.
+
+    Example: keel feedback restore feedback-monday.gz --database postgresql://keel@localhost/keel
+    """
+    from keel.feedback.backup import restore
+
+    with _opened(database, new=True) as opened:
+        counts = restore(opened, source)
+        typer.echo(
+            f"{sum(counts.values()):,} rows, of them {counts.get('judgements', 0):,} judgements, are in {opened}"
+        )
+
+
+@contextmanager
+def _opened(url: str, *, new: bool = False) -> Iterator[Database]:
+    """The database, made only where that may be. What it refuses is a UserError."""
+    from keel.errors import UserError
+
+    if not new and "://" not in url and not Path(url).exists():
+        raise UserError(f"there is no database {url}; name the one that `keel feedback serve` was given")
+    opened = open_database(url)
+    from keel.feedback.refused import Refused
+
+    try:
+        yield opened
+    except Refused as refused:
+        raise UserError(str(refused)) from None
+    finally:
+        opened.close()
+
+
+def _read_settings(file: Path) -> Settings:
+    from keel.config.yaml_text import read_yaml
+    from keel.errors import UserError
+    from keel.feedback.projects import read_settings
+    from keel.feedback.refused import Refused
+
+    try:
+        return read_settings(read_yaml(file.read_text(encoding="utf-8")) or {})
+    except (OSError, ValueError) as error:
+        raise UserError(f"{file} cannot be read: {' '.join(str(error).split())}") from None
+    except Refused as refused:
+        raise UserError(f"{file}: {refused}") from None
+
+
+def _project(session: Session, name: str, kind: Judging | None, given: Settings | None) -> Project:
+    """The project of that name, new or not, with the settings that were given."""
+    from sqlalchemy import select
+
+    from keel.errors import UserError
+    from keel.feedback.projects import Settings, add_project, change_settings
     from keel.feedback.tables import Project
 
-DatabaseOption = Annotated[
-    str, typer.Option(envvar="KEEL_FEEDBACK_DATABASE", help="A file, or postgresql://USER:PASSWORD@HOST/NAME.")
-]
-DATABASE = "keel-feedback.db"
+    found = session.scalar(select(Project).where(Project.name == name))
+    if found is None:
+        if kind is None:
+            raise UserError(f"there is no project {name}; say how it is judged to make it, such as --kind compare")
+        typer.echo(f"The project {name} is new.")
+        return add_project(session, name, kind.value, given or Settings(), now=time.time())
+    if kind is not None and kind.value != found.kind:
+        raise UserError(f"{name} is a {found.kind} project, and --kind says {kind.value}; leave it out")
+    if given is not None:
+        change_settings(session, found, given)
+    return found
+
+
+def _tell(project: str, done: Imported) -> None:
+    known = f", {done.added.known:,} were there already" if done.added.known else ""
+    typer.echo(f"{done.added.new:,} new tasks in {project}{known}")
+    if done.repeated:
+        typer.echo(f"{done.repeated:,} responses said the same as another to their prompt, and were left out")
+    findings = done.check.table()
+    for reason, count in done.left_out.items():
+        first = findings[reason][0]
+        detail = f", such as {first.detail}" if first.detail else ""
+        typer.echo(f"{count:,} left out: {reason.sentence} (row {first.row} of {first.file}{detail})")

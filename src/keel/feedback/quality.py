@@ -77,6 +77,44 @@ def quality(session: Session, project: Project) -> Quality:
     return Quality(scale, alpha, agreement, unknown, sorted(people, key=lambda one: (-one.judgements, one.name)))
 
 
+HEADER = (
+    "annotator", "answers", "skips", "problems", "median seconds", "too fast", "gold right", "repeats alike",
+    "takes the first", "agrees with others",
+)  # fmt: skip
+
+
+def summary(found: Quality) -> str:
+    """One line on how far people agree."""
+    if found.alpha is None or found.agreement is None:
+        return f"Agreement is not known: {found.unknown}."
+    (low, high), value = found.alpha.interval, found.alpha.value
+    return (
+        f"Krippendorff's α ({found.scale}) {value:.2f}, 95% interval {low:.2f} to {high:.2f}; "
+        f"two answers to the same are alike to {found.agreement.value:.0%}."
+    )
+
+
+def table(found: Quality) -> list[tuple[str, ...]]:
+    """A line of words for each person, below HEADER; empty where nothing is known."""
+    return [
+        (
+            one.name + ("" if one.active else " (account ended)"),
+            f"{one.judgements:,}",
+            f"{one.skips:,}",
+            f"{one.problems:,}",
+            "" if one.median_seconds is None else f"{one.median_seconds:.1f}",
+            *(_in_words(each) for each in (one.fast, one.gold, one.repeats, one.first)),
+            "" if one.agreement is None else f"{one.agreement:.0%} of {one.others:,}",
+        )
+        for one in found.people
+    ]
+
+
+def _in_words(found: Rate) -> str:
+    low, high = found.interval
+    return f"{found.share:.0%} of {found.total:,} ({low:.0%} to {high:.0%})" if found.total else ""
+
+
 _OF_PAIRS = ("compare", "rank")
 _FIRST, _EQUAL, _SECOND = range(3)  # which of a pair is better; neither too where both are bad
 

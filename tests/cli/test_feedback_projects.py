@@ -1,0 +1,119 @@
+"""`keel feedback import` to `restore` by the command line, and what is told of mistakes."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from keel.cli import app
+from keel.errors import UserError
+from keel.feedback.database import Database
+from keel.feedback.projects import find_project, settings_of
+from tests.feedback.worlds import answered, people, tasks_of
+
+runner = CliRunner()
+
+
+def keel(*arguments: object) -> str:
+    """What a command prints. A user's mistake is raised as it reaches `main`."""
+    result = runner.invoke(app, ["feedback", *map(str, arguments)], env={"COLUMNS": "200"})
+    if result.exception is not None and not isinstance(result.exception, SystemExit):
+        raise result.exception
+    assert result.exit_code == 0, result.output
+    return result.output
+
+
+def rows(file: Path, *values: object) -> Path:
+    file.write_text("".join(f"{json.dumps(value)}\n" for value in values))
+    return file
+
+
+def test_from_files_to_files_and_by_a_backup_to_another_database(tmp_path: Path) -> None:
+    database = tmp_path / "feedback.db"
+    tasks = rows(
+        tmp_path / "tasks.jsonl",
+        *({"prompt": f"p{k}", "responses": ["a", "b"]} for k in range(3)),
+        {"prompt": "p", "responses": ["a", "a"]},
+    )
+    settings = tmp_path / "settings.yaml"
+    settings.write_text("votes: 2\nquestion: Which is kinder?\n")
+    told = keel("import", "kind", tasks, "--kind", "compare", "--settings", settings, "--database", database)
+    assert "The project kind is new" in told
+    assert "3 new tasks in kind" in told
+    assert "1 left out: The chosen and the rejected response are the same. (row 3 of" in told
+    assert "0 new tasks in kind, 3 were there already" in keel("import", "kind", tasks, "--database", database)
+    gold = rows(tmp_path / "gold.jsonl", {"prompt": "g", "chosen": "a", "rejected": "b"})
+    assert "1 new tasks" in keel("import", "kind", gold, "--gold", "--database", database)
+
+    opened = Database(database)
+    with opened.writing() as session:
+        made = find_project(session, "kind")
+        assert (settings_of(made).votes, settings_of(made).question) == (2, "Which is kinder?")
+        users = people(session, "ann", "bob")
+        for number, task in enumerate(tasks_of(session, made)):
+            for user in users:
+                best = None if number == 1 else 0
+                answer = {"best": best, "strength": "tie" if best is None else "clear"}
+                answered(session, made, user, task, answer, duration=2.0)
+    opened.close()
+
+    out, ties = tmp_path / "out.jsonl", tmp_path / "ties.jsonl"
+    told = keel("export", "kind", out, "--database", database)
+    assert "4 judgements written" in told
+    assert "2 ties left out; --ties FILE.jsonl writes them" in told
+    assert [json.loads(line)["chosen"] for line in out.read_text().splitlines()] == ["a"] * 4
+    told = keel("export", "kind", out, "--force", "--ties", ties, "--all", "--anonymous", "--database", database)
+    assert "6 judgements written" in told
+    assert len(ties.read_text().splitlines()) == 2
+
+    shown = keel("quality", "kind", "--database", database)
+    assert "Krippendorff's α (nominal) 1.00" in shown
+    assert "100% of 1 (21% to 100%)" in shown  # Wilson's of one of one
+
+    file, other = tmp_path / "backup.gz", tmp_path / "other.db"
+    assert "of them 8 judgements, written to" in keel("backup", file, "--database", database)
+    assert "of them 8 judgements, are in" in keel("restore", file, "--database", other)
+    again = tmp_path / "again.jsonl"
+    keel("export", "kind", again, "--ties", tmp_path / "t.jsonl", "--all", "--anonymous", "--database", other)
+    assert again.read_text() == out.read_text()  # pseudonyms too
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["import", "new", "tasks.jsonl"], "say how it is judged to make it"),
+        (["import", "old", "tasks.jsonl", "--kind", "rank"], "old is a compare project, and --kind says rank"),
+        (["import", "old", "nowhere.jsonl"], "no file nowhere.jsonl"),
+        (["import", "old", "tasks.jsonl", "--settings", "nowhere.yaml"], "nowhere.yaml cannot be read"),
+        (["import", "old", "tasks.jsonl", "--settings", "bad.yaml"], "bad.yaml: vote: "),
+        (["import", "old", "tasks.jsonl", "--settings", "broken.yaml"], "broken.yaml cannot be read"),
+        (["export", "older", "out.jsonl"], "no project is called older; there are old"),
+        (["export", "old", "out.csv"], "end the name in .jsonl"),
+        (["export", "old", "tasks.jsonl"], "give --force"),
+        (["quality", "older"], "no project is called older"),
+        (["backup", "tasks.jsonl"], "give --force"),
+        (["restore", "tasks.jsonl"], "is not empty"),
+    ],
+)
+def test_mistakes_are_one_sentence(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arguments: list[str], says: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    rows(Path("tasks.jsonl"), {"prompt": "p", "responses": ["a", "b"]})
+    Path("bad.yaml").write_text("vote: 2\n")
+    Path("broken.yaml").write_text("[\n")
+    keel("import", "old", "tasks.jsonl", "--kind", "compare", "--database", "feedback.db")
+    with pytest.raises(UserError) as error:
+        keel(*arguments, "--database", "feedback.db")
+    assert says in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("command", [["export", "p", "out.jsonl"], ["quality", "p"], ["backup", "out.gz"]])
+def test_a_database_that_is_not_there_is_not_made(tmp_path: Path, command: list[str]) -> None:
+    with pytest.raises(UserError, match="there is no database"):
+        keel(*command, "--database", tmp_path / "typo.db")
+    assert list(tmp_path.iterdir()) == []
