@@ -6,13 +6,13 @@ from fastapi import FastAPI
 
 from keel.feedback.database import Database
 from keel.feedback.passwords import Passwords
-from keel.feedback.web import home, people_api, people_pages
+from keel.feedback.web import home, people_api, people_pages, projects_api, projects_pages
 from keel.feedback.web.access import Access, csrf
 from keel.feedback.web.shell import Pages, make_shell
 from keel.feedback.web.sites import Sites
 
-ROUTERS = (home.router, people_pages.router, people_api.router)
-HOME: tuple[home.Provider, ...] = ()
+ROUTERS = (home.router, people_pages.router, people_api.router, projects_pages.router, projects_api.router)
+HOME: tuple[home.Provider, ...] = (projects_pages.home_list,)
 """The lists of the first page, in their order."""
 
 

@@ -10,7 +10,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, BinaryIO, Literal, get_args
+from typing import IO, Any, Literal, get_args
 
 from sqlalchemy import Select, select
 from sqlalchemy.orm import Session
@@ -74,7 +74,7 @@ def by_pseudonym(database: Database) -> Names:
 
 
 def write_export(
-    session: Session, project: Project, files: Mapping[What, BinaryIO], wanted: Wanted, names: Names = by_name
+    session: Session, project: Project, files: Mapping[What, IO[bytes]], wanted: Wanted, names: Names = by_name
 ) -> Counter[What]:
     """Write the records of each `What` to its file as JSON lines; returns how many there are of each, written or not.
 

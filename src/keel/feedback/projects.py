@@ -73,7 +73,7 @@ def add_project(session: Session, name: str, kind: Kind, settings: Settings, *, 
         raise Refused("invalid", "a project's name has 1 to 80 letters, and no control characters", field="name")
     if session.scalar(select(Project.id).where(func.lower(Project.name) == name.lower())) is not None:
         raise Refused("conflict", f"there is a project {name} already", field="name")
-    project = Project(name=name, kind=kind, settings=settings.model_dump(mode="json"), created_at=now)
+    project = Project(name=name, kind=kind, settings=_kept(settings), created_at=now)
     session.add(project)
     session.flush()
     return project
@@ -82,7 +82,7 @@ def add_project(session: Session, name: str, kind: Kind, settings: Settings, *, 
 def change_settings(session: Session, project: Project, settings: Settings) -> None:
     """New settings for what is judged from now on; the votes that open tasks want change with them."""
     before = settings_of(project)
-    project.settings = settings.model_dump(mode="json")
+    project.settings = _kept(settings)
     if settings.votes != before.votes:
         wanted = case((Task.votes > settings.votes, Task.votes), else_=settings.votes)
         session.execute(update(Task).where(Task.project_id == project.id, Task.purpose == "label").values(seats=wanted))
@@ -91,6 +91,11 @@ def change_settings(session: Session, project: Project, settings: Settings) -> N
 def close_project(project: Project, *, now: float) -> None:
     """Nobody is given a task of it any more; what is under way is still taken."""
     project.closed_at = now
+
+
+def reopen_project(project: Project) -> None:
+    """Its tasks are given out again."""
+    project.closed_at = None
 
 
 def find_project(session: Session, name: str | int) -> Project:
@@ -118,6 +123,14 @@ def read_settings(given: object) -> Settings:
         first = error.errors()[0]
         field = ".".join(str(part) for part in first["loc"])
         raise Refused("invalid", f"{field or 'settings'}: {first['msg']}", field=field or None) from None
+
+
+def _kept(settings: Settings) -> dict[str, Any]:
+    """As the project's row holds them. Raises Refused for a text that a database cannot hold."""
+    plain = settings.model_dump(mode="json")
+    for name, value in plain.items():
+        clean_json(value, name)
+    return plain
 
 
 def clean_json(value: Any, field: str) -> None:

@@ -87,18 +87,30 @@ def add_rows(session: Session, project: Project, rows: Sequence[Task]) -> Added:
     return Added(new=len(new), known=len(rows) - len(new))
 
 
+_COUNTS = (
+    func.count(Task.id),
+    func.count(Task.id).filter(Task.votes >= Task.seats),
+    func.coalesce(func.sum(Task.votes), 0),
+    func.coalesce(func.sum(Task.seats), 0),
+)
+
+
 def progress(session: Session, project: Project, *, batch: str | None = None) -> Progress:
     """How far a project is, or those of its tasks that came with `batch`."""
-    query = select(
-        func.count(Task.id),
-        func.count(Task.id).filter(Task.votes >= Task.seats),
-        func.coalesce(func.sum(Task.votes), 0),
-        func.coalesce(func.sum(Task.seats), 0),
-    ).where(Task.project_id == project.id, Task.purpose == "label")
+    query = select(*_COUNTS).where(Task.project_id == project.id, Task.purpose == "label")
     if batch is not None:
         query = query.where(Task.batch == batch)
     tasks, complete, votes, wanted = session.execute(query).one()
     return Progress(tasks, complete, int(votes), int(wanted))
+
+
+def progress_of_rounds(session: Session, project: Project) -> dict[int, Progress]:
+    """The same of each round, in their order."""
+    query = select(Task.round, *_COUNTS).where(Task.project_id == project.id, Task.purpose == "label")
+    found = session.execute(query.group_by(Task.round).order_by(Task.round))
+    return {
+        round: Progress(tasks, complete, int(votes), int(wanted)) for round, tasks, complete, votes, wanted in found
+    }
 
 
 def task_row(project: Project, task: NewTask, *, now: float) -> Task:

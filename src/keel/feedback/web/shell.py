@@ -13,7 +13,7 @@ from fastapi import Depends, FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import HTMLResponse, JSONResponse, RedirectResponse, Response
 from fastapi.staticfiles import StaticFiles
-from starlette.datastructures import MutableHeaders
+from starlette.datastructures import Headers, MutableHeaders
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -47,6 +47,8 @@ POLICY = (
     "form-action 'self'; base-uri 'none'; frame-ancestors 'none'"
 )
 """No script and no style but from the app's own files: none that a response could bring."""
+MOST_BYTES = "keel.most_bytes"
+"""In a request's scope: the bytes that its body may have, where a route takes more than others."""
 _HEADERS = {
     "Content-Security-Policy": POLICY,
     "X-Content-Type-Options": "nosniff",
@@ -166,14 +168,16 @@ class _Guarded:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        taken = 0
+        length = Headers(scope=scope).get("content-length", "")
+        declared, taken = int(length) if length.isdecimal() else 0, 0
 
         async def counted() -> Message:
             nonlocal taken
-            message = await receive()
+            most = scope.get(MOST_BYTES, self._max_body)
+            message: Message = {} if declared > most else await receive()  # too much is not even read
             taken += len(message.get("body", b""))
-            if taken > self._max_body:
-                raise Refused("too_large", f"the request has more than {self._max_body >> 20} MiB; send several")
+            if max(declared, taken) > most:
+                raise Refused("too_large", f"the request has more than {most >> 20} MiB; send several")
             return message
 
         async def with_headers(message: Message) -> None:

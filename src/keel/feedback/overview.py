@@ -1,0 +1,159 @@
+"""How a project goes on: answers by day and by person, what people remarked, and what an audit of its export finds."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from itertools import islice
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+from sqlalchemy import func, or_, select
+from sqlalchemy.orm import Session
+
+from keel.config.data import DataConfig
+from keel.data.audit.audit import Audit, audit
+from keel.data.audit.gather import Source
+from keel.data.audit.intervals import Rate
+from keel.data.convert import COMPARISONS, LABELS, RANKINGS, RATINGS, Kind
+from keel.data.read import read_rows
+from keel.errors import UserError
+from keel.feedback.export import Wanted, export_files
+from keel.feedback.tables import Assignment, Judgement, Project, Task, User, Verdict
+from keel.feedback.tables import Kind as Judging
+
+MOST_REMARKS = 200
+_MOST_PLACES = 10
+_READ_AS: dict[Judging, Kind[Any]] = {"compare": COMPARISONS, "rank": RANKINGS, "rate": RATINGS, "review": LABELS}
+
+
+@dataclass(frozen=True)
+class Remark:
+    """A problem that somebody reported, or a comment."""
+
+    task: int
+    person: str
+    verdict: Verdict
+    comment: str
+    created_at: float
+
+
+def answers_by_person(session: Session, project: Project) -> list[tuple[str, int]]:
+    """(name, answers that stand), most first; of gold, practice and repeats too."""
+    query = (
+        select(User.name, func.count())
+        .join(Assignment, Assignment.user_id == User.id)
+        .where(Assignment.project_id == project.id, Assignment.state == "done")
+        .group_by(User.id, User.name)
+        .order_by(func.count().desc(), User.name)
+    )
+    return [(name, count) for name, count in session.execute(query)]
+
+
+def answers_by_day(session: Session, project: Project) -> list[tuple[str, int]]:
+    """(day by UTC, answers that stand), in order; days without any are left out."""
+    query = (
+        select(Judgement.created_at)
+        .join(Assignment, Assignment.judgement_id == Judgement.id)
+        .where(Assignment.project_id == project.id, Judgement.verdict == "answer")
+    )
+    days = Counter(datetime.fromtimestamp(time, UTC).strftime("%Y-%m-%d") for time in session.scalars(query))
+    return sorted(days.items())
+
+
+def remarks(session: Session, project: Project) -> list[Remark]:
+    """The newest MOST_REMARKS problems and comments that stand, newest first."""
+    query = (
+        select(Judgement, User.name)
+        .join(Assignment, Assignment.judgement_id == Judgement.id)
+        .join(User, User.id == Judgement.user_id)
+        .where(Assignment.project_id == project.id, or_(Judgement.verdict == "problem", Judgement.comment != ""))
+        .order_by(Judgement.id.desc())
+        .limit(MOST_REMARKS)
+    )
+    return [Remark(one.task_id, name, one.verdict, one.comment, one.created_at) for one, name in session.execute(query)]
+
+
+def said_of(session: Session, task: Task) -> list[tuple[str, Assignment, Judgement]]:
+    """(who, assignment, judgement) of what stands of a task, in order."""
+    query = (
+        select(User.name, Assignment, Judgement)
+        .join(Assignment, Assignment.user_id == User.id)
+        .join(Judgement, Judgement.id == Assignment.judgement_id)
+        .where(Assignment.task_id == task.id)
+        .order_by(Judgement.id)
+    )
+    return [(name, assignment, judgement) for name, assignment, judgement in session.execute(query)]
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What an audit found: how often, what it means, and the first few tasks that it is about."""
+
+    name: str
+    count: int
+    meaning: str
+    unfit: bool
+    tasks: Sequence[int]
+
+
+@dataclass(frozen=True)
+class Audited:
+    """The audit of a project's export: findings, and figures as (name, value)."""
+
+    findings: Sequence[Finding]
+    figures: Sequence[tuple[str, str]]
+
+
+def audit_of(session: Session, project: Project) -> Audited:
+    """`keel data audit` of the labels that `keel feedback export` writes. Raises UserError where there are none."""
+    with TemporaryDirectory(prefix="keel-audit-") as folder:
+        out = Path(folder, "export.jsonl")
+        counts = export_files(session, project, {"judgements": out}, Wanted())
+        if not counts["judgements"]:
+            raise UserError("there is nothing to audit before somebody has judged")
+        config = DataConfig(path=str(out))
+        try:
+            found = audit([Source(config, _READ_AS[project.kind])])
+        except UserError as error:
+            raise UserError(str(error).replace(str(out), "the export")) from None
+        tasks = [row.value["task"] for row in read_rows(config) if row.value is not None]
+    return Audited(_findings(found, tasks), _figures(found))
+
+
+def _findings(found: Audit, tasks: Sequence[int]) -> list[Finding]:
+    """Of what was not found there is none; `tasks` is that of each row."""
+    by_file = found.splits.by_file
+    return [
+        Finding(
+            one.fault.value,
+            len(one),
+            one.fault.sentence,
+            one.fault.unfit(by_file),
+            list(islice(dict.fromkeys(tasks[place.row] for place in one.places(found.gathered)), _MOST_PLACES)),
+        )
+        for one in found.found
+        if len(one)
+    ]
+
+
+def _figures(found: Audit) -> list[tuple[str, str]]:
+    figures = [
+        ("comparisons", f"{len(found.gathered.labels):,}"),
+        ("the longer response is preferred", _in_words(found.length.longer)),
+        ("the response that stood first is preferred", _in_words(found.position.first)),
+        ("ties", f"{found.balance.ties:,}"),
+        ("prompts whose judgements agree with no order", f"{found.order.prompts:,}"),
+    ]
+    if found.annotators.ceiling is not None:
+        low, high = found.annotators.ceiling
+        figures.append(("the best rule is right on", f"{low:.0%} to {high:.0%} of the votes"))
+    return figures
+
+
+def _in_words(found: Rate) -> str:
+    low, high = found.interval
+    return f"{found.share:.0%} of {found.total:,} ({low:.0%} to {high:.0%})" if found.total else "not known"

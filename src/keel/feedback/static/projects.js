@@ -1,0 +1,40 @@
+// Sends a file of tasks as it is, so that the server need not hold it in memory, and says what became of it.
+const form = document.querySelector("#upload");
+
+function words(done) {
+  const left = done.left_out.map((one) => `${one.count} left out: ${one.meaning} (row ${one.row}${one.detail ? `, ${one.detail}` : ""})`);
+  const known = done.known ? `, ${done.known} were there already` : "";
+  const repeated = done.repeated ? [`${done.repeated} responses said the same as another to their prompt`] : [];
+  return [`${done.new} new tasks${known}.`, ...repeated, ...left].join(" ");
+}
+
+function say(text, kind) {
+  const line = form.querySelector("[role=status]");
+  line.hidden = false;
+  line.className = `notice ${kind}`;
+  line.textContent = text;
+}
+
+form?.addEventListener("submit", async (event) => {
+  event.preventDefault();
+  const { file, purpose, round, policy_version: version, csrf } = form.elements;
+  const query = new URLSearchParams({ name: file.files[0].name.slice(-255), purpose: purpose.value, round: round.value || "1" });
+  if (version.value) query.set("policy_version", version.value);
+  const button = form.querySelector("button");
+  button.disabled = true;
+  say("Reading…", "");
+  try {
+    const answer = await fetch(`${form.dataset.url}?${query}`, {
+      method: "POST",
+      headers: { "Content-Type": "application/octet-stream", "X-CSRF-Token": csrf.value },
+      body: file.files[0],
+    });
+    const done = await answer.json();
+    if (answer.ok) say(`${words(done)} Load the page again to see them counted.`, "good");
+    else say(`${done.error.message}.`, "bad");
+  } catch {
+    say("The server did not answer, or ended the upload: the file may be too large.", "bad");
+  } finally {
+    button.disabled = false;
+  }
+});
