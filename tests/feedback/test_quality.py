@@ -147,7 +147,7 @@ def test_of_a_ranking_each_two_that_differ_say_what_was_shown_first(database: Da
     with database.writing() as session:
         (ann,) = people(session, "ann")
         made = project(session, "rank", tasks=1, responses=3)
-        answered(session, made, ann, tasks_of(session, made)[0], {"ranks": [1, 2, 2]}, order=[1, 0, 2])
+        answered(session, made, ann, tasks_of(session, made)[0], {"ranks": [1, 2, 2]}, order=[2, 0, 1])
         (one,) = quality(session, made).people
     assert (one.first.hits, one.first.total) == (1, 2)
 

@@ -221,7 +221,6 @@ _FILE = {"schema": {"type": "string", "format": "binary"}}
     openapi_extra={"requestBody": {"required": True, "content": {"application/octet-stream": _FILE}}},
 )
 def upload(
-    user: Admin,
     database: TheDatabase,
     project_id: Id,
     file: Annotated[Path, Depends(_uploaded)],
