@@ -78,6 +78,8 @@ def test_of_many_responses_each_project_takes_what_it_judges(
         ("compare", {"responses": ["a", "b"], "ranks": [1, 1]}, {"best": None, "strength": "tie"}),
         ("compare", {"responses": ["a", "b"], "preferred": "second"}, {"best": 1, "strength": "clear"}),
         ("rank", {"responses": ["a", "b", "c"], "ranks": [3, 1, 2]}, {"ranks": [3, 1, 2]}),
+        ("rank", {"responses": ["a", "b", "c"], "ranks": [0, 30, 0]}, {"ranks": [1, 2, 1]}),
+        ("rank", {"chosen": "a", "rejected": "b"}, {"ranks": [1, 2]}),
         ("rate", {"response": "a", "rating": 6}, {"ratings": [6]}),
         ("review", {"response": "a", "accepted": False}, {"accepted": False, "edited": None}),
     ],

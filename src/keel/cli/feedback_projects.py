@@ -226,6 +226,8 @@ def _project(session: Session, name: str, kind: Judging | None, given: Settings 
 
 
 def _tell(project: str, done: Imported) -> None:
+    from keel.cli.console import printable
+
     known = f", {done.added.known:,} were there already" if done.added.known else ""
     typer.echo(f"{done.added.new:,} new tasks in {project}{known}")
     if done.repeated:
@@ -234,4 +236,4 @@ def _tell(project: str, done: Imported) -> None:
     for reason, count in done.left_out.items():
         first = findings[reason][0]
         detail = f", such as {first.detail}" if first.detail else ""
-        typer.echo(f"{count:,} left out: {reason.sentence} (row {first.row} of {first.file}{detail})")
+        typer.echo(f"{count:,} left out: {reason.sentence} (row {first.row} of {first.file}{printable(detail)})")

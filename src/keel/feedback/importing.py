@@ -195,7 +195,8 @@ def _expected(judging: Judging, record: Demonstration | Feedback, places: Sequen
                 return {"best": None, "strength": "tie"}
             return {"best": int(ranks[1] < ranks[0]), "strength": "clear"}
         case "rank", Comparison() | Ranking() if ranks is not None:
-            return {"ranks": list(ranks)}
+            levels = sorted(set(ranks))
+            return {"ranks": [1 + levels.index(rank) for rank in ranks]}
         case "rate", Rating() if record.rating.is_integer():
             return {"ratings": [int(record.rating)]}
         case "review", Label():
