@@ -77,7 +77,7 @@ def test_it_warns_where_passwords_travel_in_the_open(
     arguments: list[str], url: str, warns: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     served: list[Any] = []
-    monkeypatch.setattr("keel.serve.launch.run_until_told", lambda app, listening: served.append(app))
+    monkeypatch.setattr("keel.serve.launch.run_until_told", lambda app, *_: served.append(app))
     command = ["feedback", "serve", "--database", str(tmp_path / "x.db"), "--port", "0", *arguments]
     result = CliRunner().invoke(app, command)
     assert result.exit_code == 0, result.exception

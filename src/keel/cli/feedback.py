@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -32,18 +33,24 @@ def serve(
     public_url: Annotated[
         str | None, typer.Option(help="How browsers reach it, where that is not the address: https://HOST.")
     ] = None,
+    runs: Annotated[
+        list[Path] | None, typer.Option(help="Runs, or a directory of runs, that admins and viewers watch; repeatable.")
+    ] = None,
 ) -> None:
     """Serve the app in which people judge. The first start prints a link that makes the first admin.
 
     **Example:** `keel feedback serve --database feedback.db`
     """
+    import asyncio
+
     from keel.serve.launch import is_loopback, listen, run_until_told, url_of
 
     opened = open_database(database)
     try:
         from keel.feedback.app import make_app
 
-        app = make_app(opened, public_url=public_url, host=host)
+        ending = asyncio.Event()
+        app = make_app(opened, public_url=public_url, host=host, runs=runs or (), ending=ending)
         with listen(host, port) as listening:
             url = (public_url or url_of(listening)).rstrip("/")
             print(f"Feedback in {opened}, at {url}")
@@ -54,7 +61,7 @@ def serve(
                 )
             _print_setup(opened, url)
             print("Ctrl-C ends it.", flush=True)
-            run_until_told(app, listening)
+            run_until_told(app, listening, ending)
     finally:
         opened.close()
     print("Ended.")

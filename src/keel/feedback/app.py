@@ -2,27 +2,41 @@
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import Sequence
+from pathlib import Path
+
 from fastapi import FastAPI
 
 from keel.feedback.database import Database
 from keel.feedback.passwords import Passwords
+from keel.feedback.watch.app import watch_router
+from keel.feedback.watch.runs import Runs
 from keel.feedback.web import home, people_api, people_pages, projects_api, projects_pages
-from keel.feedback.web.access import Access, csrf
+from keel.feedback.web.access import Access, csrf, viewer
 from keel.feedback.web.shell import Pages, make_shell
 from keel.feedback.web.sites import Sites
 
 ROUTERS = (home.router, people_pages.router, people_api.router, projects_pages.router, projects_api.router)
+WATCH = "/watch"
 HOME: tuple[home.Provider, ...] = (projects_pages.home_list,)
 """The lists of the first page, in their order."""
 
 
 def make_app(
-    database: Database, *, public_url: str | None = None, host: str | None = None, passwords: Passwords | None = None
+    database: Database,
+    *,
+    public_url: str | None = None,
+    host: str | None = None,
+    passwords: Passwords | None = None,
+    runs: Sequence[Path] = (),
+    ending: asyncio.Event | None = None,
 ) -> FastAPI:
     """An ASGI app on that database.
 
     `public_url` is how browsers reach it, where that is not the address it is bound to; `host` the name it is bound to.
-    Requests for other names than these and this machine's are refused.
+    Requests for other names than these and this machine's are refused. Admins and viewers see the `runs`, directories
+    as `keel watch` takes them, below /watch; their streams end when `ending` is set.
     """
     pages, sites = Pages(csrf=csrf), Sites(public_url, host)
     app = make_shell(pages, title="Keel feedback", sites=sites, sign_in=people_pages.SIGN_IN)
@@ -30,6 +44,10 @@ def make_app(
     app.state.database = database
     app.state.access = Access(database, sites=sites, passwords=passwords or Passwords())
     app.state.home = HOME
+    app.state.watched = bool(runs)
     for router in ROUTERS:
         app.include_router(router)
+    if runs:
+        ending = ending or asyncio.Event()
+        app.include_router(watch_router(Runs(runs), pages, guard=viewer, ending=ending, prefix=WATCH))
     return app

@@ -176,7 +176,8 @@ def _only(*roles: Role) -> Callable[[User], User]:
 
 Annotator = Annotated[User, Depends(_only("annotator", "admin"))]
 """Who judges; admins may too."""
-Viewer = Annotated[User, Depends(_only("viewer", "admin"))]
+viewer = _only("viewer", "admin")
+Viewer = Annotated[User, Depends(viewer)]
 """Who sees everybody's work."""
 Admin = Annotated[User, Depends(_only("admin"))]
 
