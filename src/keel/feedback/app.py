@@ -12,14 +12,22 @@ from keel.feedback.database import Database
 from keel.feedback.passwords import Passwords
 from keel.feedback.watch.app import watch_router
 from keel.feedback.watch.runs import Runs
-from keel.feedback.web import home, people_api, people_pages, projects_api, projects_pages
+from keel.feedback.web import home, judge_pages, judging, people_api, people_pages, projects_api, projects_pages
 from keel.feedback.web.access import Access, csrf, viewer
 from keel.feedback.web.shell import Pages, make_shell
 from keel.feedback.web.sites import Sites
 
-ROUTERS = (home.router, people_pages.router, people_api.router, projects_pages.router, projects_api.router)
+ROUTERS = (
+    home.router,
+    judge_pages.router,
+    judging.router,
+    people_pages.router,
+    people_api.router,
+    projects_pages.router,
+    projects_api.router,
+)
 WATCH = "/watch"
-HOME: tuple[home.Provider, ...] = (projects_pages.home_list,)
+HOME: tuple[home.Provider, ...] = (judge_pages.to_judge, projects_pages.home_list)
 """The lists of the first page, in their order."""
 
 
@@ -45,6 +53,7 @@ def make_app(
     app.state.access = Access(database, sites=sites, passwords=passwords or Passwords())
     app.state.home = HOME
     app.state.watched = bool(runs)
+    app.state.lapses = judging.Lapses(database)
     for router in ROUTERS:
         app.include_router(router)
     if runs:

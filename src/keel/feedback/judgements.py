@@ -6,11 +6,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from sqlalchemy import select
+from sqlalchemy import ColumnElement, func, select
 from sqlalchemy.orm import Session
 
 from keel.feedback.answers import Answer, disagreement, kept_answer, read_answer, read_criteria
-from keel.feedback.leases import free_seat, take_seat
+from keel.feedback.leases import free_seat, held_by, take_seat
 from keel.feedback.projects import clean_text, settings_of
 from keel.feedback.refused import Refused
 from keel.feedback.tables import Assignment, Judgement, Project, Task, User, Verdict
@@ -39,13 +39,7 @@ def judge(session: Session, user: User, key: str, assignment_id: str, said: Said
 
     Raises Refused: another's assignment is not found, a key that says something else now is a conflict.
     """
-    assignment = session.scalar(
-        select(Assignment)
-        .where(Assignment.id == assignment_id, Assignment.user_id == user.id)
-        .with_for_update(of=Assignment)
-    )
-    if assignment is None:
-        raise Refused("not_found", "there is no such assignment of yours")
+    assignment = held_by(session, user, assignment_id, locked=True)
     made = _judgement(session, assignment, key, said, now)
     before = session.scalar(select(Judgement).where(Judgement.key == key))
     if before is not None:
@@ -71,16 +65,39 @@ def standing(session: Session, project: Project, *, batch: str | None = None) ->
     return [(assignment, judgement) for assignment, judgement in session.execute(query).unique()]
 
 
-def last_of(session: Session, project: Project, user: User) -> Assignment | None:
-    """What this person judged last in a project, if it stands: what an undo takes back."""
-    judgement = session.scalar(
-        select(Judgement)
-        .join(Assignment, Assignment.judgement_id == Judgement.id)
+def said_by(
+    session: Session, project: Project, user: User, *, count: int, before: int | None = None
+) -> list[tuple[Assignment, Judgement]]:
+    """What this person said in a project and stands, newest first; the first of them is what an undo takes back.
+
+    `before` is the number of a judgement: those that are older.
+    """
+    query = (
+        select(Assignment, Judgement)
+        .join(Judgement, _stands())
         .where(Judgement.user_id == user.id, Judgement.project_id == project.id)
         .order_by(Judgement.id.desc())
-        .limit(1)
+        .limit(count)
     )
-    return None if judgement is None else session.get(Assignment, judgement.assignment_id)
+    if before is not None:
+        query = query.where(Judgement.id < before)
+    return [(assignment, judgement) for assignment, judgement in session.execute(query).unique()]
+
+
+def answered_since(session: Session, project: Project, user: User, since: float) -> int:
+    """How many answers of this person stand that were given from that time on."""
+    query = (
+        select(func.count(Judgement.id))
+        .join(Assignment, _stands())
+        .where(Judgement.user_id == user.id, Judgement.project_id == project.id)
+        .where(Judgement.verdict == "answer", Judgement.created_at >= since)
+    )
+    return session.scalar(query) or 0
+
+
+def _stands() -> ColumnElement[bool]:
+    """Of an assignment's judgements, the one that counts."""
+    return (Assignment.id == Judgement.assignment_id) & (Assignment.judgement_id == Judgement.id)
 
 
 def _judgement(session: Session, assignment: Assignment, key: str, said: Said, now: float) -> Judgement:

@@ -49,6 +49,42 @@ def lease(session: Session, project: Project, user: User, *, count: int, now: fl
     return held[:count]
 
 
+def renew(session: Session, user: User, assignment_id: str, *, now: float) -> Assignment:
+    """Hold a task for as long again, also one whose time was over if nobody else has it.
+
+    Raises Refused where it is none of theirs, was judged, or went to somebody else.
+    """
+    one = held_by(session, user, assignment_id, locked=True)
+    if one.judgement_id is not None:
+        raise Refused("conflict", "that task is judged")
+    if one.state == "released" and one.occasion == 0 and not take_seat(session, one.task_id):
+        raise Refused("gone", "the time for this task is over, and somebody else has it now")
+    minutes = settings_of(session.get_one(Project, one.project_id)).lease_minutes
+    one.state, one.expires_at = "leased", now + 60 * minutes
+    return one
+
+
+def held_by(session: Session, user: User, assignment_id: str, *, locked: bool = False) -> Assignment:
+    """An assignment of this person's, whatever became of it. Raises Refused where it is another's, or none."""
+    query = select(Assignment).where(Assignment.id == assignment_id, Assignment.user_id == user.id)
+    found = session.scalar(query.with_for_update(of=Assignment) if locked else query)
+    if found is None:
+        raise Refused("not_found", "there is no such assignment of yours")
+    return found
+
+
+def left_for(session: Session, project: Project, user: User) -> int:
+    """Tasks to label that this person can still be given, or holds."""
+    theirs = select(Assignment.task_id).where(Assignment.user_id == user.id, Assignment.project_id == project.id)
+    query = select(func.count(Task.id)).where(
+        Task.project_id == project.id,
+        Task.purpose == "label",
+        Task.id.not_in(theirs.where(Assignment.judgement_id.is_not(None), Assignment.occasion == 0)),
+        (Task.seats_taken < Task.seats) | Task.id.in_(theirs.where(Assignment.state == "leased")),
+    )
+    return session.scalar(query) or 0
+
+
 def give_back(session: Session, user: User, assignment_id: str) -> None:
     """End a lease that this person holds; another's, or none, is passed over: the browser that asks is closing."""
     ended = session.execute(

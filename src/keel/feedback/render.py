@@ -1,0 +1,129 @@
+"""Prompts and responses as HTML. They are hostile: what leaves here holds the tags and attributes named below, no more.
+
+Markdown is read without HTML in it, then cleaned once more as if it had been HTML all along. Nothing is fetched: an
+image is its description and address. Every block finds its own direction, and code runs from left to right.
+"""
+
+from __future__ import annotations
+
+import html
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+import nh3
+from markdown_it import MarkdownIt
+from markdown_it.renderer import RendererHTML
+from markdown_it.rules_core import StateCore
+from markdown_it.token import Token
+from markdown_it.utils import EnvType, OptionsDict
+from pygments import highlight
+from pygments.formatters import HtmlFormatter
+from pygments.lexers import get_lexer_by_name
+from pygments.token import STANDARD_TYPES
+
+LONGEST_MARKDOWN = 50_000
+"""Characters; what is longer is shown as it was written."""
+_MOST_CODE = 6_000
+"""Characters of a text that are coloured: some lexers take the square of the length."""
+_SCRIPTS = {
+    "bash",
+    "css",
+    "diff",
+    "html",
+    "js",
+    "json",
+    "lua",
+    "php",
+    "py",
+    "python",
+    "r",
+    "ruby",
+    "sh",
+    "shell",
+    "sql",
+}
+_PROGRAMS = {"c", "cpp", "csharp", "go", "java", "javascript", "kotlin", "rust", "swift", "ts", "typescript"}
+_LANGUAGES = _SCRIPTS | _PROGRAMS | {"toml", "xml", "yaml", "yml"}
+_BLOCKS = ("p", "h3", "h4", "h5", "h6", "ul", "ol", "li", "blockquote", "table", "th", "td")
+_CLEANER = nh3.Cleaner(
+    tags={*_BLOCKS, "a", "br", "code", "em", "hr", "pre", "s", "span", "strong", "tbody", "thead", "tr"},
+    attributes={"a": {"href"}, "ol": {"start"}},
+    allowed_classes={"span": {"image", *STANDARD_TYPES.values()} - {""}},
+    set_tag_attribute_values={
+        "a": {"target": "_blank"},
+        "pre": {"dir": "ltr"},
+        **{tag: {"dir": "auto"} for tag in _BLOCKS},
+    },
+    link_rel="noopener noreferrer nofollow",
+    url_schemes={"http", "https", "mailto"},
+    url_relative="deny",
+)
+
+
+@dataclass(frozen=True)
+class Turn:
+    """A message of a prompt; one that is a text, and no chat, has no role."""
+
+    role: str | None
+    text: str
+    html: str
+
+
+@lru_cache(maxsize=256)
+def markdown(text: str) -> str:
+    """HTML that is safe to put into a page."""
+    if len(text) > LONGEST_MARKDOWN:
+        return plain(text)
+    return _CLEANER.clean(_MARKDOWN.render(text))
+
+
+def plain(text: str) -> str:
+    """The text as it was written, as HTML: a block a line, each in its own direction."""
+    return "".join(f'<p dir="auto">{html.escape(line) or "<br>"}</p>' for line in text.split("\n"))
+
+
+def turns(prompt: str | Sequence[Mapping[str, str]]) -> list[Turn]:
+    """A task's prompt as it is kept."""
+    if isinstance(prompt, str):
+        return [Turn(None, prompt, markdown(prompt))]
+    return [Turn(one["role"], one["content"], markdown(one["content"])) for one in prompt]
+
+
+def _code(code: str, language: str, attributes: str) -> str:
+    """The inside of a code block, with the lexer that it asks for if that is a known one."""
+    if language.lower() not in _LANGUAGES:
+        return html.escape(code)
+    coloured: str = highlight(code, get_lexer_by_name(language.lower(), stripnl=False), HtmlFormatter(nowrap=True))
+    return coloured
+
+
+def _image(renderer: RendererHTML, tokens: Sequence[Token], at: int, options: OptionsDict, env: EnvType) -> str:
+    image = tokens[at]
+    address = image.attrGet("src")
+    words = renderer.renderInlineAsText(image.children or [], options, env)
+    said = html.escape(f"{words} ({address})".strip())
+    return f'<span class="image">{said}</span>'
+
+
+def _fit_in(state: StateCore) -> None:
+    """Headings below those of the page, whose panes are of the second level; and no more than some code in colours."""
+    left = _MOST_CODE
+    for token in state.tokens:
+        if token.type in ("heading_open", "heading_close"):
+            token.tag = f"h{min(6, int(token.tag[1]) + 2)}"
+        elif token.type == "fence":
+            left -= len(token.content)
+            token.info = token.info if left >= 0 else ""
+
+
+def _reader() -> MarkdownIt:
+    options: dict[str, Any] = {"html": False, "breaks": True, "highlight": _code}
+    reader = MarkdownIt("commonmark", options).enable(["table", "strikethrough"])
+    reader.core.ruler.push("fit_in", _fit_in)
+    reader.add_render_rule("image", _image)
+    return reader
+
+
+_MARKDOWN = _reader()

@@ -1,0 +1,187 @@
+"""What one who judges is shown, and what they said, in terms of the responses as they stood before them.
+
+Nothing here tells a response's position, its source or the policy's version, nor that a task is gold or a repeat.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from keel.feedback.answers import Compared, Ranked, Rated, Reviewed, kept_answer
+from keel.feedback.judgements import LONGEST_COMMENT
+from keel.feedback.projects import Criterion, settings_of
+from keel.feedback.render import markdown, turns
+from keel.feedback.tables import Assignment, Judgement, Kind, Project, Verdict
+
+Answer = Compared | Ranked | Rated | Reviewed
+Criteria = dict[str, int | str | None]
+_AnswerField = Field(description="in the project's way of judging; responses are numbered from 0 as they are shown")
+_QUESTIONS: dict[Kind, str] = {
+    "compare": "Which response is better?",
+    "rank": "Order the responses from best to worst.",
+    "rate": "How good is each response?",
+    "review": "Is this response good as it is?",
+}
+
+
+class Way(BaseModel):
+    """What is the same for every task of a project."""
+
+    project: int
+    name: str
+    kind: Kind
+    question: str
+    guidelines: str = Field(description="HTML")
+    criteria: tuple[Criterion, ...]
+    scale: tuple[int, int] = Field(description="lowest and highest rating")
+    lease_seconds: float
+
+
+class Passage(BaseModel):
+    """A text as it is, and as safe HTML."""
+
+    text: str
+    html: str
+
+
+class PromptTurn(Passage):
+    role: str | None = Field(description="who speaks, in a chat")
+
+
+class Said(BaseModel):
+    """What was said of a task."""
+
+    verdict: Verdict
+    answer: Annotated[Answer | None, _AnswerField]
+    criteria: Criteria
+    comment: str
+
+
+class Shown(BaseModel):
+    """A task as one person sees it."""
+
+    assignment: str
+    practice: bool
+    seconds_left: float = Field(description="until it goes back; less than 0 where its time is over")
+    prompt: list[PromptTurn]
+    responses: list[Passage]
+    said: Said | None = Field(description="what this person said of it, where that stands")
+
+
+class NewJudgement(BaseModel):
+    """What a person says of a task."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    assignment: str = Field(pattern="^[0-9a-f]{32}$")
+    verdict: Verdict
+    answer: Annotated[dict[str, Any] | None, _AnswerField] = None
+    criteria: Criteria = Field(default_factory=dict, description="a response's number or null, or one of the options")
+    comment: str = Field("", max_length=LONGEST_COMMENT)
+    duration: float = Field(0.0, ge=0, le=86400, allow_inf_nan=False, description="seconds before the person's eyes")
+
+
+class Outcome(BaseModel):
+    """How an answer to a practice task compares with what was expected."""
+
+    agrees: bool
+    expected: str = Field(description="in words")
+    why: str = Field(description="HTML; empty where nobody wrote it down")
+
+
+class Kept(BaseModel):
+    """The judgement is on the disk."""
+
+    key: str
+    verdict: Verdict
+    practice: Outcome | None
+
+
+def way_of(project: Project) -> Way:
+    settings = settings_of(project)
+    return Way(
+        project=project.id,
+        name=project.name,
+        kind=project.kind,
+        question=settings.question or _QUESTIONS[project.kind],
+        guidelines=markdown(settings.guidelines),
+        criteria=settings.criteria,
+        scale=settings.scale,
+        lease_seconds=60 * settings.lease_minutes,
+    )
+
+
+def shown(project: Project, assignment: Assignment, judgement: Judgement | None, *, now: float) -> Shown:
+    """`judgement` is the one that stands."""
+    responses = {one.position: one.text for one in assignment.task.responses}
+    texts = [responses[position] for position in assignment.order]
+    return Shown(
+        assignment=assignment.id,
+        practice=assignment.task.purpose == "practice",
+        seconds_left=assignment.expires_at - now,
+        prompt=[PromptTurn(role=one.role, text=one.text, html=one.html) for one in turns(assignment.task.prompt)],
+        responses=[Passage(text=text, html=markdown(text)) for text in texts],
+        said=None if judgement is None else said_as_shown(project, judgement),
+    )
+
+
+def said_as_shown(project: Project, judgement: Judgement) -> Said:
+    seen_at = _seen_at(judgement.order)
+    answer = None if judgement.answer is None else kept_answer(project.kind, judgement.answer).placed(seen_at)
+    criteria = {name: seen_at[value] if isinstance(value, int) else value for name, value in judgement.criteria.items()}
+    return Said(verdict=judgement.verdict, answer=answer, criteria=criteria, comment=judgement.comment)
+
+
+def kept(project: Project, assignment: Assignment, judgement: Judgement) -> Kept:
+    return Kept(key=judgement.key, verdict=judgement.verdict, practice=_outcome(project, assignment, judgement))
+
+
+def in_words(said: Said) -> str:
+    match said.verdict:
+        case "skip":
+            return "skipped"
+        case "problem":
+            return "reported a problem"
+    assert said.answer is not None
+    return answer_in_words(said.answer)
+
+
+def answer_in_words(answer: Answer) -> str:
+    match answer:
+        case Compared(best=int(best), strength=strength):
+            return f"{_letter(best)} {'slightly ' if strength == 'slight' else ''}better"
+        case Compared(strength=strength):
+            return "a tie" if strength == "tie" else "both bad"
+        case Ranked(ranks=ranks):
+            tiers = [[_letter(k) for k, rank in enumerate(ranks) if rank == place] for place in sorted(set(ranks))]
+            return " > ".join(" = ".join(tier) for tier in tiers)
+        case Rated(ratings=ratings):
+            return ", ".join(f"{_letter(k)} {rating}" for k, rating in enumerate(ratings))
+        case Reviewed(accepted=True):
+            return "accepted"
+        case Reviewed(edited=edited):
+            return "rejected" if edited is None else "rejected, with a replacement"
+
+
+def _letter(place: int) -> str:
+    return "ABCDEFGHI"[place]
+
+
+def _outcome(project: Project, assignment: Assignment, judgement: Judgement) -> Outcome | None:
+    task = assignment.task
+    if task.purpose != "practice" or task.expected is None or judgement.answer is None:
+        return None
+    expected: Any = kept_answer(project.kind, task.expected)
+    why = task.row.get("why")
+    return Outcome(
+        agrees=kept_answer(project.kind, judgement.answer).agrees(expected),
+        expected=answer_in_words(expected.placed(_seen_at(assignment.order))),
+        why=markdown(why) if isinstance(why, str) else "",
+    )
+
+
+def _seen_at(order: list[int]) -> list[int]:
+    """The place where each response was shown, by its position."""
+    return sorted(range(len(order)), key=order.__getitem__)
