@@ -1,7 +1,8 @@
 """Prompts and responses as HTML. They are hostile: what leaves here holds the tags and attributes named below, no more.
 
 Markdown is read without HTML in it, then cleaned once more as if it had been HTML all along. Nothing is fetched: an
-image is its description and address. Every block finds its own direction, and code runs from left to right.
+image is its description and address. Every block finds its own direction, and code runs from left to right; what may be
+too wide can be scrolled by keys.
 """
 
 from __future__ import annotations
@@ -53,8 +54,9 @@ _CLEANER = nh3.Cleaner(
     allowed_classes={"span": {"image", *STANDARD_TYPES.values()} - {""}},
     set_tag_attribute_values={
         "a": {"target": "_blank"},
-        "pre": {"dir": "ltr"},
         **{tag: {"dir": "auto"} for tag in _BLOCKS},
+        "pre": {"dir": "ltr", "tabindex": "0"},
+        "table": {"dir": "auto", "tabindex": "0"},
     },
     link_rel="noopener noreferrer nofollow",
     url_schemes={"http", "https", "mailto"},

@@ -1,0 +1,86 @@
+import { compare } from "./compare.js";
+import { keyed, letter, make } from "./dom.js";
+import { rank } from "./rank.js";
+import { rate } from "./rate.js";
+import { review } from "./review.js";
+
+const KINDS = { compare, rank, rate, review };
+
+/** What is asked of one task: the answer in its way of judging, the criteria, a comment. */
+export class Form {
+  /** `submit()` sends it; `acts` are skip, problem and undo. */
+  constructor(box, way, task, panes, acts) {
+    Object.assign(this, { box, way, task, acts, criteria: {} });
+    const main = make("div", { class: "choices" });
+    this.widget = KINDS[way.kind]({ box: main, panes, way, task, changed: (now = true) => this.changed(now), submit: acts.submit });
+    this.instant = this.widget.instant && way.criteria.length === 0;
+    this.comment = make("textarea", { id: "comment", rows: "1", maxlength: "10000", dir: "auto", placeholder: "Comment (c)", "aria-label": "Comment" });
+    const asked = way.criteria.map((criterion, number) => this.criterion(criterion, number, task));
+    this.send = keyed("Submit", "Enter", { class: "primary send", onclick: acts.submit });
+    this.send.hidden = this.instant;
+    if (this.widget.send) this.widget.send.hidden = !this.instant;
+    box.replaceChildren(
+      asked.length ? make("div", { class: "criteria" }, ...asked) : "", main,
+      make("div", { class: "acts" }, keyed("Comment", "c", { class: "open-comment quiet", onclick: () => this.openComment() }), this.comment,
+        keyed("Undo", "u", { class: "quiet", onclick: acts.undo }), keyed("Skip", "s", { class: "quiet", onclick: acts.skip }),
+        keyed("Problem", "p", { class: "quiet", onclick: acts.problem }), this.send));
+    box.hidden = false;
+    if (task.said) this.fill(task.said);
+    this.changed(false);
+  }
+
+  criterion({ name, question, options }, number, task) {
+    const named = ["rate", "review"].includes(this.way.kind)
+      ? options.map((option) => [option, option])
+      : [...task.responses.map((_, place) => [place, letter(place)]), [null, "none"]];
+    return make("fieldset", {}, make("legend", {}, question || name), ...named.map(([value, words]) =>
+      make("label", { class: "option" }, make("input", {
+        type: "radio", name: `criterion-${number}`, value: `${value}`,
+        onchange: () => (this.criteria[name] = value),
+      }), make("span", {}, words))));
+  }
+
+  fill({ answer, criteria, comment }) {
+    if (answer) this.widget.fill(answer);
+    this.criteria = { ...criteria };
+    this.way.criteria.forEach(({ name }, number) => {
+      for (const radio of this.box.querySelectorAll(`[name="criterion-${number}"]`))
+        radio.checked = name in criteria && radio.value === `${criteria[name]}`;
+    });
+    this.comment.value = comment;
+    this.comment.classList.toggle("open", comment !== "");
+  }
+
+  changed(now) {
+    const ready = this.ready;
+    this.send.setAttribute("aria-disabled", `${!ready}`);
+    if (now && ready && this.instant) this.acts.submit();
+  }
+
+  get ready() {
+    return this.widget.answer() !== null;
+  }
+
+  /** What is said, but for the verdict; a skip or a problem brings no answer and keeps the comment. */
+  said(verdict, comment = this.comment.value.trim()) {
+    const answer = verdict === "answer" ? this.widget.answer() : null;
+    return { verdict, answer, criteria: verdict === "answer" ? this.criteria : {}, comment };
+  }
+
+  openComment() {
+    this.comment.classList.add("open");
+    this.comment.focus();
+  }
+
+  get legend() {
+    return [
+      ...this.widget.legend,
+      ...(this.way.criteria.length ? [["q", "to the further questions; arrows choose"]] : []),
+      ...(this.instant ? [] : [["Enter", "submit"]]),
+      ["Ctrl Enter", "submit, also from a text field"],
+      ["c", "comment"], ["s", "skip"], ["p", "report a problem"], ["u", "undo the last one"],
+      ["m", "as written, or as Markdown"], ["d", "differences"], ["t", "scroll together"],
+      ["g", "guidelines"], ["?", "these keys"],
+    ];
+  }
+}

@@ -1,0 +1,30 @@
+import { byId, make } from "./dom.js";
+
+const OFF = "keel-no-single-keys";
+
+/** Keys are off while somebody types, while a dialog is open, and where they are switched off. */
+export function listen({ press, submit, undo, leave }) {
+  const box = byId("single-keys");
+  box.checked = !localStorage.getItem(OFF);
+  box.addEventListener("change", () => (box.checked ? localStorage.removeItem(OFF) : localStorage.setItem(OFF, "yes")));
+  document.addEventListener("keydown", (event) => {
+    const typing = event.target.closest("textarea, select, input:not([type=radio], [type=checkbox])");
+    if (event.isComposing || event.repeat || document.querySelector("dialog[open]")) return;
+    const control = event.ctrlKey || event.metaKey;
+    let taken = true;
+    if (control && event.key === "Enter") submit();
+    else if (event.key === "Escape") leave(typing);
+    else if (control && event.key === "z" && !typing) undo();
+    else if (typing || control || event.altKey) taken = false;
+    else if (event.key === "Enter") taken = !event.target.closest("button, a, summary") && submit() !== false;
+    else taken = box.checked && event.key !== " " && press(event.key);
+    if (taken) event.preventDefault();
+  });
+}
+
+export function showLegend(lines) {
+  byId("legend").replaceChildren(...lines.flatMap(([keys, words]) => [
+    make("dt", {}, ...keys.split(" ").map((key) => (["–", "…"].includes(key) ? key : make("kbd", {}, key)))), make("dd", {}, words),
+  ]));
+  byId("keys").showModal();
+}
