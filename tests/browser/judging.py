@@ -14,7 +14,7 @@ from sqlalchemy import select
 
 from keel.feedback.database import Database
 from keel.feedback.projects import Settings, add_project
-from keel.feedback.tables import Judgement, Kind, Task
+from keel.feedback.tables import Judgement, Kind, Project, Task
 from keel.feedback.tasks import NewTask, add_tasks
 from tests.browser.support import serving
 from tests.feedback.support import PASSWORD, add_user, quick_app
@@ -39,8 +39,12 @@ class Desk:
             expect(page.locator("#answer")).to_be_visible()
         return page
 
+    def add(self, tasks: Sequence[NewTask]) -> None:
+        with self.database.writing() as session:
+            add_tasks(session, session.get_one(Project, self.project), tasks, now=time.time())
+
     def said(self) -> list[dict[str, Any]]:
-        """Every row in order: the prompt, the verdict, the answer with texts for numbers, criteria so too, the comment."""
+        """Every row in order: the prompt, the verdict, the answer and criteria with texts for numbers, the comment."""
         with self.database.reading() as session:
             rows = session.scalars(select(Judgement).order_by(Judgement.id)).all()
             return [_by_text(session.get_one(Task, row.task_id), row) for row in rows]

@@ -67,10 +67,11 @@ function goOn(said = "") {
 async function refill() {
   if (counts.since++ % COUNT_EVERY === 0) count();
   try {
-    const more = await lender.topUp(outbox.items.length);
-    if (lender.current) return;
+    const lends = await lender.topUp(() => outbox.items.length);
+    if (lender.current || (outbox.items.length && !lender.held.length)) return;
     if (lender.held.length) goOn();
-    else if (!more && !outbox.items.length) {
+    else if (lends) setTimeout(refill, AGAIN); // what another tab is just sending
+    else {
       showNone("Nothing is left for you to judge. Thank you.", true);
       count();
       setTimeout(() => lender.current ?? refill(), LOOK_AGAIN);

@@ -6,7 +6,7 @@ const WARNING = 120000; // ms before the end of a lease, or a third of it
 /** The tasks that this tab holds. Those that come next are here before they are asked for. */
 export class Lender {
   constructor(call, way, { arrived, ending }) {
-    Object.assign(this, { call, way, arrived, ending, current: null, held: [], done: new Set(), fetching: false });
+    Object.assign(this, { call, way, arrived, ending, current: null, held: [], done: new Set(), fetching: null, again: false });
     this.lastAct = performance.now();
     this.margin = Math.min(WARNING, (way.lease_seconds * 1000) / 3);
     for (const kind of ["keydown", "pointerdown", "wheel"])
@@ -39,19 +39,28 @@ export class Lender {
     this.current = task;
   }
 
-  /** Ask for more; `waiting` judgements are on their way, whose tasks the server still counts as held. */
-  async topUp(waiting) {
-    if (this.fetching || this.held.length >= AHEAD - 1) return true;
-    this.fetching = true;
-    try {
-      const count = Math.min(MOST, AHEAD + waiting);
+  /**
+   * Ask for more, and tell whether the server lends any. `waiting()` judgements are on their way, whose tasks it still
+   * counts as held. What asks meanwhile is answered by a second look.
+   */
+  topUp(waiting) {
+    this.again = Boolean(this.fetching);
+    this.fetching ??= this.fetch(waiting).finally(() => (this.fetching = null));
+    return this.fetching;
+  }
+
+  async fetch(waiting) {
+    let lends = true;
+    do {
+      this.again = false;
+      if (this.held.length >= AHEAD - 1) break;
+      const count = Math.min(MOST, AHEAD + waiting());
       const { tasks } = await this.call("POST", `/projects/${this.way.project}/leases`, { count });
       const here = new Set([this.current, ...this.held].filter(Boolean).map((one) => one.assignment));
-      for (const task of tasks) if (!here.has(task.assignment) && !this.done.has(task.assignment)) this.held.push(dated(task));
-      return tasks.length > 0;
-    } finally {
-      this.fetching = false;
-    }
+      this.held.push(...tasks.filter(({ assignment }) => !here.has(assignment) && !this.done.has(assignment)).map(dated));
+      lends = tasks.length > 0;
+    } while (this.again);
+    return lends;
   }
 
   /** Hold on to what would soon go back, if somebody is at work; else say so. */

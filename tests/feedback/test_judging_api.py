@@ -1,0 +1,352 @@
+"""Judging over HTTP: what is shown and what is not, what is kept, and whose it is."""
+
+from __future__ import annotations
+
+import json
+import re
+import time
+import uuid
+from typing import Any
+
+import pytest
+from fastapi.testclient import TestClient
+from sqlalchemy import func, select, update
+
+from keel.feedback.database import Database
+from keel.feedback.projects import close_project, find_project
+from keel.feedback.tables import Assignment, Judgement, Kind, Task
+from keel.feedback.tasks import NewResponse, NewTask, add_tasks, progress
+from keel.schema import Message
+from tests.feedback.support import add_user, csrf_of, quick_app, signed_in, with_token
+from tests.feedback.worlds import new_tasks, project
+
+A_BETTER = {"best": 0, "strength": "clear"}
+
+
+class Annotator:
+    """A program with the token of an annotator, at work in one project."""
+
+    def __init__(self, client: TestClient, project: int) -> None:
+        self.client = client
+        self.project = project
+
+    def get(self, path: str) -> Any:
+        answer = self.client.get(f"/api/v1{path}")
+        assert answer.status_code == 200, answer.text
+        return answer.json()
+
+    def lease(self, count: int = 1) -> list[dict[str, Any]]:
+        answer = self.client.post(f"/api/v1/projects/{self.project}/leases", json={"count": count})
+        assert answer.status_code == 200, answer.text
+        tasks: list[dict[str, Any]] = answer.json()["tasks"]
+        return tasks
+
+    def say(self, assignment: str, answer: Any = None, verdict: str = "answer", *, key: str = "", **more: Any) -> Any:
+        body = {"assignment": assignment, "verdict": verdict, "answer": answer, **more}
+        return self.client.put(f"/api/v1/judgements/{key or uuid.uuid4()}", json=body)
+
+
+class World:
+    """The app on a database, with ann, bob, the admin and a viewer, and projects as a test wants them."""
+
+    def __init__(self, database: Database) -> None:
+        self.database = database
+        self.app = quick_app(database)
+
+    def project(self, kind: Kind = "compare", tasks: list[NewTask] | None = None, **settings: Any) -> int:
+        with self.database.writing() as session:
+            made = project(session, kind, tasks=0 if tasks is not None else 3, **settings)
+            add_tasks(session, made, tasks or [], now=time.time())
+            return made.id
+
+    def annotator(self, name: str, project: int, role: Any = "annotator") -> Annotator:
+        return Annotator(with_token(self.app, self.database, add_user(self.database, name, role)), project)
+
+    def rows(self) -> list[Judgement]:
+        with self.database.reading() as session:
+            return list(session.scalars(select(Judgement).order_by(Judgement.id)))
+
+
+@pytest.fixture
+def world(database: Database) -> World:
+    return World(database)
+
+
+def test_a_task_shows_its_texts_and_nothing_of_where_they_come_from(world: World) -> None:
+    prompt = (Message("system", "Be *brief*."), Message("user", "Hi"))
+    responses = [
+        NewResponse("**one**", source="policy-a", extra={"ended": True}),
+        NewResponse("two", source="policy-b"),
+    ]
+    task = NewTask(prompt, responses, policy_version="v7", batch="b1", round=3, row={"secret": "of the row"})
+    ann = world.annotator("ann", world.project(tasks=[task], criteria=({"name": "honest"},), guidelines="*Read.*"))
+    (shown,) = ann.lease()
+    assert set(shown) == {"assignment", "practice", "seconds_left", "prompt", "responses", "said"}
+    assert sorted(one["text"] for one in shown["responses"]) == ["**one**", "two"]
+    assert {one["html"].strip() for one in shown["responses"]} == {
+        '<p dir="auto"><strong>one</strong></p>',
+        '<p dir="auto">two</p>',
+    }
+    assert [(turn["role"], turn["text"]) for turn in shown["prompt"]] == [("system", "Be *brief*."), ("user", "Hi")]
+    assert 0 < shown["seconds_left"] <= 30 * 60
+    for hidden in ("policy", "position", "v7", "source", "secret", "ended"):
+        assert hidden not in str(shown)
+    way = ann.get(f"/projects/{ann.project}/judging")["way"]
+    assert (way["kind"], way["criteria"][0]["name"]) == ("compare", "honest")
+    assert "<em>Read.</em>" in way["guidelines"]
+
+
+@pytest.mark.parametrize(
+    ("kind", "responses", "answer"),
+    [
+        ("compare", 2, {"best": 1, "strength": "slight"}),
+        ("rank", 4, {"ranks": [2, 1, 3, 1]}),
+        ("rate", 3, {"ratings": [7, 1, 4]}),
+        ("review", 1, {"accepted": False, "edited": "better"}),
+    ],
+)
+def test_what_is_said_of_places_is_kept_of_texts_and_comes_back_in_places(
+    world: World, kind: Kind, responses: int, answer: dict[str, Any]
+) -> None:
+    ann = world.annotator("ann", world.project(kind, tasks=list(new_tasks(6, responses))))
+    for shown in ann.lease(5):
+        assert ann.say(shown["assignment"], answer, comment="so").status_code == 200
+        back = ann.get(f"/assignments/{shown['assignment']}")
+        assert back["said"] == {"verdict": "answer", "answer": answer, "criteria": {}, "comment": "so"}
+        row = world.rows()[-1]
+        assert row.answer is not None
+        with world.database.reading() as session:
+            texts = {one.position: one.text for one in session.get_one(Task, row.task_id).responses}
+        by_place = [one["text"] for one in shown["responses"]]
+        if kind == "compare":
+            assert texts[row.answer["best"]] == by_place[1]
+        for key in {"ranks", "ratings"} & set(answer):
+            said = {texts[position]: value for position, value in enumerate(row.answer[key])}
+            assert said == dict(zip(by_place, answer[key], strict=True))
+    assert any(row.order != sorted(row.order) for row in world.rows()) or responses == 1
+
+
+def test_criteria_come_back_in_places_too(world: World) -> None:
+    ann = world.annotator("ann", world.project(criteria=({"name": "honest"}, {"name": "kind"}, {"name": "short"})))
+    for shown in ann.lease(3):
+        said = {"honest": 1, "kind": None}
+        assert ann.say(shown["assignment"], A_BETTER, criteria=said).status_code == 200
+        assert ann.get(f"/assignments/{shown['assignment']}")["said"]["criteria"] == said
+
+
+def test_a_judgement_sent_again_is_one_and_its_key_is_for_no_other(world: World) -> None:
+    ann = world.annotator("ann", world.project())
+    (one,) = ann.lease()
+    key = str(uuid.uuid4())
+    first = ann.say(one["assignment"], A_BETTER, key=key)
+    assert ann.say(one["assignment"], A_BETTER, key=key.upper()).json() == first.json()
+    assert ann.say(one["assignment"], {"best": 1, "strength": "clear"}, key=key).status_code == 409
+    assert len(world.rows()) == 1
+
+
+def test_taking_back_gives_the_task_again_and_what_was_said_stays_in_the_log(world: World) -> None:
+    ann = world.annotator("ann", world.project())
+    (one,) = ann.lease()
+    ann.say(one["assignment"], A_BETTER)
+    before = ann.get(f"/projects/{ann.project}/judging")
+    assert ann.say(one["assignment"], verdict="withdrawn").json()["verdict"] == "withdrawn"
+    assert ann.get(f"/assignments/{one['assignment']}")["said"] is None
+    assert [task["assignment"] for task in ann.lease()] == [one["assignment"]]
+    after = ann.get(f"/projects/{ann.project}/judging")
+    assert (before["answered"], before["left"], after["answered"], after["left"]) == (1, 2, 0, 3)
+    assert [row.verdict for row in world.rows()] == ["answer", "withdrawn"]
+    assert ann.say(one["assignment"], verdict="withdrawn").status_code == 409
+
+
+def test_the_history_is_ones_own_newest_first_and_corrected_by_a_row(world: World) -> None:
+    number = world.project()
+    ann, bob = world.annotator("ann", number), world.annotator("bob", number)
+    tasks = ann.lease(3)
+    ann.say(tasks[0]["assignment"], A_BETTER)
+    ann.say(tasks[1]["assignment"], verdict="skip", comment="hm")
+    ann.say(tasks[0]["assignment"], {"best": None, "strength": "tie"})
+    lines = ann.get(f"/projects/{number}/history")["lines"]
+    assert [(line["assignment"], line["said"]["verdict"]) for line in lines] == [
+        (tasks[0]["assignment"], "answer"),
+        (tasks[1]["assignment"], "skip"),
+    ]
+    assert lines[0]["said"]["answer"] == {"best": None, "strength": "tie"}
+    assert lines[0]["prompt"] == tasks[0]["prompt"][0]["text"]
+    assert ann.get(f"/projects/{number}/history?before={lines[0]['number']}")["lines"] == lines[1:]
+    assert bob.get(f"/projects/{number}/history")["lines"] == []
+    assert len(world.rows()) == 3
+    with world.database.reading() as session:
+        assert progress(session, find_project(session, number)).votes == 1
+
+
+def test_another_persons_assignment_is_not_there(world: World) -> None:
+    number = world.project()
+    ann, bob = world.annotator("ann", number), world.annotator("bob", number)
+    (one,) = ann.lease()
+    path = f"/api/v1/assignments/{one['assignment']}"
+    answers = [
+        bob.say(one["assignment"], A_BETTER),
+        bob.client.get(path),
+        bob.client.get(f"{path}/differences"),
+        bob.client.post(f"{path}/renew"),
+        bob.client.post(f"{path}/return"),
+        bob.client.get(f"/api/v1/assignments/{'0' * 32}"),
+    ]
+    assert [(one.status_code, one.json()["error"]["code"]) for one in answers] == [(404, "not_found")] * 6
+    assert world.rows() == []
+    assert [task["assignment"] for task in ann.lease()] == [one["assignment"]]
+
+
+def test_who_only_looks_may_not_judge_and_an_admin_may(world: World) -> None:
+    number = world.project()
+    eve, root = world.annotator("eve", number, "viewer"), world.annotator("amy", number, "admin")
+    leases = f"/api/v1/projects/{number}/leases"
+    assert eve.client.post(leases, json={"count": 1}).status_code == 403
+    assert eve.client.get(f"/api/v1/projects/{number}/history").status_code == 403
+    assert eve.client.put(f"/api/v1/judgements/{uuid.uuid4()}", json={}).status_code == 403
+    assert len(root.lease()) == 1
+    nobody = TestClient(world.app, base_url="http://localhost")
+    assert nobody.post(leases, json={"count": 1}).status_code == 401
+
+
+def test_a_cookie_alone_judges_nothing(world: World) -> None:
+    number = world.project()
+    add_user(world.database, "ann")
+    browser = signed_in(world.app, "ann")
+    leases = f"/api/v1/projects/{number}/leases"
+    assert browser.post(leases, json={"count": 1}).status_code == 403
+    assert browser.post(leases, json={"count": 1}, headers={"X-CSRF-Token": csrf_of(browser)}).status_code == 200
+
+
+def test_a_task_given_back_or_lapsed_goes_to_another_and_can_be_held_on_to(world: World) -> None:
+    number = world.project(tasks=list(new_tasks(1)))
+    ann, bob = world.annotator("ann", number), world.annotator("bob", number)
+    (one,) = ann.lease()
+    path = f"/api/v1/assignments/{one['assignment']}"
+    assert bob.lease() == []
+    lapse(world)
+    assert ann.client.post(f"{path}/renew").json()["seconds_left"] == pytest.approx(1800, abs=5)
+    assert ann.client.post(f"{path}/return").status_code == 204
+    assert ann.client.post(f"{path}/return").status_code == 204
+    (taken,) = bob.lease()
+    assert ann.client.post(f"{path}/renew").status_code == 410
+    lapse(world)
+    world.app.state.lapses._due = 0.0  # as if a second had gone by
+    assert [task["assignment"] for task in ann.lease()] == [one["assignment"]]
+    assert bob.client.post(f"/api/v1/assignments/{taken['assignment']}/renew").status_code == 410
+    assert bob.say(taken["assignment"], A_BETTER).status_code == 200  # late, and kept
+    assert bob.client.post(f"/api/v1/assignments/{taken['assignment']}/renew").status_code == 409
+
+
+def lapse(world: World) -> None:
+    with world.database.writing() as session:
+        session.execute(update(Assignment).values(expires_at=time.time() - 1))
+
+
+def test_practice_is_told_what_was_expected_and_gold_is_not(world: World) -> None:
+    tasks = [
+        *new_tasks(1, purpose="practice", expected={"best": 0, "strength": "clear"}, row={"why": "It is *true*."}),
+        NewTask("gold", [NewResponse("g0"), NewResponse("g1")], purpose="gold", expected=A_BETTER),
+        NewTask("label", [NewResponse("l0"), NewResponse("l1")]),
+    ]
+    ann = world.annotator("ann", world.project(tasks=tasks, gold_share=0.5))
+    (practice,) = ann.lease()
+    assert practice["practice"] is True
+    place = [one["text"] for one in practice["responses"]].index("response 0.0")
+    wrong = ann.say(practice["assignment"], {"best": 1 - place, "strength": "clear"}).json()["practice"]
+    assert (wrong["agrees"], wrong["expected"]) == (False, f"{'AB'[place]} better")
+    assert "<em>true</em>" in wrong["why"]
+    right = ann.say(practice["assignment"], {"best": place, "strength": "slight"}).json()["practice"]
+    assert right["agrees"] is True
+    others = ann.lease(5)
+    assert [task["practice"] for task in others] == [False] * len(others)
+    for task in others:
+        assert ann.say(task["assignment"], A_BETTER).json()["practice"] is None
+
+
+def test_differences_are_of_the_responses_as_they_are_shown(world: World) -> None:
+    texts = ["the cat sat", "the dog sat", "the cat lay"]
+    ann = world.annotator("ann", world.project("rank", tasks=[NewTask("p", [NewResponse(text) for text in texts])]))
+    (one,) = ann.lease()
+    found = ann.get(f"/assignments/{one['assignment']}/differences")["responses"]
+    shown = [response["text"] for response in one["responses"]]
+    assert [html.replace("<mark>", "").replace("</mark>", "") for html in found] == shown
+    for html, text in zip(found[1:], shown[1:], strict=True):
+        only = [word for word in text.split() if word not in shown[0].split()]
+        assert re.findall(r"\w+", " ".join(re.findall("<mark>(.*?)</mark>", html))) == only
+
+
+UNSAYABLE: list[tuple[dict[str, Any], str]] = [
+    ({"answer": {"best": 7, "strength": "clear"}}, "answer"),
+    ({"answer": {"best": 2, "strength": "clear"}}, "answer"),
+    ({"answer": "A"}, "answer"),
+    ({"answer": None}, "answer"),
+    ({"answer": A_BETTER, "verdict": "skip"}, "answer"),
+    ({"answer": A_BETTER, "verdict": "shrug"}, "verdict"),
+    ({"answer": A_BETTER, "comment": "x" * 10_001}, "comment"),
+    ({"answer": A_BETTER, "comment": "a\x00b"}, "comment"),
+    ({"answer": A_BETTER, "comment": "\ud800"}, "comment"),
+    ({"answer": A_BETTER, "criteria": {"kind\x00": 0}}, "criteria"),
+    ({"answer": A_BETTER, "duration": -1}, "duration"),
+    ({"answer": A_BETTER, "more": 1}, "more"),
+    ({"answer": A_BETTER, "assignment": "' OR 1=1 --"}, "assignment"),
+    ({"answer": A_BETTER, "assignment": "\x00"}, "assignment"),
+]
+
+
+def test_what_cannot_be_said_is_refused_naming_the_field(world: World) -> None:
+    ann = world.annotator("ann", world.project())
+    (one,) = ann.lease()
+    for body, field in UNSAYABLE:
+        text = json.dumps({"assignment": one["assignment"], "verdict": "answer", **body})
+        headers = {"Content-Type": "application/json"}
+        answer = ann.client.put(f"/api/v1/judgements/{uuid.uuid4()}", content=text, headers=headers)
+        assert answer.status_code == 422, body
+        assert answer.json()["error"]["field"].startswith(field)
+    assert world.rows() == []
+
+
+def test_a_closed_project_lends_nothing_and_an_unknown_one_is_not_there(world: World) -> None:
+    ann = world.annotator("ann", world.project())
+    (one,) = ann.lease()
+    with world.database.writing() as session:
+        close_project(find_project(session, ann.project), now=time.time())
+    assert ann.client.post(f"/api/v1/projects/{ann.project}/leases", json={}).status_code == 410
+    assert ann.say(one["assignment"], A_BETTER).status_code == 200
+    assert ann.client.post("/api/v1/projects/999/leases", json={}).status_code == 404
+
+
+def test_pages_are_for_those_who_judge(world: World) -> None:
+    number = world.project()
+    ann = world.annotator("ann", number)
+    add_user(world.database, "eve", "viewer")
+    browser = signed_in(world.app, "ann")
+    assert f"/projects/{number}/judge" in browser.get("/").text
+    for one in ann.lease(2):
+        ann.say(one["assignment"], A_BETTER, comment="<script>alert(1)</script>")
+    page = browser.get(f"/projects/{number}/history").text
+    assert page.count("A better") == 2
+    assert "&lt;script&gt;alert" in page
+    assert "<script>alert" not in page
+    assert browser.get(f"/projects/{number}/judge").status_code == 200
+    looker = signed_in(world.app, "eve")
+    assert f"/projects/{number}/judge" not in looker.get("/").text
+    assert looker.get(f"/projects/{number}/judge").status_code == 403
+
+
+def test_what_is_left_is_what_can_still_be_had(world: World) -> None:
+    number = world.project(tasks=list(new_tasks(4)), gold_share=0.5)
+    ann, bob = world.annotator("ann", number), world.annotator("bob", number)
+
+    def left(who: Annotator) -> int:
+        return int(who.get(f"/projects/{number}/judging")["left"])
+
+    ann_has = ann.lease(2)
+    assert (left(ann), left(bob)) == (4, 2)
+    ann.say(ann_has[0]["assignment"], A_BETTER)
+    ann.say(ann_has[1]["assignment"], verdict="skip")
+    assert (left(ann), left(bob)) == (2, 3)
+    since = ann.get(f"/projects/{number}/judging?since={time.time() + 60}")
+    assert since["answered"] == 0
+    with world.database.reading() as session:
+        assert session.scalar(select(func.count(Judgement.id))) == 2
