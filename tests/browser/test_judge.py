@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +35,7 @@ def test_comparing(visit: Visitors, size: str, tmp_path: Path) -> None:
             ("", "0", None, "both_bad"),
         ]:
             wanted.append((prompt(page), {"best": None if best is None else shown(page)[best], "strength": strength}))
-            say(page, lambda name=button, key=key: press(page, name) if name else page.keyboard.press(key))
+            say(page, partial(press, page, button) if button else partial(page.keyboard.press, key))
         expect(page.get_by_text(NOTHING_LEFT)).to_be_visible()
         saved(page)
         assert [(row["prompt"], row["answer"]) for row in ann.said()] == wanted
@@ -435,7 +436,7 @@ def drag(page: Page, what: Locator, to: Locator) -> None:
 def looked_at(page: Page, name: str) -> None:
     """Light and dark."""
     for scheme in ("light", "dark"):
-        page.emulate_media(color_scheme=scheme)  # type: ignore[arg-type]  # a literal's values, by a variable
+        page.emulate_media(color_scheme=scheme)
         assert_accessible(page)
         keep_picture(page, f"{name}-{scheme}")
 

@@ -270,6 +270,10 @@ if (byId("guidelines") && innerWidth >= 900 && localStorage.getItem("keel-guidel
 }
 outbox.flush();
 if (correct) {
-  const task = dated(await api("GET", `/assignments/${correct}`));
-  show({ ...task, correcting: true }, "You are correcting what you said.");
+  try {
+    const task = dated(await api("GET", `/assignments/${correct}`));
+    show({ ...task, correcting: true }, "You are correcting what you said.");
+  } catch (error) {
+    showNone(`${error.message}.`, true);
+  }
 } else refill();

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 import uuid
-from typing import Annotated
+from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Path, Query, Request
 from pydantic import BaseModel, ConfigDict, Field
@@ -123,7 +123,8 @@ def judge(user: Annotator, database: TheDatabase, key: uuid.UUID, said: NewJudge
     again; `skip` and `problem` leave it to others.
     """
     with database.writing() as session:
-        what = judgements.Said(said.verdict, said.answer, said.criteria, said.comment, said.duration)
+        answer: Any = said.answer
+        what = judgements.Said(said.verdict, answer, said.criteria, said.comment, said.duration)
         made = judgements.judge(session, user, str(key), said.assignment, what, now=time.time())
         assignment = held_by(session, user, said.assignment)
         return kept(session.get_one(Project, made.project_id), assignment, made)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, SkipValidation
 
 from keel.feedback.answers import Compared, Ranked, Rated, Reviewed, kept_answer
 from keel.feedback.judgements import LONGEST_COMMENT
@@ -71,13 +71,13 @@ class Shown(BaseModel):
 
 
 class NewJudgement(BaseModel):
-    """What a person says of a task."""
+    """What a person says of a task. Which answer fits is known once the project is: it is checked then."""
 
     model_config = ConfigDict(extra="forbid")
 
     assignment: str = Field(pattern="^[0-9a-f]{32}$")
     verdict: Verdict
-    answer: Annotated[dict[str, Any] | None, _AnswerField] = None
+    answer: Annotated[SkipValidation[Answer | None], _AnswerField] = None
     criteria: Criteria = Field(default_factory=dict, description="a response's number or null, or one of the options")
     comment: str = Field("", max_length=LONGEST_COMMENT)
     duration: float = Field(0.0, ge=0, le=86400, allow_inf_nan=False, description="seconds before the person's eyes")

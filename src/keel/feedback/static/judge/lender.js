@@ -1,6 +1,7 @@
 const AHEAD = 3; // tasks held: the one at work, and those that come after it
 const MOST = 5; // that the server lends
 const LOOK_EVERY = 2000; // ms
+const RETURNED_AFTER = 1000; // ms until the server has what another tab gave back
 const WARNING = 120000; // ms before the end of a lease, or a third of it
 
 /** The tasks that this tab holds. Those that come next are here before they are asked for. */
@@ -92,7 +93,7 @@ export class Lender {
   /** What another tab of this person says. */
   heard({ judged, returned = [] }) {
     const mine = [this.current, ...this.held].filter((one) => one && !one.correcting);
-    for (const task of mine.filter((one) => returned.includes(one.assignment))) this.renew(task);
+    for (const task of mine) if (returned.includes(task.assignment)) setTimeout(() => this.renew(task), RETURNED_AFTER);
     if (!judged) return;
     this.done.add(judged);
     this.held = this.held.filter((one) => one.assignment !== judged);
