@@ -16,8 +16,8 @@ from sqlalchemy.orm import Session
 
 from keel.errors import UserError
 from keel.feedback.database import Database
-from keel.feedback.judgements import Said, judge, said_by, standing
-from keel.feedback.leases import REPEAT_AFTER, give_back, lease, release_lapsed
+from keel.feedback.judgements import Said, answered_since, judge, said_by, standing
+from keel.feedback.leases import REPEAT_AFTER, give_back, lease, left_for, release_lapsed, renew
 from keel.feedback.projects import Settings, change_settings, close_project, find_project
 from keel.feedback.refused import Refused
 from keel.feedback.tables import Assignment, Base, Judgement, Project, Task, User
@@ -129,6 +129,54 @@ def test_who_comes_back_goes_on_with_what_lapsed(database: Database) -> None:
         assert progress_of_seats(session) == 0
         (after,) = lease(session, made, ann, count=1, now=NOW + 5)
         assert (after.id, after.order, after.expires_at) == (before.id, before.order, NOW + 5 + HALF_AN_HOUR)
+
+
+def test_a_lease_is_held_on_to_until_somebody_else_has_the_task(database: Database) -> None:
+    with database.writing() as session:
+        ann, bob = people(session, "ann", "bob")
+        made = project(session, tasks=1)
+        (one,) = lease(session, made, ann, count=1, now=NOW)
+        assert renew(session, ann, one.id, now=NOW + 60).expires_at == NOW + 60 + HALF_AN_HOUR
+        with pytest.raises(Refused, match="no such assignment"):
+            renew(session, bob, one.id, now=NOW)
+        give_back(session, ann, one.id)
+        assert renew(session, ann, one.id, now=NOW + 90).state == "leased"
+        assert progress_of_seats(session) == 1
+        give_back(session, ann, one.id)
+        (taken,) = lease(session, made, bob, count=1, now=NOW + 90)
+        with pytest.raises(Refused, match="somebody else has it"):
+            renew(session, ann, one.id, now=NOW + 90)
+        judge(session, bob, "key", taken.id, FIRST, now=NOW + 95)
+        with pytest.raises(Refused, match="judged"):
+            renew(session, bob, taken.id, now=NOW + 99)
+        assert_books_balance(session)
+
+
+def test_what_was_said_and_what_is_left_are_ones_own(database: Database) -> None:
+    with database.writing() as session:
+        ann, bob = people(session, "ann", "bob")
+        made = project(session, tasks=5)
+        add_tasks(session, made, new_tasks(2, purpose="gold", expected={"best": 0, "strength": "clear"}), now=NOW)
+        one, two, three = lease(session, made, ann, count=3, now=NOW)
+        assert (left_for(session, made, ann), left_for(session, made, bob)) == (5, 2)
+        judge(session, ann, "a", one.id, FIRST, now=NOW + 1)
+        judge(session, ann, "b", two.id, Said("skip"), now=NOW + 2)
+        judge(session, ann, "c", three.id, FIRST, now=NOW + 3)
+        judge(session, ann, "d", one.id, SECOND, now=NOW + 4)
+        assert (left_for(session, made, ann), left_for(session, made, bob)) == (2, 3)
+        mine = said_by(session, made, ann, count=9)
+        assert [(judgement.key, assignment.id) for assignment, judgement in mine] == [
+            ("d", one.id),
+            ("c", three.id),
+            ("b", two.id),
+        ]
+        assert [older.key for _, older in said_by(session, made, ann, count=1, before=mine[0][1].id)] == ["c"]
+        assert said_by(session, made, bob, count=9) == []
+        since = [answered_since(session, made, ann, NOW + second) for second in (0, 4, 5)]
+        assert since == [2, 1, 0]
+        assert answered_since(session, made, bob, 0) == 0
+        judge(session, ann, "e", one.id, Said("withdrawn"), now=NOW + 6)
+        assert (left_for(session, made, ann), answered_since(session, made, ann, 0)) == (3, 1)
 
 
 def test_a_judgement_sent_again_is_the_same_one(database: Database) -> None:
