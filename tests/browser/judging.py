@@ -1,22 +1,22 @@
-"""A feedback server with one project, somebody who judges in it, and what they said there by the responses' texts."""
+"""A feedback server with one project, the hands of somebody who judges in it, and what they said by the texts."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from playwright.sync_api import Page, expect
+from playwright.sync_api import Locator, Page, expect
 from sqlalchemy import select
 
 from keel.feedback.database import Database
 from keel.feedback.projects import Settings, add_project
-from keel.feedback.tables import Judgement, Kind, Project, Task
+from keel.feedback.tables import Assignment, Judgement, Kind, Project, Task
 from keel.feedback.tasks import NewTask, add_tasks
-from tests.browser.support import serving
+from tests.browser.support import assert_accessible, keep_picture, serving
 from tests.feedback.support import PASSWORD, add_user, quick_app
 from tests.feedback.worlds import new_tasks
 
@@ -31,10 +31,8 @@ class Desk:
 
     def open(self, page: Page, *, task: bool = True) -> Page:
         """Sign in, and have the first task before one."""
-        page.goto(f"/sign-in?next=/projects/{self.project}/judge")
-        page.get_by_label("Name").fill("ann")
-        page.get_by_label("Password").fill(PASSWORD)
-        page.get_by_role("button", name="Sign in").click()
+        page.request.post("/sign-in", form={"name": "ann", "password": PASSWORD})
+        page.goto(f"/projects/{self.project}/judge")
         if task:
             expect(page.locator("#answer")).to_be_visible()
         return page
@@ -48,6 +46,16 @@ class Desk:
         with self.database.reading() as session:
             rows = session.scalars(select(Judgement).order_by(Judgement.id)).all()
             return [_by_text(session.get_one(Task, row.task_id), row) for row in rows]
+
+    def states(self) -> list[str]:
+        """Of the assignments, in the order of their tasks."""
+        with self.database.reading() as session:
+            return list(session.scalars(select(Assignment.state).order_by(Assignment.task_id)))
+
+    def ends(self) -> float:
+        """When the only lease ends."""
+        with self.database.reading() as session:
+            return session.scalars(select(Assignment.expires_at)).one()
 
 
 @contextmanager
@@ -76,6 +84,73 @@ def prompt(page: Page) -> str:
 
 def saved(page: Page) -> None:
     expect(page.locator("#saving")).to_have_text("Saved")
+
+
+def say(page: Page, act: Callable[[], None]) -> None:
+    """Do it, and see another task, or none."""
+    before = page.locator("#task").inner_text()
+    act()
+    expect(page.locator("#task")).not_to_have_text(before, use_inner_text=True)
+    expect(page.get_by_text("Fetching")).to_have_count(0)
+
+
+def point(target: Locator) -> None:
+    """With the mouse, or with a finger where there is a touch screen."""
+    if target.page.evaluate("navigator.maxTouchPoints > 0"):
+        target.tap()
+    else:
+        target.click()
+
+
+def press(page: Page, name: str) -> None:
+    point(page.get_by_role("button", name=name, exact=True))
+
+
+def chip(page: Page, letter: str) -> Locator:
+    return page.locator(".chip", has_text=letter)
+
+
+def drag(page: Page, what: Locator, to: Locator) -> None:
+    """To the left part of `to`, with the mouse or with a finger."""
+    start, end = what.bounding_box(), to.bounding_box()
+    assert start is not None
+    assert end is not None
+    x, y = start["x"] + start["width"] / 2, start["y"] + start["height"] / 2
+    left, across = end["x"] + 6, end["y"] + end["height"] / 2
+    steps = [(x + (left - x) * part / 4, y + (across - y) * part / 4) for part in range(1, 5)]
+    if page.evaluate("navigator.maxTouchPoints > 0"):
+        fingers = page.context.new_cdp_session(page)
+
+        def touch(kind: str, *at: tuple[float, float]) -> None:
+            points = [{"x": x, "y": y} for x, y in at]
+            fingers.send("Input.dispatchTouchEvent", {"type": kind, "touchPoints": points})
+
+        touch("touchStart", (x, y))
+        for step in steps:
+            touch("touchMove", step)
+        page.wait_for_timeout(150)  # lifted in full swing it would fling the page on, and the next tap would end that
+        touch("touchEnd")
+    else:
+        page.mouse.move(x, y)
+        page.mouse.down()
+        for step in steps:
+            page.mouse.move(*step)
+        page.mouse.up()
+
+
+def looked_at(page: Page, name: str) -> None:
+    """Light and dark."""
+    for scheme in ("light", "dark"):
+        page.emulate_media(color_scheme=scheme)
+        assert_accessible(page)
+        keep_picture(page, f"{name}-{scheme}")
+
+
+def until(true: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 10
+    while not true():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
 
 
 def _by_text(task: Task, row: Judgement) -> dict[str, Any]:

@@ -3,20 +3,17 @@
 from __future__ import annotations
 
 import re
-import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from playwright.sync_api import Locator, Page, Route, expect
-from sqlalchemy import select
+from playwright.sync_api import Route, expect
 
-from keel.feedback.tables import Assignment
 from keel.feedback.tasks import NewResponse, NewTask
 from keel.schema import Message
-from tests.browser.judging import Desk, desk, prompt, saved, shown
-from tests.browser.support import Visitors, assert_accessible, keep_picture
+from tests.browser.judging import chip, desk, drag, looked_at, point, press, prompt, saved, say, shown, until
+from tests.browser.support import Visitors, assert_accessible
 from tests.feedback.test_render import HOSTILE
 from tests.feedback.worlds import new_tasks
 
@@ -236,7 +233,7 @@ def test_two_tabs_of_one_person_count_once(visit: Visitors, tmp_path: Path) -> N
             press(page, "Look again")
             expect(page.locator("#answer")).to_be_visible()
         one.goto("/")  # what it gives back, the other tab takes up again
-        until(lambda: states(ann) == ["done", "leased"])
+        until(lambda: ann.states() == ["done", "leased"])
         say(other, lambda: other.keyboard.press("1"))
         saved(other)
         assert [row["verdict"] for row in ann.said()] == ["answer", "answer"]
@@ -245,9 +242,9 @@ def test_two_tabs_of_one_person_count_once(visit: Visitors, tmp_path: Path) -> N
 def test_a_page_that_closes_gives_its_tasks_back(visit: Visitors, tmp_path: Path) -> None:
     with desk(tmp_path, "compare") as ann:
         page = ann.open(visit(ann.url))
-        assert "leased" in states(ann)
+        assert "leased" in ann.states()
         page.goto("/")
-        until(lambda: set(states(ann)) == {"released"})
+        until(lambda: set(ann.states()) == {"released"})
 
 
 def test_a_lease_about_to_end_is_said_and_held_on_to(visit: Visitors, tmp_path: Path) -> None:
@@ -255,13 +252,13 @@ def test_a_lease_about_to_end_is_said_and_held_on_to(visit: Visitors, tmp_path: 
         page = visit(ann.url)
         page.clock.install()
         ann.open(page)
-        before = ends(ann)
+        before = ann.ends()
         page.clock.run_for("28:30")
         expect(page.get_by_text("This task goes back to the others soon")).to_be_visible()
         page.keyboard.press("g")
         page.clock.run_for("00:03")
         expect(page.locator("#notice")).to_be_hidden()
-        assert ends(ann) > before
+        assert ann.ends() > before
 
 
 def test_practice_tells_what_was_expected(visit: Visitors, tmp_path: Path) -> None:
@@ -376,83 +373,3 @@ _TIMED = """() => new Promise(done => {
     ? requestAnimationFrame(look) : requestAnimationFrame(() => done(performance.now() - from));
   look();
 })"""
-
-
-# --- a person's hands ---
-
-
-def say(page: Page, act: Callable[[], None]) -> None:
-    """Do it, and see another task, or none."""
-    before = page.locator("#task").inner_text()
-    act()
-    expect(page.locator("#task")).not_to_have_text(before, use_inner_text=True)
-    expect(page.get_by_text("Fetching")).to_have_count(0)
-
-
-def point(target: Locator) -> None:
-    """With the mouse, or with a finger where there is a touch screen."""
-    if target.page.evaluate("navigator.maxTouchPoints > 0"):
-        target.tap()
-    else:
-        target.click()
-
-
-def press(page: Page, name: str) -> None:
-    point(page.get_by_role("button", name=name, exact=True))
-
-
-def chip(page: Page, letter: str) -> Locator:
-    return page.locator(".chip", has_text=letter)
-
-
-def drag(page: Page, what: Locator, to: Locator) -> None:
-    """To the left part of `to`, with the mouse or with a finger."""
-    start, end = what.bounding_box(), to.bounding_box()
-    assert start is not None
-    assert end is not None
-    x, y = start["x"] + start["width"] / 2, start["y"] + start["height"] / 2
-    left, across = end["x"] + 6, end["y"] + end["height"] / 2
-    steps = [(x + (left - x) * part / 4, y + (across - y) * part / 4) for part in range(1, 5)]
-    if page.evaluate("navigator.maxTouchPoints > 0"):
-        fingers = page.context.new_cdp_session(page)
-
-        def touch(kind: str, *at: tuple[float, float]) -> None:
-            points = [{"x": x, "y": y} for x, y in at]
-            fingers.send("Input.dispatchTouchEvent", {"type": kind, "touchPoints": points})
-
-        touch("touchStart", (x, y))
-        for step in steps:
-            touch("touchMove", step)
-        page.wait_for_timeout(150)  # lifted in full swing it would fling the page on, and the next tap would end that
-        touch("touchEnd")
-    else:
-        page.mouse.move(x, y)
-        page.mouse.down()
-        for step in steps:
-            page.mouse.move(*step)
-        page.mouse.up()
-
-
-def looked_at(page: Page, name: str) -> None:
-    """Light and dark."""
-    for scheme in ("light", "dark"):
-        page.emulate_media(color_scheme=scheme)
-        assert_accessible(page)
-        keep_picture(page, f"{name}-{scheme}")
-
-
-def until(true: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 10
-    while not true():
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
-
-
-def states(ann: Desk) -> list[str]:
-    with ann.database.reading() as session:
-        return list(session.scalars(select(Assignment.state).order_by(Assignment.task_id)))
-
-
-def ends(ann: Desk) -> float:
-    with ann.database.reading() as session:
-        return session.scalars(select(Assignment.expires_at)).one()
