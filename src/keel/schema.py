@@ -204,6 +204,15 @@ class Label:
         return _row(fields, self.extra)
 
 
+@dataclass(frozen=True, slots=True)
+class Sampled:
+    """A prompt and what a policy said to it, not yet judged: responses, and whether each ended by itself."""
+
+    prompt: Dialogue
+    responses: tuple[str, ...]
+    ended: tuple[bool, ...]
+
+
 Feedback = Comparison | Ranking | Rating | Label
 """What was said of one response or several: what a reward model learns from."""
 

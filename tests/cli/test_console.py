@@ -89,8 +89,10 @@ def test_a_terminal_gets_a_live_display() -> None:
         console.progress("sft", 4, 4, {"sft/loss": 1.25})
         console.heading("another")
         console.progress("sft", 2, 4, {"sft/loss": 3.0})
+        console.progress("people", 1, 4, {"[red]ann": 3.0})
     text = file.getvalue()
     assert "4/4" in text
+    assert "[red]ann 3" in text
     assert "loss 1.25" in text
     assert "2/4" in text
 

@@ -124,10 +124,10 @@ def load_judged(reward: RewardSource, device: str, say: Callable[[str], None], c
     scorer = load_reward(reward, device, say=say)
     dtype = resolve_precision("auto", scorer.model.device)
     whole = partial(scorer.has_room, whole=True)
-    return Judge(scorer, _scale(str(reward.model)), _ROUNDING.get(dtype, _COARSE), whole)
+    return Judge(scorer, normalisation_scale(str(reward.model)), _ROUNDING.get(dtype, _COARSE), whole)
 
 
-def _scale(source: str) -> float:
+def normalisation_scale(source: str) -> float:
     """What the scores of a model that Keel trained were divided by; 1 for any other."""
     file = Path(members_of(source)[0]) / NORMALISATION_FILE
     return float(json.loads(file.read_text(encoding="utf-8"))["scale"]) if file.is_file() else 1.0

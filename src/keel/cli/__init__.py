@@ -18,6 +18,7 @@ from keel.cli.export import export
 from keel.cli.feedback import feedback_app
 from keel.cli.feedback_projects import backup, import_files, quality, restore
 from keel.cli.feedback_projects import export as export_feedback
+from keel.cli.feedback_sample import prioritise, sample
 from keel.cli.generate import generate
 from keel.cli.init import init
 from keel.cli.report import report
@@ -56,7 +57,7 @@ data_app.command(no_args_is_help=True)(audit)
 app.add_typer(data_app, name="data")
 feedback_app.command("import", no_args_is_help=True)(import_files)
 feedback_app.command("export", no_args_is_help=True)(export_feedback)
-for command in (quality, backup, restore):
+for command in (sample, prioritise, quality, backup, restore):
     feedback_app.command(no_args_is_help=True)(command)
 app.add_typer(feedback_app, name="feedback")
 app.add_typer(debug_app, name="debug")

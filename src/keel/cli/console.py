@@ -25,7 +25,7 @@ class TerminalConsole:
             BarColumn(bar_width=24),
             TextColumn("{task.completed:.0f}/{task.total:.0f}"),
             TimeRemainingColumn(),
-            TextColumn("{task.fields[numbers]}"),
+            TextColumn("{task.fields[numbers]}", markup=False),  # people's names among them
             console=self.rich,
         )
         self._tasks: dict[str, TaskID] = {}

@@ -2,20 +2,30 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+from keel.feedback.opening import DATABASE, VARIABLE, open_database
 
 if TYPE_CHECKING:
     from keel.feedback.database import Database
 
 feedback_app = typer.Typer(no_args_is_help=True)
 
-DatabaseOption = Annotated[
-    str, typer.Option(envvar="KEEL_FEEDBACK_DATABASE", help="A file, or postgresql://USER:PASSWORD@HOST/NAME.")
-]
-DATABASE = "keel-feedback.db"
+DatabaseOption = Annotated[str, typer.Option(envvar=VARIABLE, help="A file, or postgresql://USER:PASSWORD@HOST/NAME.")]
+ProjectName = Annotated[str, typer.Argument(metavar="PROJECT", help="Its name.")]
+
+
+class Judging(StrEnum):
+    COMPARE = "compare"
+    RANK = "rank"
+    RATE = "rate"
+    REVIEW = "review"
 
 
 @feedback_app.callback()
@@ -67,17 +77,21 @@ def serve(
     print("Ended.")
 
 
-def open_database(url: str) -> Database:
-    """The database of a command. Raises UserError where the extra that knows it is not installed."""
+@contextmanager
+def database_at(url: str, *, new: bool = False) -> Iterator[Database]:
+    """The database, made only where that may be. What it refuses is a UserError."""
     from keel.errors import UserError
 
+    if not new and "://" not in url and not Path(url).exists():
+        raise UserError(f"there is no database {url}; name the one that `keel feedback serve` was given")
+    database = open_database(url)
+    from keel.feedback.refused import for_the_terminal
+
     try:
-        from keel.feedback.database import Database
-    except ModuleNotFoundError as error:
-        raise UserError(
-            f"keel feedback needs a package that is not installed ({error}); pip install 'keel-rlhf[feedback]'"
-        ) from None
-    return Database(url)
+        with for_the_terminal():
+            yield database
+    finally:
+        database.close()
 
 
 def _print_setup(database: Database, url: str) -> None:

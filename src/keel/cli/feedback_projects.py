@@ -3,35 +3,24 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
-from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from keel.cli.data import FieldOption, Files, Layout, LayoutOption, MapOption, OutcomeOption, refuse_out, sources_of
-from keel.cli.feedback import DATABASE, DatabaseOption, open_database
+from keel.cli.feedback import DatabaseOption, Judging, ProjectName, database_at
+from keel.feedback.opening import DATABASE
 
 if TYPE_CHECKING:
     from sqlalchemy.orm import Session
 
-    from keel.feedback.database import Database
     from keel.feedback.export import What
     from keel.feedback.importing import Imported
     from keel.feedback.projects import Settings
     from keel.feedback.tables import Project, Purpose
 
-ProjectName = Annotated[str, typer.Argument(metavar="PROJECT", help="Its name.")]
 ForceOption = Annotated[bool, typer.Option("--force", help="Replace a file that is there.")]
-
-
-class Judging(StrEnum):
-    COMPARE = "compare"
-    RANK = "rank"
-    RATE = "rate"
-    REVIEW = "review"
 
 
 def import_files(
@@ -67,7 +56,7 @@ def import_files(
     purpose: Purpose = "gold" if gold else "practice" if practice else "label"
     sources = sources_of(files, layout, field, outcome, map)
     given = None if settings is None else _read_settings(settings)
-    with _opened(database, new=True) as opened, opened.writing() as session:
+    with database_at(database, new=True) as store, store.writing() as session:
         made = _project(session, project, kind, given)
         done = import_tasks(session, made, sources, Meant(purpose, round, policy_version), now=time.time())
     _tell(project, done)
@@ -102,9 +91,9 @@ def export(
     options = {"judgements": "OUT", "ties": "--ties", "demonstrations": "--demonstrations"}
     for what, path in outs.items():
         refuse_out(options[what], path, force)
-    with _opened(database) as opened:
-        names = by_pseudonym(opened) if anonymous else by_name
-        with opened.snapshot() as session, written(out):
+    with database_at(database) as store:
+        names = by_pseudonym(store) if anonymous else by_name
+        with store.snapshot() as session, written(out):
             counts = export_files(session, find_project(session, project), outs, Wanted(round, everything), names)
     for what, path in outs.items():
         typer.echo(f"{counts[what]:,} {what} written to {path}")
@@ -125,7 +114,7 @@ def quality(project: ProjectName, database: DatabaseOption = DATABASE) -> None:
     from keel.feedback.projects import find_project
     from keel.feedback.quality import HEADER, quality, summary, table
 
-    with _opened(database) as opened, opened.snapshot() as session:
+    with database_at(database) as store, store.snapshot() as session:
         found = quality(session, find_project(session, project))
     console = Console()
     console.print(summary(found), markup=False, highlight=False, soft_wrap=True)
@@ -150,8 +139,8 @@ def backup(
 
     if out.exists() and not force:
         raise UserError(f"{out} is there already; give --force to replace it")
-    with _opened(database) as opened, written(out):
-        counts = backup(opened, out, now=time.time())
+    with database_at(database) as store, written(out):
+        counts = backup(store, out, now=time.time())
     typer.echo(f"{sum(counts.values()):,} rows, of them {counts.get('judgements', 0):,} judgements, written to {out}")
 
 
@@ -165,29 +154,9 @@ def restore(
     """
     from keel.feedback.backup import restore
 
-    with _opened(database, new=True) as opened:
-        counts = restore(opened, source)
-        typer.echo(
-            f"{sum(counts.values()):,} rows, of them {counts.get('judgements', 0):,} judgements, are in {opened}"
-        )
-
-
-@contextmanager
-def _opened(url: str, *, new: bool = False) -> Iterator[Database]:
-    """The database, made only where that may be. What it refuses is a UserError."""
-    from keel.errors import UserError
-
-    if not new and "://" not in url and not Path(url).exists():
-        raise UserError(f"there is no database {url}; name the one that `keel feedback serve` was given")
-    opened = open_database(url)
-    from keel.feedback.refused import Refused
-
-    try:
-        yield opened
-    except Refused as refused:
-        raise UserError(str(refused)) from None
-    finally:
-        opened.close()
+    with database_at(database, new=True) as store:
+        counts = restore(store, source)
+        typer.echo(f"{sum(counts.values()):,} rows, of them {counts.get('judgements', 0):,} judgements, are in {store}")
 
 
 def _read_settings(file: Path) -> Settings:

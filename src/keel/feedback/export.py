@@ -22,6 +22,7 @@ from keel.feedback.database import Database
 from keel.feedback.projects import settings_of
 from keel.feedback.secret import secret_of
 from keel.feedback.tables import Assignment, Judgement, Project, Response, Task, User
+from keel.feedback.tasks import prompt_of
 from keel.schema import (
     CHOSEN_ENDED,
     CHOSEN_FIRST,
@@ -32,7 +33,6 @@ from keel.schema import (
     Dialogue,
     Feedback,
     Label,
-    Message,
     Ranking,
     Rating,
 )
@@ -162,8 +162,7 @@ class _Judged:
 
     @property
     def _prompt(self) -> Dialogue:
-        given = self.task.prompt
-        return given if isinstance(given, str) else tuple(Message(one["role"], one["content"]) for one in given)
+        return prompt_of(self.task)
 
     def _comparison(self, best: int, worst: int, strength: str) -> Comparison:
         chosen, rejected = self._responses[best], self._responses[worst]

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Literal
+
+from keel.errors import UserError
 
 Code = Literal[
     "invalid", "unauthorised", "forbidden", "not_found", "conflict", "gone", "too_large", "too_many", "failed"
@@ -18,3 +22,12 @@ class Refused(Exception):
         self.field = field
         self.retry_after = retry_after
         """Seconds."""
+
+
+@contextmanager
+def for_the_terminal(where: str = "") -> Iterator[None]:
+    """What is refused inside is a UserError, which begins with `where`."""
+    try:
+        yield
+    except Refused as refused:
+        raise UserError(f"{where}{refused}") from None

@@ -15,7 +15,7 @@ from keel.feedback.answers import RESPONSES, read_answer
 from keel.feedback.projects import clean_json, settings_of
 from keel.feedback.refused import Refused
 from keel.feedback.tables import Project, Purpose, Response, Task
-from keel.schema import Dialogue
+from keel.schema import Dialogue, Message, Prompt
 
 _A_QUERY = 500
 
@@ -121,7 +121,7 @@ def task_row(project: Project, task: NewTask, *, now: float) -> Task:
         raise Refused("invalid", f"{len(task.responses)} responses; a {project.kind} project takes {wanted} a task")
     if not isinstance(task.prompt, str) and not task.prompt:
         raise Refused("invalid", "the prompt has no messages")
-    prompt = _plain(task.prompt)
+    prompt = as_kept(task.prompt)
     settings = settings_of(project)
     expected = None
     if task.purpose != "label":
@@ -155,7 +155,12 @@ def task_row(project: Project, task: NewTask, *, now: float) -> Task:
     )
 
 
-def _plain(prompt: Dialogue) -> Any:
-    if isinstance(prompt, str):
-        return prompt
-    return [{"role": message.role, "content": message.content} for message in prompt]
+def as_kept(prompt: Dialogue) -> Any:
+    """A prompt as the database holds it."""
+    return Prompt(prompt).to_row()["prompt"]
+
+
+def prompt_of(task: Task) -> Dialogue:
+    """What `as_kept` was given."""
+    kept = task.prompt
+    return kept if isinstance(kept, str) else tuple(Message(one["role"], one["content"]) for one in kept)
