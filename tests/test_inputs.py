@@ -216,6 +216,14 @@ def test_settings(override: str, stage: str, difference: list[str], made: Path) 
     assert found == difference
 
 
+def test_how_long_people_are_waited_for_plays_no_part(made: Path) -> None:
+    def asking(more: str) -> Recipe:
+        return tiny_recipe([f"collect.annotator={{people: {{project: talk{more}}}}}"])
+
+    assert changed(asking(""), asking(", database: other.db, enough: 0.5, wait: false"), "collect", made) == []
+    assert changed(asking(""), asking(", round: 2"), "collect", made) == ["collect.annotator.people.round: 1 → 2"]
+
+
 def test_data_counts_by_its_contents(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.chdir(tmp_path)

@@ -26,7 +26,7 @@ RENAMED = (
 )
 SUMMARIES = {
     "sft": {"pipeline/sft.py:train_sft": ""},
-    "collect": {"pipeline/collect.py:collect_comparisons": ""},
+    "collect": {"pipeline/collect.py:_publish": "", "pipeline/collect.py:_counts": ""},
     "reward": {
         "pipeline/reward.py:train_reward": "",
         "pipeline/reward.py:judge_all": "",

@@ -13,7 +13,7 @@ __version__ = "0.1.0"
 
 _HOMES = {
     "keel.annotate.base": ("Annotator", "Judgement", "Pair"),
-    "keel.config.collect": ("AnnotatorConfig", "CollectConfig"),
+    "keel.config.collect": ("AnnotatorConfig", "CollectConfig", "PeopleConfig"),
     "keel.config.data": ("DataConfig",),
     "keel.config.direct": ("DirectConfig",),
     "keel.config.evaluate": ("EvaluateConfig",),

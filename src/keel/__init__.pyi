@@ -4,6 +4,7 @@ from keel.annotate.base import Judgement as Judgement
 from keel.annotate.base import Pair as Pair
 from keel.config.collect import AnnotatorConfig as AnnotatorConfig
 from keel.config.collect import CollectConfig as CollectConfig
+from keel.config.collect import PeopleConfig as PeopleConfig
 from keel.config.data import DataConfig as DataConfig
 from keel.config.direct import DirectConfig as DirectConfig
 from keel.config.evaluate import EvaluateConfig as EvaluateConfig

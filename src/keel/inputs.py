@@ -24,6 +24,7 @@ from keel.runs.identity import Identity, flatten, hash_directory, hash_file
 _NO_EFFECT = {
     *("checkpoint_every", "keep_checkpoints", "gradient_checkpointing", "workers", "timeout", "on_error"),
     *("token_env", "max_in_flight", "retries", "max_logprob_gap", "max_staleness", "skip_faults", "alarm_after"),
+    *("database", "wait", "enough"),  # how long people are waited for
 }
 # rewards have a part of their own, servers may move
 _ELSEWHERE: Any = {"reward": True, "servers": {"urls"}, "evaluate": {"judge"}}
@@ -117,10 +118,11 @@ def _sft(recipe: Recipe, run: Path) -> Inputs:
 
 def _collect(recipe: Recipe, run: Path) -> Inputs:
     assert recipe.collect
+    function = recipe.collect.annotator.script or recipe.collect.annotator.factory
     return Inputs(
         data=_named("collect.prompts", recipe.collect.prompts),
         models={"policy": _model(recipe, run, recipe.collect.policy, start_model(recipe, run))},
-        functions={"annotator": str(recipe.collect.annotator.script or recipe.collect.annotator.factory)},
+        functions={"annotator": function} if function else {},
     )
 
 

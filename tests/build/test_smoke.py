@@ -8,7 +8,9 @@ import numpy as np
 import pytest
 import torch
 
+from keel.annotate.base import Pair
 from keel.build import smoke as module
+from keel.build.collect import make_annotator
 from keel.build.smoke import Watch, peak, reset_peak, shrunk, smoke
 from keel.config.recipe import parse_recipe
 from keel.data.load import load_demonstrations
@@ -99,3 +101,11 @@ def test_the_peak_is_that_since_it_was_reset() -> None:
     assert peak(device) - before > 200 * MIB  # high water
     reset_peak(device)
     assert peak(device) - before < 100 * MIB
+
+
+def test_people_are_not_asked_for_it() -> None:
+    small = shrunk(tiny_recipe(["collect.annotator={people: {project: talk}}"]))
+    assert small.collect is not None
+    annotator = make_annotator(small.collect.annotator)
+    pairs = [Pair("p", "long", "s", {}), Pair("p", "s", "long", {})] * 2
+    assert [said.first_wins for said in annotator.compare(pairs, [0.1, 0.1, 0.9, 0.9])] == [True, True, False, False]

@@ -65,6 +65,31 @@ PEAK = {"utility": "keel.demo:polite", "stop_at_peak": 2}
             {"collect": {"prompts": "p", "annotator": {"script": "a:b"}, "per_prompt": 1}},
             "`collect.per_prompt`: should be at least 2",
         ),
+        (
+            {"collect": {"prompts": "p", "annotator": {}}},
+            "an annotator is either `script:` (a utility), `factory:` (one of your own) or `people:`",
+        ),
+        (
+            {"collect": {"prompts": "p", "annotator": {"people": {"project": "a"}, "script": "a:b"}}},
+            "an annotator is either `script:` (a utility), `factory:` (one of your own) or `people:`",
+        ),
+        (
+            {"collect": {"prompts": "p", "annotator": {"people": {"project": "a"}, "temperature": 0.5, "name": "b"}}},
+            "temperature has no effect with people, who bring their own; leave it out; `collect.annotator`: name has",
+        ),
+        (
+            {
+                "collect": {
+                    "prompts": "p",
+                    "annotator": {"people": {"project": "a", "database": "postgresql://a:b@c/d"}},
+                }
+            },
+            "`collect.annotator.people`: database holds a password, which the run would keep; give that URL in $KEEL_",
+        ),
+        (
+            {"collect": {"prompts": "p", "annotator": {"people": {"project": "a", "enough": 0}}}},
+            "`collect.annotator.people.enough`: should be above 0 and at most 1, not 0",
+        ),
         # combinations
         ({"model": {}}, "`model`: give exactly one of `base` (a path or a hub name) and `scratch`"),
         ({"model": {"base": "m", "scratch": {}}}, "`model`: give exactly one of `base`"),

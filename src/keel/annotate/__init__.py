@@ -1,1 +1,1 @@
-"""Who compares responses: scripted rules and your own annotators by one protocol; a person in a terminal."""
+"""Who compares responses: scripted rules and your own annotators by one protocol; people in a terminal, or the app."""

@@ -12,7 +12,7 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -30,7 +30,7 @@ from keel.build.forecast import (
     shrinkage,
 )
 from keel.build.objectives import judged_on, learned_from
-from keel.config.collect import CollectConfig
+from keel.config.collect import AnnotatorConfig, CollectConfig
 from keel.config.data import DataConfig, limited, sources_of
 from keel.config.direct import DirectConfig
 from keel.config.evaluate import EvaluateConfig
@@ -139,6 +139,11 @@ def peak(device: torch.device) -> int:
     return high if sys.platform == "darwin" else high * 1024
 
 
+def nobody(prompts: Sequence[str], responses: Sequence[str], rows: Sequence[Mapping[str, Any]]) -> list[float]:
+    """To whom all responses are the same; who compares them by it tosses a coin."""
+    return [0.0] * len(responses)
+
+
 def shrunk(recipe: Recipe) -> Recipe:
     """The recipe with few rows, few samples beyond the steps, and nothing that would stop or report it."""
     changes: dict[str, Any] = {"loggers": (), "callbacks": ()}
@@ -146,7 +151,10 @@ def shrunk(recipe: Recipe) -> Recipe:
         changes["sft"] = _few_rows(recipe.sft, "data").model_copy(update={"validate_every": 1})
     if recipe.collect:
         count = _prompts_of_two_batches(recipe.collect.sampling, recipe.collect.per_prompt)
-        changes["collect"] = recipe.collect.model_copy(update={"prompts": limited(recipe.collect.prompts, count)})
+        collect = recipe.collect.model_copy(update={"prompts": limited(recipe.collect.prompts, count)})
+        if collect.annotator.people is not None:  # who are not to be asked for this
+            collect = collect.model_copy(update={"annotator": AnnotatorConfig(script=f"{__name__}:nobody")})
+        changes["collect"] = collect
     if recipe.reward:
         config = recipe.reward if recipe.reward.data == "collect" else _few_rows(recipe.reward, "data")
         samples = min(config.normalise_samples, config.normalise_sampling.batch)

@@ -2,23 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from itertools import combinations
 from typing import Any
 
 from keel.annotate.base import Annotator, Judgement, Pair, noise_ceiling
+from keel.annotate.people import Opinion, Panel
 from keel.config.collect import CollectConfig
 from keel.data.write import write_rows
 from keel.engines.base import DrawKey, Sampler
 from keel.errors import UserError
 from keel.inputs import COMPARISONS, COMPARISONS_FILE
+from keel.pipeline.people import Pause, ask_people
 from keel.records import PromptItem, Samples
 from keel.runs.console import Console
 from keel.runs.layout import SAMPLES
 from keel.runs.metrics import read_lines
 from keel.runs.run import StageRun
-from keel.schema import CHOSEN_ENDED, CHOSEN_FIRST, FIRST_PROBABILITY, REJECTED_ENDED, Comparison
+from keel.schema import CHOSEN_ENDED, CHOSEN_FIRST, FIRST_PROBABILITY, REJECTED_ENDED, Comparison, Prompt, Sampled
 from keel.seeds import Draws
 
 _PROMPTS_A_ROUND = 128
@@ -31,6 +33,7 @@ class _Shown:
 
     pair: Pair
     number: int  # among all pairs of the stage, identical ones included: names its random draws
+    prompt: int  # among all of the stage
     first: int
     second: int
 
@@ -51,6 +54,85 @@ def collect_comparisons(
     are no pair: they are counted and left out. The order in which two responses are shown is drawn.
     Raises UserError if no pair is left.
     """
+
+    def judged(shown: Sequence[_Shown], samples: Samples) -> list[dict[str, Any]]:
+        uniforms = draws.uniforms("label", iteration=0, samples=[one.number for one in shown], length=1)[:, 0]
+        judgements = _judge(annotator, shown, uniforms.tolist(), config)
+        return [
+            _comparison(one, samples, judgement, config).to_row()
+            for one, judgement in zip(shown, judgements, strict=True)
+        ]
+
+    comparisons, identical = _in_rounds(config, sampler, prompts, judged, stage=stage, draws=draws, console=console)
+    return _publish(comparisons, identical, len(prompts), config.annotator.name, stage)
+
+
+def collect_from_people(
+    config: CollectConfig,
+    sampler: Sampler,
+    panel: Panel,
+    prompts: Sequence[PromptItem],
+    *,
+    stage: StageRun,
+    draws: Draws,
+    console: Console,
+    pause: Pause,
+) -> dict[str, Any]:
+    """The same with people: everything is sampled first, then asked, and written down when enough is answered.
+
+    Each answer is a line; of those by whom neither response is better there is none. Raises UserError if no pair is
+    left, or nobody found a response the better one.
+    """
+    assert config.annotator.people is not None
+    pairs, identical = _in_rounds(config, sampler, prompts, _unjudged, stage=stage, draws=draws, console=console)
+    items = [prompts[pair["prompt_number"]] for pair in pairs]
+    asked = [
+        Sampled(item.source, tuple(pair["responses"]), tuple(pair["ended"]))
+        for item, pair in zip(items, pairs, strict=True)
+    ]
+    last = len(range(0, len(prompts), _PROMPTS_A_ROUND))
+    opinions = ask_people(config.annotator.people, panel, asked, stage=stage, step=last, console=console, pause=pause)
+    comparisons = [
+        _answered(asked[one.question], one, {**_carried(items[one.question].row), **panel.columns}).to_row()
+        for one in opinions
+        if one.best is not None
+    ]
+    equal = len(opinions) - len(comparisons)
+    if not comparisons:
+        raise UserError(
+            f"collect: in all {equal} judgements neither response is better, so there is nothing to learn from; raise "
+            "collect.sampling.temperature, or ask for other responses"
+        )
+    if equal:
+        console.say(f"collect: {equal} of {len(opinions)} judgements find neither response better, and are left out.")
+    people = sorted({one.annotator for one in opinions})
+    name = people[0] if len(people) == 1 else f"{len(people)} people"
+    return _publish(comparisons, identical, len(prompts), name, stage) | _counts(pairs, opinions)
+
+
+def _counts(pairs: Sequence[Mapping[str, Any]], opinions: Sequence[Opinion]) -> dict[str, Any]:
+    return {
+        "pairs": len(pairs),
+        "judged_pairs": len({one.question for one in opinions}),
+        "judgements": len(opinions),
+        "without_a_better_one": sum(one.best is None for one in opinions),
+    }
+
+
+def _in_rounds(
+    config: CollectConfig,
+    sampler: Sampler,
+    prompts: Sequence[PromptItem],
+    rows_of: Callable[[Sequence[_Shown], Samples], list[dict[str, Any]]],
+    *,
+    stage: StageRun,
+    draws: Draws,
+    console: Console,
+) -> tuple[list[dict[str, Any]], int]:
+    """What `rows_of` makes of all pairs, and how many were identical.
+
+    Rounds that were finished before a kill are read from the samples' log. Raises UserError if no pair is left.
+    """
     snapshot = stage.restore()
     identical: int = snapshot.state["identical"] if snapshot else 0
     rounds = range(0, len(prompts), _PROMPTS_A_ROUND)
@@ -62,31 +144,33 @@ def collect_comparisons(
         key = DrawKey(draws, "response", iteration=0, first_sample=start * config.per_prompt)
         samples = sampler.sample(part, config.sampling, key)
         shown = _pairs(samples, config.per_prompt, draws, first_prompt=start)
-        uniforms = draws.uniforms("label", iteration=0, samples=[one.number for one in shown], length=1)[:, 0]
-        rows = [
-            _comparison(one, samples, judgement, config)
-            for one, judgement in zip(shown, _judge(annotator, shown, uniforms.tolist(), config), strict=True)
-        ]
         pairs_a_prompt = config.per_prompt * (config.per_prompt - 1) // 2
         identical += len(part) // config.per_prompt * pairs_a_prompt - len(shown)
-        stage.log_samples(number, [row.to_row() for row in rows])
+        stage.log_samples(number, rows_of(shown, samples))
         stage.checkpoint(number, {"identical": identical})
-        console.progress(stage.name, number, len(rounds), {"comparisons": float(len(rows))})
+        console.progress(stage.name, number, len(rounds), {"comparisons": float(len(shown))})
         if stage.leaving:
             stage.leave(number)
-    comparisons = [_without_iteration(line) for line in read_lines(stage.path / SAMPLES)]
-    if not comparisons:
+    rows = [_without_iteration(line) for line in read_lines(stage.path / SAMPLES)]
+    if not rows:
         raise UserError(
             f"collect: the {config.per_prompt} responses to each prompt are identical, so there is nothing to compare; "
             "raise collect.sampling.temperature"
         )
+    return rows, identical
+
+
+def _publish(
+    comparisons: Sequence[Mapping[str, Any]], identical: int, prompts: int, annotator: str, stage: StageRun
+) -> dict[str, Any]:
+    """Write the artefact; returns the summary."""
     write_rows(stage.work(COMPARISONS) / COMPARISONS_FILE, comparisons)
     stage.publish(COMPARISONS)
     return {
         "comparisons": len(comparisons),
         "identical_pairs": identical,
-        "prompts": len(prompts),
-        "annotator": config.annotator.name,
+        "prompts": prompts,
+        "annotator": annotator,
         "noise_ceiling": _noise_ceiling(comparisons),
     }
 
@@ -104,7 +188,7 @@ def _pairs(samples: Samples, per_prompt: int, draws: Draws, *, first_prompt: int
                 continue
             prompt = samples.prompts[first]
             pair = Pair(prompt.text, samples.texts[first], samples.texts[second], prompt.row)
-            shown.append(_Shown(pair, number * len(pairs) + index, first, second))
+            shown.append(_Shown(pair, number * len(pairs) + index, number, first, second))
     return shown
 
 
@@ -137,7 +221,7 @@ def _comparison(shown: _Shown, samples: Samples, judgement: Judgement, config: C
         rejected=samples.texts[rejected],
         annotator=config.annotator.name,
         extra={
-            **{name: value for name, value in shown.pair.row.items() if name not in _NOT_CARRIED},
+            **_carried(shown.pair.row),
             CHOSEN_ENDED: ended[chosen],
             REJECTED_ENDED: ended[rejected],
             CHOSEN_FIRST: first_wins,
@@ -145,6 +229,43 @@ def _comparison(shown: _Shown, samples: Samples, judgement: Judgement, config: C
             **({} if probability is None else {FIRST_PROBABILITY: probability}),
         },
     )
+
+
+def _unjudged(shown: Sequence[_Shown], samples: Samples) -> list[dict[str, Any]]:
+    """Pairs as they wait in the samples' log."""
+    ended = samples.ended.tolist()
+    return [
+        {
+            **Prompt(samples.prompts[one.first].source).to_row(),
+            "prompt_number": one.prompt,
+            "responses": [one.pair.first, one.pair.second],
+            "ended": [ended[one.first], ended[one.second]],
+        }
+        for one in shown
+    ]
+
+
+def _answered(question: Sampled, opinion: Opinion, columns: Mapping[str, Any]) -> Comparison:
+    assert opinion.best is not None
+    chosen, rejected = opinion.best, 1 - opinion.best
+    return Comparison(
+        prompt=question.prompt,
+        chosen=question.responses[chosen],
+        rejected=question.responses[rejected],
+        annotator=opinion.annotator,
+        extra={
+            **columns,
+            CHOSEN_ENDED: question.ended[chosen],
+            REJECTED_ENDED: question.ended[rejected],
+            CHOSEN_FIRST: opinion.shown_first == chosen,
+            "strength": opinion.strength,
+            "duration": opinion.seconds,
+        },
+    )
+
+
+def _carried(row: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in row.items() if name not in _NOT_CARRIED}
 
 
 def _without_iteration(row: dict[str, Any]) -> dict[str, Any]:
