@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 
-from benchmarks import comparison, dpo, gpu, growth, over_optimisation, ppo, profile, reward, sft
+from benchmarks import active_selection, comparison, dpo, gpu, growth, over_optimisation, ppo, profile, reward, sft
 from benchmarks.comparison import UnequalWork, Work, require_same_work
 from benchmarks.keel_side import Counted
 from benchmarks.measure import Round, Side, Spread, memory_of, peak_memory, rates, shares
@@ -341,3 +341,25 @@ def test_rewards_and_judge_share_no_prompt(tmp_path: Path) -> None:
     assert (len(few), len(set(few))) == (3 * over_optimisation.SMALL, over_optimisation.SMALL)
     assert (len(others), len(set(others))) == (3 * 350, 350)
     assert not set(few) & set(others)
+
+
+def test_labels_for_a_level_are_those_from_which_three_batches_hold_it() -> None:
+    curve = {64: 0.6, 128: 0.9, 192: 0.6, 256: 0.8, 320: 0.8, 384: 0.8}
+    assert active_selection.labels_for(curve, 0.7) == 128  # mean of 0.6, 0.9, 0.6
+    assert active_selection.labels_for(curve, 0.8) == 320
+    assert active_selection.labels_for(curve, 0.9) is None
+
+
+def test_heads_learn_what_a_line_decides_and_doubtful_pairs_come_first() -> None:
+    """Of states whose first number is the utility, most pairs of the held-out half are right after 64 labels."""
+    draw = torch.Generator().manual_seed(0)
+    states = torch.randn(400, 2, active_selection.WIDTH, generator=draw)
+    better = states[:, 0, 0] > states[:, 1, 0]
+    pairs = active_selection.Pairs(states, better, better)
+    heads = active_selection.Heads(0)
+    heads.learn(pairs, draw)
+    gaps = heads.gaps(states)
+    assert gaps.shape == (400, active_selection.MEMBERS)
+    assert float(((gaps.mean(dim=1) > 0) == better).double().mean()) > 0.9
+    closest = active_selection.ARMS["toss"](gaps, draw).argsort(descending=True)
+    assert gaps.mean(dim=1)[closest].abs().tolist() == sorted(gaps.mean(dim=1).abs().tolist())
