@@ -1,11 +1,12 @@
 """Fifty people judging at once over HTTP: how long they wait, and is anything lost, doubled or lent twice?
 
-    python -m benchmarks.feedback                                  # SQLite
+    python -m benchmarks.feedback                                  # SQLite; a person takes a second for a judgement
+    python -m benchmarks.feedback --think 0                        # none at all: how many a second can be served?
     python -m benchmarks.feedback --database postgresql://postgres@127.0.0.1/load
     python -m benchmarks.feedback --kills 5                        # the server is killed five times in between
 
-Each annotator asks for tasks two ahead, as the page does, and answers at once; what the server acknowledged is kept in
-this process and held against the database in the end.
+Each annotator asks for tasks two ahead, as the page does, and takes `--think` seconds for each on average; what the
+server acknowledged is kept in this process and held against the database in the end.
 """
 
 from __future__ import annotations
@@ -85,13 +86,15 @@ def start(database: str, port: int) -> tuple[subprocess.Popen[str], int]:
     raise SystemExit("the server did not start")
 
 
-async def annotate(client: httpx2.AsyncClient, project: int, token: str, seen: Seen) -> None:
-    """One person, until nothing is left."""
+async def annotate(client: httpx2.AsyncClient, project: int, token: str, think: float, seen: Seen) -> None:
+    """One person, until nothing is left. The time to think is exponential, so that people do not fall into step."""
+    rng = random.Random(token)
     headers = {"Authorization": f"Bearer {token}"}
     while True:
         lent = await ask(client, "next", "POST", f"/api/v1/projects/{project}/leases", {"count": 2}, headers, seen)
         if not lent["tasks"]:
             return
+        await asyncio.sleep(think * rng.expovariate(1.0))
         key, assignment = str(uuid.uuid4()), lent["tasks"][0]["assignment"]
         said = {
             "assignment": assignment,
@@ -123,7 +126,9 @@ async def ask(
         await asyncio.sleep(_RETRY_SECONDS)
 
 
-async def load(database: str, project: int, tokens: list[str], judgements: int, kills: int) -> tuple[Seen, float]:
+async def load(
+    database: str, project: int, tokens: list[str], judgements: int, kills: int, think: float
+) -> tuple[Seen, float]:
     """All annotators at once; the server is killed at `kills` moments, evenly spread over the judgements."""
     seen = Seen()
     server, port = start(database, 0)
@@ -132,7 +137,7 @@ async def load(database: str, project: int, tokens: list[str], judgements: int, 
     try:
         base = f"http://127.0.0.1:{port}"
         async with httpx2.AsyncClient(base_url=base, timeout=_PATIENCE, limits=limits) as client:
-            people = [asyncio.create_task(annotate(client, project, token, seen)) for token in tokens]
+            people = [asyncio.create_task(annotate(client, project, token, think, seen)) for token in tokens]
             for number in range(1, kills + 1):
                 while len(seen.acknowledged) < number * judgements / (kills + 1):
                     await asyncio.sleep(0.01)
@@ -150,7 +155,7 @@ def check(database: Database, project: int, seen: Seen, judgements: int) -> list
     """What is wrong in the database, given what was acknowledged."""
     with database.reading() as session:
         rows = session.execute(select(Judgement.key, Judgement.assignment_id).where(Judgement.project_id == project))
-        kept = dict(rows.tuples().all())
+        kept: dict[str, str] = dict(iter(rows))
         pairs = Counter(
             (task, user)
             for task, user in session.execute(
@@ -179,13 +184,15 @@ def main() -> None:
     parser.add_argument("--annotators", type=int, default=50)
     parser.add_argument("--judgements", type=int, default=10_000)
     parser.add_argument("--kills", type=int, default=0)
+    parser.add_argument("--think", type=float, default=1.0, help="seconds that a judgement takes, on average")
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         where = options.database or str(Path(folder) / "feedback.db")
         database = Database(where)
         project, tokens = fill(database, options.annotators, options.judgements)
-        seen, seconds = asyncio.run(load(where, project, tokens, options.judgements, options.kills))
+        work = load(where, project, tokens, options.judgements, options.kills, options.think)
+        seen, seconds = asyncio.run(work)
         wrong = check(database, project, seen, options.judgements)
         database.close()
     kind = "SQLite" if options.database is None else "PostgreSQL"

@@ -70,7 +70,10 @@ def test_stages_as_functions_are_those_of_a_recipe(tmp_path: Path) -> None:
     assert differences(whole["ppo"].model, trained.model) == []
     assert {**trained.summary, "seconds": 0} == {**whole["ppo"].summary, "seconds": 0}
     assert [line["iteration"] for line in trained.metrics()] == [0, 1, 2]
-    assert trained.samples()[0].keys() == {"iteration", "prompt", "response", "score", "kl", "ended"}
+    sample = trained.samples()[0]
+    assert sample.keys() == {"iteration", "prompt", "response", "score", "kl", "ended", "length", "tokens", "token_kl"}
+    assert "".join(sample["tokens"]).strip() == sample["response"].strip()
+    assert sum(sample["token_kl"]) == pytest.approx(sample["kl"], abs=1e-3)
     again = keel.ppo(recipe.ppo, model=start.model, out=tmp_path / "apart", device="cpu", callbacks=[StopAt(0)])
     assert again == trained  # it was finished, so it is not done again
     with pytest.raises(keel.UserError, match=r"Stage ppo in .*seed: 0 → 1"):

@@ -57,7 +57,10 @@ def token_of(database: Database, name: str) -> str:
 
 
 @pytest.mark.parametrize("name", ["root", "ann"])
-def test_every_operation_answers_as_the_document_says(database: Database, tmp_path: Path, name: str) -> None:
+def test_every_operation_answers_as_the_document_says(
+    database: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    monkeypatch.chdir(tmp_path)  # where schemathesis keeps what it found
     app = living_app(tmp_path, database)
     with database.reading() as session:
         held = session.scalars(select(Assignment.id)).all()

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from sqlalchemy import ColumnElement, func, select
-from sqlalchemy.orm import Session
+from sqlalchemy.orm import Session, lazyload
 
 from keel.feedback.answers import Answer, disagreement, kept_answer, read_answer, read_criteria
 from keel.feedback.leases import free_seat, held_by, take_seat
@@ -164,6 +164,7 @@ def _count(session: Session, task_id: int, change: int) -> None:
     task = session.scalar(
         select(Task)
         .where(Task.id == task_id)
+        .options(lazyload(Task.responses))
         .with_for_update(of=Task, key_share=True)
         .execution_options(populate_existing=True)
     )

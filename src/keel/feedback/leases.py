@@ -7,7 +7,7 @@ import uuid
 from collections.abc import Sequence
 
 from sqlalchemy import func, select, update
-from sqlalchemy.orm import Session, aliased
+from sqlalchemy.orm import Session, aliased, joinedload
 
 from keel.feedback.projects import Settings, settings_of
 from keel.feedback.refused import Refused
@@ -67,6 +67,7 @@ def renew(session: Session, user: User, assignment_id: str, *, now: float) -> As
 def held_by(session: Session, user: User, assignment_id: str, *, locked: bool = False) -> Assignment:
     """An assignment of this person's, whatever became of it. Raises Refused where it is another's, or none."""
     query = select(Assignment).where(Assignment.id == assignment_id, Assignment.user_id == user.id)
+    query = query.options(joinedload(Assignment.task).lazyload(Task.responses))
     found = session.scalar(query.with_for_update(of=Assignment) if locked else query)
     if found is None:
         raise Refused("not_found", "there is no such assignment of yours")

@@ -14,7 +14,7 @@ from keel.feedback.database import Database
 from keel.feedback.differences import marked
 from keel.feedback.leases import MOST_AHEAD, give_back, held_by, lease, left_for, release_lapsed, renew
 from keel.feedback.projects import find_project
-from keel.feedback.tables import Judgement, Project, User
+from keel.feedback.tables import Assignment, Judgement, Project, User
 from keel.feedback.web.access import Annotator
 from keel.feedback.web.given import PROBLEMS, Id, TheDatabase
 from keel.feedback.web.shown import Kept, NewJudgement, Said, Shown, Way, kept, said_as_shown, shown, way_of
@@ -126,7 +126,7 @@ def judge(user: Annotator, database: TheDatabase, key: uuid.UUID, said: NewJudge
         answer: Any = said.answer
         what = judgements.Said(said.verdict, answer, said.criteria, said.comment, said.duration)
         made = judgements.judge(session, user, str(key), said.assignment, what, now=time.time())
-        assignment = held_by(session, user, said.assignment)
+        assignment = session.get_one(Assignment, said.assignment)
         return kept(session.get_one(Project, made.project_id), assignment, made)
 
 
