@@ -1,6 +1,6 @@
 """Fifty people judging at once over HTTP: how long they wait, and is anything lost, doubled or lent twice?
 
-    python -m benchmarks.feedback                                  # SQLite; a person takes a second for a judgement
+    python -m benchmarks.feedback                                  # SQLite; a person takes 2 s for a judgement
     python -m benchmarks.feedback --think 0                        # none at all: how many a second can be served?
     python -m benchmarks.feedback --database postgresql://postgres@127.0.0.1/load
     python -m benchmarks.feedback --kills 5                        # the server is killed five times in between
@@ -86,6 +86,12 @@ def start(database: str, port: int) -> tuple[subprocess.Popen[str], int]:
     raise SystemExit("the server did not start")
 
 
+def end(server: subprocess.Popen[str], how: signal.Signals) -> None:
+    """Until it is gone."""
+    server.send_signal(how)
+    server.communicate()
+
+
 async def annotate(client: httpx2.AsyncClient, project: int, token: str, think: float, seen: Seen) -> None:
     """One person, until nothing is left. The time to think is exponential, so that people do not fall into step."""
     rng = random.Random(token)
@@ -141,13 +147,11 @@ async def load(
             for number in range(1, kills + 1):
                 while len(seen.acknowledged) < number * judgements / (kills + 1):
                     await asyncio.sleep(0.01)
-                server.send_signal(signal.SIGKILL)
-                server.wait()
+                end(server, signal.SIGKILL)
                 server, _ = await asyncio.to_thread(start, database, port)
             await asyncio.gather(*people)
     finally:
-        server.terminate()
-        server.wait()
+        end(server, signal.SIGTERM)
     return seen, time.perf_counter() - began
 
 
@@ -184,7 +188,7 @@ def main() -> None:
     parser.add_argument("--annotators", type=int, default=50)
     parser.add_argument("--judgements", type=int, default=10_000)
     parser.add_argument("--kills", type=int, default=0)
-    parser.add_argument("--think", type=float, default=1.0, help="seconds that a judgement takes, on average")
+    parser.add_argument("--think", type=float, default=2.0, help="seconds that a judgement takes, on average")
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,8 @@ from sqlalchemy.pool import ConnectionPoolEntry
 from keel.errors import UserError, first_line
 
 _BUSY_SECONDS = 30.0  # that SQLite waits for another process; within one, writers wait for a lock
+_CONNECTIONS = 48  # as many requests as are served at a time, and some
+_WRITERS = 4  # at a time, on PostgreSQL: more only take the interpreter from each other
 _WRITES = "keel_writes"
 
 
@@ -33,7 +35,7 @@ class Database:
         self.url = _url_of(url)
         self.embedded = self.url.get_backend_name() == "sqlite"
         self._engine = _engine_of(self.url, embedded=self.embedded)
-        self._turn: AbstractContextManager[Any] = threading.Lock() if self.embedded else nullcontext()
+        self._turn: AbstractContextManager[Any] = threading.Semaphore(1 if self.embedded else _WRITERS)
         try:
             _upgrade(self._engine)
         except OperationalError as error:
@@ -61,7 +63,7 @@ class Database:
 
     @contextmanager
     def writing(self) -> Iterator[Session]:
-        """A session that is committed at the end; on SQLite writers go one after the other."""
+        """A session that is committed at the end; on SQLite writers go one after the other, else a few at a time."""
         with self._turn, Session(self._engine.execution_options(**{_WRITES: True})) as session, session.begin():
             yield session
 
@@ -85,8 +87,10 @@ def _url_of(url: str | Path) -> URL:
 
 def _engine_of(url: URL, *, embedded: bool) -> Engine:
     if not embedded:
-        return sqlalchemy.create_engine(url, pool_size=16, max_overflow=32, pool_pre_ping=True)
-    engine = sqlalchemy.create_engine(url, pool_size=16, max_overflow=32, connect_args={"timeout": _BUSY_SECONDS})
+        return sqlalchemy.create_engine(url, pool_size=_CONNECTIONS, max_overflow=0, pool_pre_ping=True)
+    engine = sqlalchemy.create_engine(
+        url, pool_size=_CONNECTIONS, max_overflow=0, connect_args={"timeout": _BUSY_SECONDS}
+    )
     event.listen(engine, "connect", _prepare)
     event.listen(engine, "begin", _begin)
     return engine
