@@ -40,12 +40,12 @@ def judge(session: Session, user: User, key: str, assignment_id: str, said: Said
     Raises Refused: another's assignment is not found, a key that says something else now is a conflict.
     """
     assignment = held_by(session, user, assignment_id, locked=True)
-    made = _judgement(session, assignment, key, said, now)
     before = session.scalar(select(Judgement).where(Judgement.key == key))
     if before is not None:
-        if not _same(before, made):
+        if not _same(session, before, assignment, said):
             raise Refused("conflict", "that key was used for another judgement; make a new one", field="key")
         return before
+    made = _judgement(session, assignment, key, said, now)
     session.add(made)
     session.flush()
     _settle(session, assignment, made, now)
@@ -131,10 +131,15 @@ def _judgement(session: Session, assignment: Assignment, key: str, said: Said, n
     )
 
 
-def _same(before: Judgement, now: Judgement) -> bool:
-    """Whether a row that comes again is the one that is there; what it replaced then is no part of what was said."""
-    names = ("assignment_id", "user_id", "verdict", "answer", "criteria", "comment")
-    return all(getattr(before, name) == getattr(now, name) for name in names)
+def _same(session: Session, before: Judgement, assignment: Assignment, said: Said) -> bool:
+    """Whether what comes again is the row that is there; what that replaced is no part of what was said."""
+    if (before.assignment_id, before.verdict, before.comment) != (assignment.id, said.verdict, said.comment):
+        return False
+    try:
+        again = _judgement(session, assignment, before.key, said, before.created_at)
+    except Refused:  # it was taken, and the project has other settings since
+        return True
+    return (before.answer, before.criteria) == (again.answer, again.criteria)
 
 
 def _settle(session: Session, assignment: Assignment, made: Judgement, now: float) -> None:
@@ -150,10 +155,10 @@ def _settle(session: Session, assignment: Assignment, made: Judgement, now: floa
         assignment.state = "done" if made.verdict == "answer" else "released"
         assignment.judgement_id = made.id
     sits = assignment.state != "released"
-    if sits and not sat_before and assignment.occasion == 0:
+    if assignment.sits and sits and not sat_before:
         take_seat(session, assignment.task_id, even_if_full=True)
-    if sat_before and not sits:
-        free_seat(session, assignment.task_id, assignment.occasion)
+    if assignment.sits and sat_before and not sits:
+        free_seat(session, assignment.task_id)
     session.flush()
     if assignment.occasion == 0:
         _count(session, assignment.task_id, (made.verdict == "answer") - answered_before)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import random
 import uuid
-from collections.abc import Sequence
 
 from sqlalchemy import func, select, update
 from sqlalchemy.orm import Session, aliased, joinedload
@@ -15,6 +14,7 @@ from keel.feedback.tables import Assignment, Judgement, Project, Purpose, Task, 
 
 MOST_AHEAD = 5
 """Tasks that one person holds at a time."""
+_chance = random.SystemRandom()
 REPEAT_AFTER = 10
 """Judgements that lie between a task and its hidden repeat, at least."""
 
@@ -36,6 +36,7 @@ def lease(session: Session, project: Project, user: User, *, count: int, now: fl
             select(Assignment)
             .where(Assignment.user_id == user.id, Assignment.project_id == project.id, Assignment.state == "leased")
             .order_by(Assignment.leased_at, Assignment.id)
+            .with_for_update(of=Assignment)  # who takes back what lapsed passes over it, or was here first
         )
     )
     for one in held:
@@ -57,7 +58,7 @@ def renew(session: Session, user: User, assignment_id: str, *, now: float) -> As
     one = held_by(session, user, assignment_id, locked=True)
     if one.judgement_id is not None:
         raise Refused("conflict", "that task is judged")
-    if one.state == "released" and one.occasion == 0 and not take_seat(session, one.task_id):
+    if one.state == "released" and one.sits and not take_seat(session, one.task_id):
         raise Refused("gone", "the time for this task is over, and somebody else has it now")
     minutes = settings_of(session.get_one(Project, one.project_id)).lease_minutes
     one.state, one.expires_at = "leased", now + 60 * minutes
@@ -75,7 +76,10 @@ def held_by(session: Session, user: User, assignment_id: str, *, locked: bool = 
 
 
 def left_for(session: Session, project: Project, user: User) -> int:
-    """Tasks to label that this person can still be given, or holds."""
+    """Tasks to label that this person can still be given, or holds.
+
+    To the next ten where gold or repeats are hidden among them: an exact number would tell which did not count.
+    """
     theirs = select(Assignment.task_id).where(Assignment.user_id == user.id, Assignment.project_id == project.id)
     query = select(func.count(Task.id)).where(
         Task.project_id == project.id,
@@ -83,7 +87,8 @@ def left_for(session: Session, project: Project, user: User) -> int:
         Task.id.not_in(theirs.where(Assignment.judgement_id.is_not(None), Assignment.occasion == 0)),
         (Task.seats_taken < Task.seats) | Task.id.in_(theirs.where(Assignment.state == "leased")),
     )
-    return session.scalar(query) or 0
+    left, settings = session.scalar(query) or 0, settings_of(project)
+    return -(-left // 10) * 10 if settings.gold_share or settings.repeat_share else left
 
 
 def give_back(session: Session, user: User, assignment_id: str) -> None:
@@ -94,8 +99,9 @@ def give_back(session: Session, user: User, assignment_id: str) -> None:
         .values(state="released")
         .returning(Assignment.task_id, Assignment.occasion)
     ).all()
-    for task_id, occasion in ended:
-        free_seat(session, task_id, occasion)
+    for one in ended:
+        if one.occasion == 0:
+            free_seat(session, one.task_id)
 
 
 def release_lapsed(session: Session, *, now: float) -> int:
@@ -108,38 +114,36 @@ def release_lapsed(session: Session, *, now: float) -> int:
     ).all()
     session.execute(update(Assignment).where(Assignment.id.in_([one.id for one in lapsed])).values(state="released"))
     for one in lapsed:
-        free_seat(session, one.task_id, one.occasion)
+        if one.occasion == 0:
+            free_seat(session, one.task_id)
     return len(lapsed)
 
 
-def free_seat(session: Session, task_id: int, occasion: int) -> None:
-    """Somebody else may judge it. A hidden repeat had no seat."""
-    if occasion == 0:
-        session.execute(update(Task).where(Task.id == task_id).values(seats_taken=Task.seats_taken - 1))
+def free_seat(session: Session, task_id: int) -> None:
+    """Somebody else may judge it. Gold and practice tasks have no seats: everybody gets them."""
+    seated = update(Task).where(Task.id == task_id, Task.purpose == "label")
+    session.execute(seated.values(seats_taken=Task.seats_taken - 1))
 
 
 def take_seat(session: Session, task_id: int, *, even_if_full: bool = False) -> bool:
     """Whether a seat was free and is now taken: the one statement that decides who works on a task."""
     query = update(Task).where(Task.id == task_id).values(seats_taken=Task.seats_taken + 1)
     if not even_if_full:
-        query = query.where((Task.seats_taken < Task.seats) | (Task.purpose != "label"))
+        query = query.where(Task.seats_taken < Task.seats)
     return bool(session.execute(query.returning(Task.id)).all())
 
 
 def _next(
     session: Session, project: Project, user: User, settings: Settings, *, now: float, until: float
 ) -> Assignment | None:
-    """Practice first; then what lapsed; then gold, a repeat or a label, by a die that their count of tasks decides."""
+    """Practice first; then what lapsed; then gold, a repeat or a label, by a die that nobody can foresee."""
     practice = _unseen(session, project, user, "practice")
     if practice is not None:
         return _assign(session, practice, user, 0, now=now, until=until)
     resumed = _resumed(session, project, user, now=now, until=until)
     if resumed is not None:
         return resumed
-    done = session.scalar(
-        select(func.count()).where(Assignment.user_id == user.id, Assignment.project_id == project.id)
-    )
-    die = random.Random(f"{project.id} {user.id} {done}").random()
+    die = _chance.random()
     if die < settings.gold_share and (gold := _unseen(session, project, user, "gold")) is not None:
         return _assign(session, gold, user, 0, now=now, until=until)
     if 1 - die <= settings.repeat_share and (again := _repeatable(session, project, user)) is not None:
@@ -152,34 +156,32 @@ def _unseen(session: Session, project: Project, user: User, purpose: Purpose) ->
     """The first free task that this person never had. PostgreSQL passes over one that another is just being lent."""
     seen = select(Assignment.task_id).where(Assignment.user_id == user.id, Assignment.project_id == project.id)
     query = select(Task).where(Task.project_id == project.id, Task.purpose == purpose, Task.id.not_in(seen))
+    query = query.order_by(Task.priority.desc(), Task.shuffle.desc()).limit(1)
     if purpose == "label":
-        query = query.where(Task.seats_taken < Task.seats)
-    query = (
-        query.order_by(Task.priority.desc(), Task.shuffle.desc())
-        .limit(1)
-        .with_for_update(skip_locked=purpose == "label", key_share=True)
-    )
+        query = query.where(Task.seats_taken < Task.seats).with_for_update(skip_locked=True, key_share=True)
     return session.scalar(query)
 
 
 def _resumed(session: Session, project: Project, user: User, *, now: float, until: float) -> Assignment | None:
     """A task that this person held and never judged, if it still has a seat."""
-    lapsed = session.scalars(
+    one = session.scalar(
         select(Assignment)
+        .join(Task, Task.id == Assignment.task_id)
         .where(
             Assignment.user_id == user.id,
             Assignment.project_id == project.id,
             Assignment.state == "released",
             Assignment.judgement_id.is_(None),
+            (Task.seats_taken < Task.seats) | (Task.purpose != "label") | (Assignment.occasion == 1),
         )
         .order_by(Assignment.leased_at)
+        .limit(1)
+        .with_for_update(of=Assignment)  # or it is judged, or renewed, at the same time
     )
-    for one in lapsed.all():
-        if one.occasion == 0 and not take_seat(session, one.task_id):
-            continue
-        one.state, one.leased_at, one.expires_at = "leased", now, until
-        return one
-    return None
+    if one is None or (one.sits and not take_seat(session, one.task_id)):
+        return None
+    one.state, one.leased_at, one.expires_at = "leased", now, until
+    return one
 
 
 def _repeatable(session: Session, project: Project, user: User) -> Task | None:
@@ -208,28 +210,23 @@ def _repeatable(session: Session, project: Project, user: User) -> Task | None:
 
 
 def _assign(session: Session, task: Task, user: User, occasion: int, *, now: float, until: float) -> Assignment | None:
-    """Lend the task; None where its last seat was taken meanwhile."""
-    if occasion == 0 and not take_seat(session, task.id):
-        return None
+    """Lend the task; None where its last seat was taken meanwhile. The order of the responses is drawn anew."""
+    order = list(range(len(task.responses)))
+    _chance.shuffle(order)
     assignment = Assignment(
         id=uuid.uuid4().hex,
         task_id=task.id,
         project_id=task.project_id,
         user_id=user.id,
         occasion=occasion,
-        order=_order(task, user, occasion),
+        order=order,
         state="leased",
         leased_at=now,
         expires_at=until,
         task=task,
     )
+    if assignment.sits and not take_seat(session, task.id):
+        return None
     session.add(assignment)
     session.flush()
     return assignment
-
-
-def _order(task: Task, user: User, occasion: int) -> Sequence[int]:
-    """The order in which the responses are shown: drawn for each person, and anew for a repeat."""
-    order = list(range(len(task.responses)))
-    random.Random(f"{task.digest} {user.id} {occasion}").shuffle(order)
-    return order

@@ -47,6 +47,8 @@ class Settings(Config):
             yield f"a scale from {self.scale[0]} to {self.scale[1]}; give two to eleven numbers, the lowest first"
         if self.choice != "disputed":
             yield from without_effect(self, "most_votes", because=f"with choice {self.choice}")
+        elif self.votes < 2:
+            yield "one vote a task disputes nothing; with choice disputed give votes: 2 or more"
         elif self.most_votes is not None and self.most_votes < self.votes:
             yield f"most_votes {self.most_votes} is less than votes {self.votes}"
         names = [criterion.name for criterion in self.criteria]
@@ -80,9 +82,14 @@ def add_project(session: Session, name: str, kind: Kind, settings: Settings, *, 
 
 
 def change_settings(session: Session, project: Project, settings: Settings) -> None:
-    """New settings for what is judged from now on; the votes that open tasks want change with them."""
+    """New settings for what is judged from now on; the votes that open tasks want change with them.
+
+    With another `choice` the priorities of the last are forgotten: they would go on deciding what comes first.
+    """
     before = settings_of(project)
     project.settings = _kept(settings)
+    if settings.choice != before.choice:
+        session.execute(update(Task).where(Task.project_id == project.id, Task.priority != 0).values(priority=0.0))
     if settings.votes != before.votes:
         wanted = case((Task.votes > settings.votes, Task.votes), else_=settings.votes)
         session.execute(update(Task).where(Task.project_id == project.id, Task.purpose == "label").values(seats=wanted))

@@ -202,6 +202,11 @@ class Assignment(Base):
 
     task: Mapped[Task] = relationship(lazy="joined")
 
+    @property
+    def sits(self) -> bool:
+        """Whether it takes one of the task's seats: neither gold, practice nor a hidden repeat does."""
+        return self.occasion == 0 and self.task.purpose == "label"
+
 
 class Judgement(Base):
     """What a person said. Only ever added: a correction names the one that it `replaces`."""

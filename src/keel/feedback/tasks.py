@@ -75,6 +75,8 @@ def add_tasks(session: Session, project: Project, tasks: Sequence[NewTask], *, n
 
 def add_rows(session: Session, project: Project, rows: Sequence[Task]) -> Added:
     """Put rows of the project's tasks into the database, but for those that are there."""
+    one_at_a_time = select(Project.id).where(Project.id == project.id).with_for_update(key_share=True)
+    session.execute(one_at_a_time)
     known: set[str] = set()
     for start in range(0, len(rows), _A_QUERY):
         digests = [task.digest for task in rows[start : start + _A_QUERY]]
@@ -130,7 +132,8 @@ def task_row(project: Project, task: NewTask, *, now: float) -> Task:
         answer = read_answer(project.kind, task.expected, responses=len(task.responses), settings=settings)
         expected = answer.model_dump(mode="json")
     texts = [response.text for response in task.responses]
-    said = {"prompt": prompt, "responses": texts, "purpose": task.purpose, "round": task.round, "batch": task.batch}
+    alike = sorted(text.strip() for text in texts)  # they are shown in an order that is drawn
+    said = {"prompt": prompt, "responses": alike, "purpose": task.purpose, "round": task.round, "batch": task.batch}
     beside = [(one.source, one.extra) for one in task.responses]
     clean_json([prompt, texts, beside, task.row, task.policy_version, task.batch], "the task")
     digest = hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()
@@ -145,7 +148,7 @@ def task_row(project: Project, task: NewTask, *, now: float) -> Task:
         row=dict(task.row),
         expected=expected,
         seats=settings.votes,
-        priority=task.priority,
+        priority=0.0 if settings.choice == "random" else task.priority,
         shuffle=int(digest[:13], 16) / 16**13,
         created_at=now,
         responses=[
