@@ -161,6 +161,20 @@ def set_password(session: Session, user: User, password_hash: str, *, keep: str 
     session.flush()
 
 
+def reset_password(session: Session, name: str, password_hash: str) -> User:
+    """Of somebody who has forgotten theirs, by whoever holds the database itself; ends all their logins.
+
+    Raises Refused where nobody has that name.
+    """
+    user = session.scalar(select(User).where(User.name_key == key_of(name)).with_for_update())
+    if user is None:
+        raise Refused("not_found", f"nobody is called {name}")
+    user.password_hash = password_hash
+    _end_logins(session, user)
+    session.flush()
+    return user
+
+
 # --- logins ---
 
 
