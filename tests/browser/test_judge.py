@@ -127,6 +127,16 @@ def test_reviewing(visit: Visitors, size: str, tmp_path: Path) -> None:
         ]
 
 
+def test_a_bare_reject_sends_no_replacement_whatever_ends_its_lines(visit: Visitors, tmp_path: Path) -> None:
+    tasks = [NewTask("p", [NewResponse("one\r\ntwo\rthree")])]
+    with desk(tmp_path, "review", tasks) as ann:
+        page = ann.open(visit(ann.url))
+        page.keyboard.press("r")
+        with page.expect_request("**/judgements/*") as sent:
+            press(page, "Reject without a replacement")
+        assert sent.value.post_data_json["answer"] == {"accepted": False, "edited": None}
+
+
 def test_criteria_comments_skips_and_problems(visit: Visitors, tmp_path: Path) -> None:
     with desk(tmp_path, "compare", criteria=({"name": "honest", "question": "More honest?"},)) as ann:
         page = ann.open(visit(ann.url))

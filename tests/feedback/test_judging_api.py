@@ -183,6 +183,18 @@ def test_the_history_is_ones_own_newest_first_and_corrected_by_a_row(world: Worl
         assert progress(session, find_project(session, number)).votes == 1
 
 
+def test_a_replacement_that_is_the_response_itself_is_none(world: World) -> None:
+    tasks = [NewTask("p", [NewResponse("one\r\ntwo\rthree")])]
+    ann = world.annotator("ann", world.project("review", tasks=tasks))
+    (one,) = ann.lease()
+    for edited in ("one\ntwo\nthree", "one\r\ntwo\r\nthree", "one\ntwo\nfour"):
+        key = str(uuid.uuid4())
+        for _ in range(2):  # sent again, it is the same
+            assert ann.say(one["assignment"], {"accepted": False, "edited": edited}, key=key).status_code == 200
+    replacements = [None, None, "one\ntwo\nfour"]
+    assert [row.answer for row in world.rows()] == [{"accepted": False, "edited": text} for text in replacements]
+
+
 def test_another_persons_assignment_is_not_there(world: World) -> None:
     number = world.project()
     ann, bob = world.annotator("ann", number), world.annotator("bob", number)

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import re
 import time
 import uuid
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Path, Query, Request
 from pydantic import BaseModel, ConfigDict, Field
+from sqlalchemy import select
+from sqlalchemy.orm import Session
 
 from keel.feedback import judgements
 from keel.feedback.database import Database
 from keel.feedback.differences import marked
 from keel.feedback.leases import MOST_AHEAD, give_back, held_by, lease, left_for, release_lapsed, renew
 from keel.feedback.projects import find_project
-from keel.feedback.tables import Assignment, Judgement, Project, User
+from keel.feedback.tables import Assignment, Judgement, Project, Response, User
 from keel.feedback.web.access import Annotator
 from keel.feedback.web.given import PROBLEMS, Id, TheDatabase
 from keel.feedback.web.shown import Kept, NewJudgement, Said, Shown, Way, kept, said_as_shown, shown, way_of
@@ -23,6 +26,7 @@ router = APIRouter(prefix="/api/v1", responses=PROBLEMS, tags=["judging"])
 
 AssignmentId = Annotated[str, Path(pattern="^[0-9a-f]{32}$")]
 _LAPSES_EVERY = 1.0  # seconds
+_LINE_END = re.compile(r"\r\n?")
 _BEGINNING = 120  # characters of a prompt that a line of the history shows
 
 
@@ -123,11 +127,25 @@ def judge(user: Annotator, database: TheDatabase, key: uuid.UUID, said: NewJudge
     again; `skip` and `problem` leave it to others.
     """
     with database.writing() as session:
-        answer: Any = said.answer
+        answer = _as_meant(session, said)
         what = judgements.Said(said.verdict, answer, said.criteria, said.comment, said.duration)
         made = judgements.judge(session, user, str(key), said.assignment, what, now=time.time())
         assignment = session.get_one(Assignment, said.assignment)
         return kept(session.get_one(Project, made.project_id), assignment, made)
+
+
+def _as_meant(session: Session, said: NewJudgement) -> Any:
+    """The answer; what is the response itself is no replacement, also where a text field wrote its lines' ends anew."""
+    answer: Any = said.answer
+    if not isinstance(answer, dict) or not isinstance(edited := answer.get("edited"), str):
+        return answer
+    texts = session.scalars(
+        select(Response.text)
+        .join(Assignment, Assignment.task_id == Response.task_id)
+        .where(Assignment.id == said.assignment)
+    )
+    same = any(_LINE_END.sub("\n", text) == _LINE_END.sub("\n", edited) for text in texts)
+    return {**answer, "edited": None} if same else answer
 
 
 @router.get("/assignments/{assignment_id}")

@@ -2,7 +2,7 @@ import { keyed, make } from "./dom.js";
 
 /** Good as it is, or not; and what would be. */
 export function review({ box, task, panes, changed, submit }) {
-  const original = task.responses[0].text;
+  const original = task.responses[0].text.replace(/\r\n?/g, "\n"); // as a text field gives it back
   let accepted = null;
   const accept = keyed("Accept", "a", { class: "choice", "aria-pressed": "false", onclick: (event) => event.detail < 2 && choose(true) });
   const reject = keyed("Reject, or mend it", "r", { class: "choice", "aria-pressed": "false", onclick: (event) => event.detail < 2 && choose(false) });
