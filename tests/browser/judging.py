@@ -13,7 +13,7 @@ from playwright.sync_api import Locator, Page, expect
 from sqlalchemy import select
 
 from keel.feedback.database import Database
-from keel.feedback.projects import Settings, add_project
+from keel.feedback.projects import Settings, add_project, change_settings
 from keel.feedback.tables import Assignment, Judgement, Kind, Project, Task
 from keel.feedback.tasks import NewTask, add_tasks
 from tests.browser.support import assert_accessible, keep_picture, serving
@@ -40,6 +40,16 @@ class Desk:
     def add(self, tasks: Sequence[NewTask]) -> None:
         with self.database.writing() as session:
             add_tasks(session, session.get_one(Project, self.project), tasks, now=time.time())
+
+    def change(self, **settings: Any) -> None:
+        """As an admin does while people judge."""
+        with self.database.writing() as session:
+            change_settings(session, session.get_one(Project, self.project), Settings(**settings))
+
+    def durations(self) -> list[float]:
+        """Of every row, in order: seconds."""
+        with self.database.reading() as session:
+            return list(session.scalars(select(Judgement.duration).order_by(Judgement.id)))
 
     def said(self) -> list[dict[str, Any]]:
         """Every row in order: the prompt, the verdict, the answer and criteria with texts for numbers, the comment."""

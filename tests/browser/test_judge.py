@@ -227,6 +227,60 @@ def test_what_was_said_off_the_network_is_one_row_when_it_is_back(visit: Visitor
         assert len(ann.said()) == 2
 
 
+def test_what_no_longer_fits_the_project_is_kept_and_judged_anew(visit: Visitors, tmp_path: Path) -> None:
+    with desk(tmp_path, "rate", new_tasks(3, 1), criteria=({"name": "true"}, {"name": "kind"})) as ann:
+        page = ann.open(visit(ann.url))
+        page.on("dialog", lambda dialog: dialog.accept())
+        held = prompt(page)
+        ann.change(scale=(1, 3), criteria=({"name": "kind"},))
+        for name in "true", "kind":
+            page.get_by_role("group", name=name).get_by_label("yes").check()
+        page.get_by_label("Comment").fill("well said")
+        press(page, "7, best")
+        press(page, "Submit")
+        expect(page.locator("#notice")).to_contain_text("The project has changed: load this page again.")
+        expect(page.locator("#saving")).to_have_text("1 to be judged anew")
+        assert ann.said() == []
+        page.get_by_role("link", name="load this page again").click()
+        expect(page.get_by_text("look at what you said")).to_be_visible()
+        assert prompt(page) == held
+        expect(page.get_by_label("Comment")).to_have_value("well said")
+        say(page, lambda: (press(page, "2"), press(page, "Submit")))
+        saved(page)
+        (row,) = ann.said()
+        assert (row["prompt"], row["criteria"], row["comment"]) == (held, {"kind": "yes"}, "well said")
+        assert list(row["answer"]["ratings"].values()) == [2]
+        assert prompt(page) != held
+
+
+def test_a_long_replacement_in_any_script_is_sent(visit: Visitors, tmp_path: Path) -> None:
+    with desk(tmp_path, "review", new_tasks(1, 1)) as ann:
+        page = ann.open(visit(ann.url))
+        page.keyboard.press("r")
+        page.get_by_label("A better response").fill("語" * 25_000)  # 75 000 bytes
+        page.keyboard.press("Control+Enter")
+        saved(page)
+        assert [len(row["answer"]["edited"]) for row in ann.said()] == [25_000]
+
+
+def test_what_is_taken_back_and_said_anew_took_the_time_of_both(visit: Visitors, tmp_path: Path) -> None:
+    with desk(tmp_path, "compare") as ann:
+        page = ann.open(visit(ann.url))
+        page.wait_for_timeout(1500)
+        say(page, lambda: page.keyboard.press("1"))
+        say(page, lambda: page.keyboard.press("u"))
+        say(page, lambda: page.keyboard.press("5"))
+        saved(page)
+        page.reload()
+        expect(page.locator("#answer")).to_be_visible()
+        say(page, lambda: page.keyboard.press("u"))
+        say(page, lambda: page.keyboard.press("5"))
+        saved(page)
+        answers = ann.durations()[::2]
+        assert len(answers) == 3
+        assert 1.5 <= answers[0] < answers[1] < answers[2]
+
+
 def test_two_tabs_of_one_person_count_once(visit: Visitors, tmp_path: Path) -> None:
     with desk(tmp_path, "compare", new_tasks(1)) as ann:
         one = ann.open(visit(ann.url))

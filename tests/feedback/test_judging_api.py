@@ -114,9 +114,9 @@ def test_what_is_said_of_places_is_kept_of_texts_and_comes_back_in_places(
 ) -> None:
     ann = world.annotator("ann", world.project(kind, tasks=list(new_tasks(6, responses))))
     for shown in ann.lease(5):
-        assert ann.say(shown["assignment"], answer, comment="so").status_code == 200
+        assert ann.say(shown["assignment"], answer, comment="so", duration=2.5).status_code == 200
         back = ann.get(f"/assignments/{shown['assignment']}")
-        assert back["said"] == {"verdict": "answer", "answer": answer, "criteria": {}, "comment": "so"}
+        assert back["said"] == {"verdict": "answer", "answer": answer, "criteria": {}, "comment": "so", "duration": 2.5}
         row = world.rows()[-1]
         assert row.answer is not None
         with world.database.reading() as session:

@@ -20,6 +20,7 @@ const counts = { answered: 0, left: 0, since: 0 };
 let form = null;
 let awaited = null; // the key of a practice answer whose outcome is shown when it comes
 let watch = null; // how long the task was before somebody's eyes
+let outdated = false; // the project is another than this page knows
 
 const outbox = new Outbox(api, `keel-outbox-${user}-${way.project}`, {
   told: tell,
@@ -29,6 +30,7 @@ const outbox = new Outbox(api, `keel-outbox-${user}-${way.project}`, {
     refill();
   },
   refused: (item, error) => warn(`That was not taken: ${error.message}.`, "bad"),
+  unfit: (item, error) => stop(error.message),
 });
 const lender = new Lender(api, way, {
   ending(task, what) {
@@ -50,12 +52,14 @@ function show(task, said = "") {
   warn(said || (task.practice ? "Practice: you are told afterwards what was expected." : null), said ? "" : "practice");
   panes.show(task);
   form = new Form(byId("answer"), way, task, panes.panes, { submit, undo, skip: () => send("skip"), problem: () => byId("problem").showModal() });
-  watch = { seconds: 0, from: document.hidden ? null : performance.now() };
+  watch = { seconds: task.said?.duration ?? 0, from: document.hidden ? null : performance.now() };
   byId("task").focus({ preventScroll: true });
   if (innerWidth < 900) scrollTo(0, 0);
 }
 
 function goOn(said = "") {
+  if (outdated) return;
+  if (outbox.aside.length) return anew();
   const task = lender.next();
   if (task) show(task, said);
   else {
@@ -65,10 +69,11 @@ function goOn(said = "") {
 }
 
 async function refill() {
+  if (outdated) return;
   if (counts.since++ % COUNT_EVERY === 0) count();
   try {
-    const lends = await lender.topUp(() => outbox.items.length);
-    if (lender.current || (outbox.items.length && !lender.held.length)) return;
+    const lends = await lender.topUp(() => outbox.waiting.length);
+    if (outdated || lender.current || (outbox.waiting.length && !lender.held.length)) return;
     if (lender.held.length) goOn();
     else if (lends) setTimeout(refill, AGAIN); // what another tab is just sending
     else {
@@ -114,12 +119,13 @@ function send(verdict, comment) {
 }
 
 function post(task, said) {
-  past.push({ task, said });
+  const whole = { ...said, duration: seconds() };
+  past.push({ task, said: whole });
   lender.finish(task);
   if (!task.correcting && !task.practice && said.verdict === "answer") counts.answered += 1;
   if (!task.correcting && !task.practice) counts.left -= 1;
   drawCounts();
-  return outbox.add({ assignment: task.assignment, duration: seconds(), ...said });
+  return outbox.add({ assignment: task.assignment, ...whole });
 }
 
 function practise() {
@@ -141,8 +147,32 @@ function showOutcome({ agrees, expected, why }) {
   if (why) byId("notice").append(cleaned("div", { class: "text" }, why));
 }
 
+/** What was said does not fit the project any more: nothing goes on before the page knows it as it is now. */
+function stop(reason) {
+  if (outdated) return;
+  awaited = form = null;
+  freeze();
+  warn("The project has changed: ", "bad");
+  byId("notice").append(make("a", { href: "" }, "load this page again"), `. What you said is kept until you judge that task anew (${reason}).`);
+  outdated = true;
+}
+
+/** A task once more whose judgement did not fit the project, filled as far as it does now. */
+async function anew() {
+  const { body } = outbox.aside[0];
+  try {
+    const task = dated(await api("GET", `/assignments/${body.assignment}`));
+    lender.resume(task);
+    show({ ...task, said: body, correcting: body.assignment === correct }, "The project has changed: look at what you said, and send it anew.");
+  } catch (error) {
+    showNone(error.status ? `${error.message}.` : "Offline: the next task comes when the network is back.");
+    setTimeout(goOn, AGAIN);
+  }
+}
+
 /** Take back what was said last: the task is there again, filled as it was. */
 async function undo() {
+  if (outdated) return;
   if (!past.length) await recall();
   const last = past.pop();
   if (!last) return warn("There is nothing to take back.", "");
@@ -169,6 +199,7 @@ async function recall() {
 // --- what stands above ---
 
 function warn(words, kind) {
+  if (outdated) return; // nothing else matters
   const notice = byId("notice");
   notice.hidden = words === null;
   notice.className = `notice ${kind ?? ""}`;
@@ -179,8 +210,9 @@ function tell(state) {
   const words = {
     saving: "Saving …",
     saved: "Saved",
+    aside: `${outbox?.aside.length} to be judged anew`,
     retrying: "Trying again …",
-    offline: `Offline: ${outbox?.items.length} kept, will retry`,
+    offline: `Offline: ${outbox?.waiting.length} kept, will retry`,
   };
   const place = byId("saving");
   place.dataset.state = state;
@@ -195,7 +227,7 @@ async function count() {
   const midnight = new Date().setHours(0, 0, 0, 0) / 1000;
   try {
     const { answered, left } = await api("GET", `${home}/judging?since=${midnight}`);
-    const waiting = outbox.items.filter(({ body }) => body.verdict === "answer").length;
+    const waiting = outbox.waiting.filter(({ body }) => body.verdict === "answer").length;
     Object.assign(counts, { answered: answered + waiting, left: Math.max(0, left - waiting) });
     drawCounts();
   } catch {
@@ -269,11 +301,11 @@ if (byId("guidelines") && innerWidth >= 900 && localStorage.getItem("keel-guidel
   byId("show-guidelines").setAttribute("aria-expanded", "true");
 }
 outbox.flush();
-if (correct) {
+if (correct && !outbox.aside.length) {
   try {
     const task = dated(await api("GET", `/assignments/${correct}`));
     show({ ...task, correcting: true }, "You are correcting what you said.");
   } catch (error) {
     showNone(`${error.message}.`, true);
   }
-} else refill();
+} else goOn();

@@ -57,6 +57,7 @@ class Said(BaseModel):
     answer: Annotated[Answer | None, _AnswerField]
     criteria: Criteria
     comment: str
+    duration: float = Field(description="seconds that it was before the person's eyes")
 
 
 class Shown(BaseModel):
@@ -131,7 +132,13 @@ def said_as_shown(project: Project, judgement: Judgement) -> Said:
     seen_at = _seen_at(judgement.order)
     answer = None if judgement.answer is None else kept_answer(project.kind, judgement.answer).placed(seen_at)
     criteria = {name: seen_at[value] if isinstance(value, int) else value for name, value in judgement.criteria.items()}
-    return Said(verdict=judgement.verdict, answer=answer, criteria=criteria, comment=judgement.comment)
+    return Said(
+        verdict=judgement.verdict,
+        answer=answer,
+        criteria=criteria,
+        comment=judgement.comment,
+        duration=judgement.duration,
+    )
 
 
 def kept(project: Project, assignment: Assignment, judgement: Judgement) -> Kept:

@@ -21,7 +21,7 @@ export function makeApi(csrf) {
       method,
       body: text,
       headers: { "Content-Type": "application/json", "X-CSRF-Token": csrf },
-      keepalive: method !== "GET" && (text ?? "").length < SMALL,
+      keepalive: method !== "GET" && new TextEncoder().encode(text).length < SMALL,
     });
     const said = answer.status === 204 ? null : await answer.json().catch(() => ({}));
     if (!answer.ok) throw new Refused(answer.status, said.error?.message ?? `the server answered ${answer.status}`);

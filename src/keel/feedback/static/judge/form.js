@@ -42,10 +42,11 @@ export class Form {
 
   fill({ answer, criteria, comment }) {
     if (answer) this.widget.fill(answer);
-    this.criteria = { ...criteria };
     this.way.criteria.forEach(({ name }, number) => {
-      for (const radio of this.box.querySelectorAll(`[name="criterion-${number}"]`))
+      for (const radio of this.box.querySelectorAll(`[name="criterion-${number}"]`)) {
         radio.checked = name in criteria && radio.value === `${criteria[name]}`;
+        if (radio.checked) this.criteria[name] = criteria[name]; // what is asked no more is left out
+      }
     });
     this.comment.value = comment;
     this.comment.classList.toggle("open", comment !== "");

@@ -2,11 +2,12 @@ const PAUSES = [500, 1000, 2000, 5000, 10000]; // ms between attempts
 
 /**
  * Judgements on their way, in order. Each stays, in memory and in this tab's storage, until the server has it; it is
- * sent again under the same key, so that it is one judgement however often it arrives.
+ * sent again under the same key, so that it is one judgement however often it arrives. What no longer fits the project
+ * is laid aside, also there, until its task is judged anew.
  */
 export class Outbox {
-  constructor(call, place, { told, kept, refused }) {
-    Object.assign(this, { call, place, told, kept, refused, failures: 0, busy: false, timer: null });
+  constructor(call, place, { told, kept, refused, unfit }) {
+    Object.assign(this, { call, place, told, kept, refused, unfit, failures: 0, busy: false, timer: null });
     this.items = JSON.parse(sessionStorage.getItem(place) ?? "[]");
     addEventListener("online", () => this.flush());
     addEventListener("beforeunload", (event) => {
@@ -14,8 +15,19 @@ export class Outbox {
     });
   }
 
+  /** What waits to be sent. */
+  get waiting() {
+    return this.items.filter((item) => !item.aside);
+  }
+
+  /** What is to be judged anew. */
+  get aside() {
+    return this.items.filter((item) => item.aside);
+  }
+
   add(body) {
     const item = { key: crypto.randomUUID?.() ?? uuid(), body };
+    this.items = this.items.filter((other) => !other.aside || other.body.assignment !== body.assignment);
     this.items.push(item);
     this.store();
     this.flush();
@@ -26,7 +38,7 @@ export class Outbox {
     if (this.busy) return;
     this.busy = true;
     clearTimeout(this.timer);
-    while (this.items.length && (await this.send(this.items[0])));
+    while (this.waiting.length && (await this.send(this.waiting[0])));
     this.busy = false;
   }
 
@@ -38,7 +50,11 @@ export class Outbox {
       this.drop(item);
       this.kept(item, answer);
     } catch (error) {
-      if (error.status && !error.passing) {
+      if (error.status === 422) {
+        item.aside = true;
+        this.settle();
+        this.unfit(item, error);
+      } else if (error.status && !error.passing) {
         this.drop(item);
         this.refused(item, error);
       } else {
@@ -51,10 +67,14 @@ export class Outbox {
   }
 
   drop(item) {
-    this.failures = 0;
     this.items = this.items.filter((other) => other !== item);
+    this.settle();
+  }
+
+  settle() {
+    this.failures = 0;
     this.store();
-    if (!this.items.length) this.told("saved");
+    if (!this.waiting.length) this.told(this.aside.length ? "aside" : "saved");
   }
 
   store() {

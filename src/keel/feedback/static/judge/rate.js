@@ -46,7 +46,7 @@ export function rate({ panes, way, changed }) {
     instant: panes.length === 1,
     answer: () => (ratings.includes(null) ? null : { ratings: [...ratings] }),
     fill(answer) {
-      ratings.splice(0, ratings.length, ...answer.ratings);
+      ratings.splice(0, ratings.length, ...answer.ratings.map((rating) => (numbers.includes(rating) ? rating : null)));
       draw();
     },
     press(key) {
