@@ -22,7 +22,7 @@ from keel.feedback.database import Database
 from keel.feedback.projects import find_project, settings_of
 from keel.feedback.tables import Project, Role, Task, User
 from keel.feedback.web import projects_api
-from tests.feedback.support import add_user, csrf_of, quick_app, signed_in
+from tests.feedback.support import add_user, csrf_of, quick_app, signed_in, user_named, with_token
 from tests.feedback.worlds import answered, new_tasks, tasks_of
 from tests.feedback.worlds import project as make_project
 
@@ -35,7 +35,7 @@ class World:
 
     def __init__(self, database: Database) -> None:
         self.database = database
-        app = quick_app(database)
+        self.app = app = quick_app(database)
         for role in ("admin", "viewer", "annotator"):
             add_user(database, f"the {role}", role)
         self.by_role: dict[Role, TestClient] = {
@@ -374,6 +374,22 @@ def test_texts_that_a_database_cannot_hold_are_refused(world_on_either: World) -
         number = made.id
     answer = world.send("POST", f"{API}/{number}/tasks", content=json.dumps(PAIR), params={"policy_version": "\x00"})
     assert answer.status_code == 422
+
+
+def test_a_form_is_no_file(world: World) -> None:
+    with world.database.writing() as session:
+        make_project(session, tasks=0)
+    url, csrf = f"{API}/1/tasks", csrf_of(world.admin)
+    token = with_token(world.app, world.database, user_named(world.database, "the admin"))
+    for answer in (
+        world.admin.post(url, data={"csrf": csrf}),
+        world.admin.post(url, files={"csrf": (None, csrf)}),
+        token.post(url, files={"file": json.dumps(PAIR)}),
+    ):
+        assert (answer.status_code, answer.json()["error"]["code"]) == (422, "invalid")
+        assert "no form around it" in answer.json()["error"]["message"]
+    form = {"Content-Type": "application/x-www-form-urlencoded"}  # as curl says of any body
+    assert token.post(url, content=json.dumps(PAIR), headers=form).status_code == 201
 
 
 def test_who_has_no_form_of_ours_changes_nothing(judged: World) -> None:

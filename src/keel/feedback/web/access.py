@@ -29,7 +29,7 @@ from keel.feedback.web.attempts import Attempts
 from keel.feedback.web.sites import SAFE, Sites, is_bearer
 
 COOKIE = "keel_session"
-_FORMS = ("application/x-www-form-urlencoded", "multipart/form-data")
+FORMS = ("application/x-www-form-urlencoded", "multipart/form-data")
 
 
 class Access:
@@ -133,7 +133,7 @@ async def _shown(request: Request) -> str:
     if request.method in SAFE or is_bearer(request):
         return ""
     header = request.headers.get("x-csrf-token")
-    if header is None and request.headers.get("content-type", "").startswith(_FORMS):
+    if header is None and request.headers.get("content-type", "").startswith(FORMS):
         header = str((await request.form()).get("csrf", ""))
     return header or ""
 

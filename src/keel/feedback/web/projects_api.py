@@ -30,11 +30,13 @@ from keel.feedback.projects import (
     reopen_project,
 )
 from keel.feedback.quality import quality
+from keel.feedback.refused import Refused
 from keel.feedback.tables import Kind, Purpose, Verdict
 from keel.feedback.tasks import progress, progress_of_rounds
-from keel.feedback.web.access import Admin, Viewer
+from keel.feedback.web.access import FORMS, Admin, Viewer
 from keel.feedback.web.given import PROBLEMS, Id, TheDatabase
 from keel.feedback.web.shell import MOST_BYTES
+from keel.feedback.web.sites import is_bearer
 
 MOST_UPLOADED = 256 << 20
 _A_PIECE = 1 << 16
@@ -202,6 +204,8 @@ async def _uploaded(
     name: Annotated[str, Query(max_length=255, description="what the file is called: its ending says what it is")] = "",
 ) -> AsyncIterator[Path]:
     """The body in a file, which goes with the request. Only an admin's is taken beyond the usual size."""
+    if _is_a_form(request):
+        raise Refused("invalid", "send the file itself as the body, as application/octet-stream, and no form around it")
     request.scope[MOST_BYTES] = MOST_UPLOADED
     ending = next((one for one in ENDINGS if name.lower().removesuffix(".gz").endswith(one)), ".jsonl")
     with TemporaryDirectory(prefix="keel-upload-") as folder:
@@ -210,6 +214,12 @@ async def _uploaded(
             async for piece in request.stream():
                 out.write(piece)
         yield file
+
+
+def _is_a_form(request: Request) -> bool:
+    """Some programs call any body a form, and show a token; where none is shown, it was read as one."""
+    kind = request.headers.get("content-type", "").lower()
+    return kind.startswith(FORMS) and not (is_bearer(request) and kind.startswith(FORMS[0]))
 
 
 _FILE = {"schema": {"type": "string", "format": "binary"}}
