@@ -6,17 +6,22 @@ import json
 import re
 import time
 import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import pytest
 from fastapi import FastAPI
 from fastapi.testclient import TestClient
 from sqlalchemy import select, update
+from sqlalchemy.orm import Session
 
+from keel.feedback import render
 from keel.feedback.database import Database
 from keel.feedback.projects import close_project, find_project
 from keel.feedback.tables import Assignment, Judgement, Kind, Task
 from keel.feedback.tasks import NewResponse, NewTask, add_tasks, progress
+from keel.feedback.web import shown as shown_module
 from keel.schema import Message
 from tests.feedback.support import add_user, csrf_of, signed_in, user_named, with_token
 from tests.feedback.worlds import new_tasks, project
@@ -181,6 +186,42 @@ def test_the_history_is_ones_own_newest_first_and_corrected_by_a_row(world: Worl
     assert len(world.rows()) == 3
     with world.database.reading() as session:
         assert progress(session, find_project(session, number)).votes == 1
+
+
+def test_no_text_is_made_html_while_a_transaction_is_open(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A hostile one takes a while, and everybody who writes would wait for it."""
+    open_now, rendered = 0, 0
+
+    def watched(name: str) -> None:
+        inner = getattr(world.database, name)
+
+        @contextmanager
+        def session() -> Iterator[Session]:
+            nonlocal open_now
+            open_now += 1
+            with inner() as found:
+                yield found
+            open_now -= 1
+
+        monkeypatch.setattr(world.database, name, session)
+
+    def markdown(text: str) -> str:
+        nonlocal rendered
+        assert open_now == 0
+        rendered += 1
+        return text
+
+    number = world.project(tasks=list(new_tasks(1, purpose="practice", expected=A_BETTER, row={"why": "so"})))
+    ann = world.annotator("ann", number)
+    watched("reading")
+    watched("writing")
+    monkeypatch.setattr(shown_module, "markdown", markdown)
+    monkeypatch.setattr(render, "markdown", markdown)
+    (one,) = ann.lease()
+    assert rendered == 3
+    assert ann.say(one["assignment"], A_BETTER).json()["practice"]["why"] == "so"
+    ann.get(f"/assignments/{one['assignment']}")
+    assert rendered == 7
 
 
 def test_a_replacement_that_is_the_response_itself_is_none(world: World) -> None:

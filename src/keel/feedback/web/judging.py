@@ -20,7 +20,20 @@ from keel.feedback.projects import find_project
 from keel.feedback.tables import Assignment, Judgement, Project, Response, User
 from keel.feedback.web.access import Annotator
 from keel.feedback.web.given import PROBLEMS, Id, TheDatabase
-from keel.feedback.web.shown import Kept, NewJudgement, Said, Shown, Way, kept, said_as_shown, shown, way_of
+from keel.feedback.web.shown import (
+    Kept,
+    NewJudgement,
+    Said,
+    Shown,
+    Way,
+    held,
+    in_order,
+    kept,
+    said_as_shown,
+    shown,
+    way_of,
+    with_html,
+)
 
 router = APIRouter(prefix="/api/v1", responses=PROBLEMS, tags=["judging"])
 
@@ -115,8 +128,8 @@ def next_tasks(
     lapses.release(now)
     with database.writing() as session:
         project = find_project(session, project_id)
-        held = lease(session, project, user, count=wanted.count, now=now)
-        return Lent(tasks=[shown(project, one, None, now=now) for one in held])
+        lent = [held(project, one, None) for one in lease(session, project, user, count=wanted.count, now=now)]
+    return Lent(tasks=[shown(one, now=now) for one in lent])
 
 
 @router.put("/judgements/{key}")
@@ -131,7 +144,8 @@ def judge(user: Annotator, database: TheDatabase, key: uuid.UUID, said: NewJudge
         what = judgements.Said(said.verdict, answer, said.criteria, said.comment, said.duration)
         made = judgements.judge(session, user, str(key), said.assignment, what, now=time.time())
         assignment = session.get_one(Assignment, said.assignment)
-        return kept(session.get_one(Project, made.project_id), assignment, made)
+        answered = kept(session.get_one(Project, made.project_id), assignment, made)
+    return with_html(answered)
 
 
 def _as_meant(session: Session, said: NewJudgement) -> Any:
@@ -154,7 +168,8 @@ def assignment(user: Annotator, database: TheDatabase, assignment_id: Assignment
     with database.reading() as session:
         found = held_by(session, user, assignment_id)
         judgement = None if found.judgement_id is None else session.get(Judgement, found.judgement_id)
-        return shown(session.get_one(Project, found.project_id), found, judgement, now=time.time())
+        one = held(session.get_one(Project, found.project_id), found, judgement)
+    return shown(one, now=time.time())
 
 
 @router.get("/assignments/{assignment_id}/differences")
@@ -162,8 +177,7 @@ def differences(user: Annotator, database: TheDatabase, assignment_id: Assignmen
     """The responses' texts as they are, with what they have not in common marked."""
     with database.reading() as session:
         found = held_by(session, user, assignment_id)
-        responses = {one.position: one.text for one in found.task.responses}
-        first, *others = [responses[position] for position in found.order]
+        first, *others = in_order(found)
     pairs = [marked(first, other) for other in others]
     return Differences(responses=[pairs[0][0] if pairs else marked(first, first)[0], *(other for _, other in pairs)])
 

@@ -5,6 +5,7 @@ Nothing here tells a response's position, its source or the policy's version, no
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, SkipValidation
@@ -85,7 +86,7 @@ class NewJudgement(BaseModel):
 
 
 class Outcome(BaseModel):
-    """How an answer to a practice task compares with what was expected."""
+    """How an answer to a practice task compares with what was expected; `why` is Markdown until it is `with_html`."""
 
     agrees: bool
     expected: str = Field(description="in words")
@@ -114,17 +115,47 @@ def way_of(project: Project) -> Way:
     )
 
 
-def shown(project: Project, assignment: Assignment, judgement: Judgement | None, *, now: float) -> Shown:
+@dataclass(frozen=True)
+class Held:
+    """What there is to show of an assignment, off the database: hostile texts take a while to show."""
+
+    assignment: str
+    practice: bool
+    expires_at: float
+    prompt: str | list[dict[str, str]]
+    responses: list[str]
+    """As they are shown, one after the other."""
+    said: Said | None
+
+
+def held(project: Project, assignment: Assignment, judgement: Judgement | None) -> Held:
     """`judgement` is the one that stands."""
-    responses = {one.position: one.text for one in assignment.task.responses}
-    texts = [responses[position] for position in assignment.order]
-    return Shown(
+    task = assignment.task
+    return Held(
         assignment=assignment.id,
-        practice=assignment.task.purpose == "practice",
-        seconds_left=assignment.expires_at - now,
-        prompt=[PromptTurn(role=one.role, text=one.text, html=one.html) for one in turns(assignment.task.prompt)],
-        responses=[Passage(text=text, html=markdown(text)) for text in texts],
+        practice=task.purpose == "practice",
+        expires_at=assignment.expires_at,
+        prompt=task.prompt,
+        responses=in_order(assignment),
         said=None if judgement is None else said_as_shown(project, judgement),
+    )
+
+
+def in_order(assignment: Assignment) -> list[str]:
+    """The responses' texts as they are shown."""
+    texts = {one.position: one.text for one in assignment.task.responses}
+    return [texts[position] for position in assignment.order]
+
+
+def shown(held: Held, *, now: float) -> Shown:
+    """To be called when the transaction is over."""
+    return Shown(
+        assignment=held.assignment,
+        practice=held.practice,
+        seconds_left=held.expires_at - now,
+        prompt=[PromptTurn(role=one.role, text=one.text, html=one.html) for one in turns(held.prompt)],
+        responses=[Passage(text=text, html=markdown(text)) for text in held.responses],
+        said=held.said,
     )
 
 
@@ -139,6 +170,13 @@ def said_as_shown(project: Project, judgement: Judgement) -> Said:
         comment=judgement.comment,
         duration=judgement.duration,
     )
+
+
+def with_html(kept: Kept) -> Kept:
+    """To be called when the transaction is over."""
+    if kept.practice is not None:
+        kept.practice.why = markdown(kept.practice.why)
+    return kept
 
 
 def kept(project: Project, assignment: Assignment, judgement: Judgement) -> Kept:
@@ -185,7 +223,7 @@ def _outcome(project: Project, assignment: Assignment, judgement: Judgement) -> 
     return Outcome(
         agrees=kept_answer(project.kind, judgement.answer).agrees(expected),
         expected=answer_in_words(expected.placed(_seen_at(assignment.order))),
-        why=markdown(why) if isinstance(why, str) else "",
+        why=why if isinstance(why, str) else "",
     )
 
 
