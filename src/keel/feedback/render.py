@@ -24,11 +24,16 @@ from pygments.formatters import HtmlFormatter
 from pygments.lexers import get_lexer_by_name
 from pygments.token import STANDARD_TYPES
 
-LONGEST_MARKDOWN = 50_000
+LONGEST_MARKDOWN = 20_000
 """Characters; what is longer is shown as it was written."""
-_MOST_CODE = 6_000
-"""Characters of a text that are coloured: some lexers take the square of the length."""
-_SCRIPTS = {
+_MOST_CELLS = 5_000
+"""Of a text's tables; a row may leave out cells, and costs no less. What has more is shown without tables."""
+_MOST_CODE = 4_000
+_MOST_OF_A_PROGRAM = 2_000
+"""Characters of a text that are coloured: the lexers of the programs' languages take the square of the length."""
+_MOST_BLOCKS = 50
+"""Of code in colours."""
+_QUICK = {
     "bash",
     "css",
     "diff",
@@ -44,9 +49,13 @@ _SCRIPTS = {
     "sh",
     "shell",
     "sql",
+    "toml",
+    "xml",
+    "yaml",
+    "yml",
 }
-_PROGRAMS = {"c", "cpp", "csharp", "go", "java", "javascript", "kotlin", "rust", "swift", "ts", "typescript"}
-_LANGUAGES = _SCRIPTS | _PROGRAMS | {"toml", "xml", "yaml", "yml"}
+_PROGRAMS = {"c", "cpp", "go", "java", "javascript", "kotlin", "rust", "swift", "ts", "typescript"}
+_LANGUAGES = _QUICK | _PROGRAMS
 _BLOCKS = ("p", "h3", "h4", "h5", "h6", "ul", "ol", "li", "blockquote", "table", "th", "td")
 _CLEANER = nh3.Cleaner(
     tags={*_BLOCKS, "a", "br", "code", "em", "hr", "pre", "s", "span", "strong", "tbody", "thead", "tr"},
@@ -78,7 +87,8 @@ def markdown(text: str) -> str:
     """HTML that is safe to put into a page."""
     if len(text) > LONGEST_MARKDOWN:
         return plain(text)
-    return _CLEANER.clean(_MARKDOWN.render(text))
+    reader = _MARKDOWN if _cells(text) <= _MOST_CELLS else _WITHOUT_TABLES
+    return _CLEANER.clean(reader.render(text))
 
 
 def plain(text: str) -> str:
@@ -91,6 +101,16 @@ def turns(prompt: str | Sequence[Mapping[str, str]]) -> list[Turn]:
     if isinstance(prompt, str):
         return [Turn(None, prompt, markdown(prompt))]
     return [Turn(one["role"], one["content"], markdown(one["content"])) for one in prompt]
+
+
+def _cells(text: str) -> int:
+    """No fewer than the tables have, were every line of a block a row of one."""
+    blocks = text.replace("\r\n", "\n").replace("\r", "\n").split("\n\n")
+    return sum(
+        (max(line.count("|") for line in block.split("\n")) + 1) * (block.count("\n") + 1)
+        for block in blocks
+        if "|" in block
+    )
 
 
 def _code(code: str, language: str, attributes: str) -> str:
@@ -111,21 +131,23 @@ def _image(renderer: RendererHTML, tokens: Sequence[Token], at: int, options: Op
 
 def _fit_in(state: StateCore) -> None:
     """Headings below those of the page, whose panes are of the second level; and no more than some code in colours."""
-    left = _MOST_CODE
+    left = 1.0
     for token in state.tokens:
         if token.type in ("heading_open", "heading_close"):
             token.tag = f"h{min(6, int(token.tag[1]) + 2)}"
         elif token.type == "fence":
-            left -= len(token.content)
+            quick = token.info.strip().lower() in _QUICK  # as it is written: what is written in a roundabout way is not
+            left -= len(token.content) / (_MOST_CODE if quick else _MOST_OF_A_PROGRAM) + 1 / _MOST_BLOCKS
             token.info = token.info if left >= 0 else ""
 
 
-def _reader() -> MarkdownIt:
+def _reader(*more: str) -> MarkdownIt:
     options: dict[str, Any] = {"html": False, "breaks": True, "highlight": _code}
-    reader = MarkdownIt("commonmark", options).enable(["table", "strikethrough"])
+    reader = MarkdownIt("commonmark", options).enable(["strikethrough", *more])
     reader.core.ruler.push("fit_in", _fit_in)
     reader.add_render_rule("image", _image)
     return reader
 
 
-_MARKDOWN = _reader()
+_MARKDOWN = _reader("table")
+_WITHOUT_TABLES = _reader()
