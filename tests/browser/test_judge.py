@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Callable
 from functools import partial
@@ -134,7 +135,8 @@ def test_a_bare_reject_sends_no_replacement_whatever_ends_its_lines(visit: Visit
         page.keyboard.press("r")
         with page.expect_request("**/judgements/*") as sent:
             press(page, "Reject without a replacement")
-        assert sent.value.post_data_json["answer"] == {"accepted": False, "edited": None}
+        body = json.loads(sent.value.post_data or "")
+        assert body["answer"] == {"accepted": False, "edited": None}
 
 
 def test_criteria_comments_skips_and_problems(visit: Visitors, tmp_path: Path) -> None:
@@ -245,7 +247,8 @@ def test_what_no_longer_fits_the_project_is_kept_and_judged_anew(visit: Visitors
         expect(page.get_by_text("look at what you said")).to_be_visible()
         assert prompt(page) == held
         expect(page.get_by_label("Comment")).to_have_value("well said")
-        say(page, lambda: (press(page, "2"), press(page, "Submit")))
+        press(page, "2")
+        say(page, lambda: press(page, "Submit"))
         saved(page)
         (row,) = ann.said()
         assert (row["prompt"], row["criteria"], row["comment"]) == (held, {"kind": "yes"}, "well said")
