@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import json
-import re
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from playwright.sync_api import Route, expect
+from playwright.sync_api import expect
 
 from keel.feedback.tasks import NewResponse, NewTask
 from keel.schema import Message
@@ -128,17 +126,6 @@ def test_reviewing(visit: Visitors, size: str, tmp_path: Path) -> None:
         ]
 
 
-def test_a_bare_reject_sends_no_replacement_whatever_ends_its_lines(visit: Visitors, tmp_path: Path) -> None:
-    tasks = [NewTask("p", [NewResponse("one\r\ntwo\rthree")])]
-    with desk(tmp_path, "review", tasks) as ann:
-        page = ann.open(visit(ann.url))
-        page.keyboard.press("r")
-        with page.expect_request("**/judgements/*") as sent:
-            press(page, "Reject without a replacement")
-        body = json.loads(sent.value.post_data or "")
-        assert body["answer"] == {"accepted": False, "edited": None}
-
-
 def test_criteria_comments_skips_and_problems(visit: Visitors, tmp_path: Path) -> None:
     with desk(tmp_path, "compare", criteria=({"name": "honest", "question": "More honest?"},)) as ann:
         page = ann.open(visit(ann.url))
@@ -199,89 +186,6 @@ def test_undo_gives_the_form_as_it_was_also_after_a_reload(visit: Visitors, size
         rows = ann.said()
         assert [row["verdict"] for row in rows] == ["answer", "withdrawn", "answer", "withdrawn", "answer"]
         assert [row["answer"].get("best") for row in rows] == [a, None, a, None, b]
-
-
-def test_what_was_said_off_the_network_is_one_row_when_it_is_back(visit: Visitors, tmp_path: Path) -> None:
-    with desk(tmp_path, "compare") as ann:
-        page = ann.open(visit(ann.url))
-        page.on("dialog", lambda dialog: dialog.accept())
-        judgements = re.compile("/api/v1/judgements/")
-        page.route(judgements, lambda route: route.abort())
-        say(page, lambda: page.keyboard.press("1"))
-        expect(page.locator("#saving")).to_have_text("Offline: 1 kept, will retry")
-        assert ann.said() == []
-        page.reload()  # this tab keeps it
-
-        def lose_the_answer(route: Route) -> None:
-            route.fetch()
-            route.abort()
-
-        page.unroute(judgements)
-        page.route(judgements, lose_the_answer, times=2)
-        expect(page.locator("#answer")).to_be_visible()
-        saved(page)
-        assert [row["verdict"] for row in ann.said()] == ["answer"]
-        page.route(judgements, lambda route: route.fulfill(status=401, json={"error": {"message": "sign in first"}}))
-        page.keyboard.press("2")
-        expect(page.locator("#saving")).to_contain_text("Signed out: what you said is kept")
-        page.unroute(judgements)
-        saved(page)
-        assert len(ann.said()) == 2
-
-
-def test_what_no_longer_fits_the_project_is_kept_and_judged_anew(visit: Visitors, tmp_path: Path) -> None:
-    with desk(tmp_path, "rate", new_tasks(3, 1), criteria=({"name": "true"}, {"name": "kind"})) as ann:
-        page = ann.open(visit(ann.url))
-        page.on("dialog", lambda dialog: dialog.accept())
-        held = prompt(page)
-        ann.change(scale=(1, 3), criteria=({"name": "kind"},))
-        for name in "true", "kind":
-            page.get_by_role("group", name=name).get_by_label("yes").check()
-        page.get_by_label("Comment").fill("well said")
-        press(page, "7, best")
-        press(page, "Submit")
-        expect(page.locator("#notice")).to_contain_text("The project has changed: load this page again.")
-        expect(page.locator("#saving")).to_have_text("1 to be judged anew")
-        assert ann.said() == []
-        page.get_by_role("link", name="load this page again").click()
-        expect(page.get_by_text("look at what you said")).to_be_visible()
-        assert prompt(page) == held
-        expect(page.get_by_label("Comment")).to_have_value("well said")
-        press(page, "2")
-        say(page, lambda: press(page, "Submit"))
-        saved(page)
-        (row,) = ann.said()
-        assert (row["prompt"], row["criteria"], row["comment"]) == (held, {"kind": "yes"}, "well said")
-        assert list(row["answer"]["ratings"].values()) == [2]
-        assert prompt(page) != held
-
-
-def test_a_long_replacement_in_any_script_is_sent(visit: Visitors, tmp_path: Path) -> None:
-    with desk(tmp_path, "review", new_tasks(1, 1)) as ann:
-        page = ann.open(visit(ann.url))
-        page.keyboard.press("r")
-        page.get_by_label("A better response").fill("語" * 25_000)  # 75 000 bytes
-        page.keyboard.press("Control+Enter")
-        saved(page)
-        assert [len(row["answer"]["edited"]) for row in ann.said()] == [25_000]
-
-
-def test_what_is_taken_back_and_said_anew_took_the_time_of_both(visit: Visitors, tmp_path: Path) -> None:
-    with desk(tmp_path, "compare") as ann:
-        page = ann.open(visit(ann.url))
-        page.wait_for_timeout(1500)
-        say(page, lambda: page.keyboard.press("1"))
-        say(page, lambda: page.keyboard.press("u"))
-        say(page, lambda: page.keyboard.press("5"))
-        saved(page)
-        page.reload()
-        expect(page.locator("#answer")).to_be_visible()
-        say(page, lambda: page.keyboard.press("u"))
-        say(page, lambda: page.keyboard.press("5"))
-        saved(page)
-        answers = ann.durations()[::2]
-        assert len(answers) == 3
-        assert 1.5 <= answers[0] < answers[1] < answers[2]
 
 
 def test_two_tabs_of_one_person_count_once(visit: Visitors, tmp_path: Path) -> None:
