@@ -38,6 +38,20 @@ def test_comparing(visit: Visitors, size: str, tmp_path: Path) -> None:
         expect(page.locator("#progress")).to_have_text("4 judged today · 0 left for you")
 
 
+def test_the_keys_of_other_layouts(visit: Visitors, tmp_path: Path) -> None:
+    """By their place: Caps Lock, Cyrillic, and French digits, which are shifted."""
+    with desk(tmp_path, "compare") as ann:
+        page = ann.open(visit(ann.url))
+        for key, code in (("&", "Digit1"), ("Ы", "KeyS"), ("S", "KeyS")):
+            sent = {"key": key, "code": code, "bubbles": True}
+            say(
+                page,
+                partial(page.evaluate, "sent => document.body.dispatchEvent(new KeyboardEvent('keydown', sent))", sent),
+            )
+        saved(page)
+        assert [row["verdict"] for row in ann.said()] == ["answer", "skip", "skip"]
+
+
 def test_ranking(visit: Visitors, size: str, tmp_path: Path) -> None:
     with desk(tmp_path, "rank") as ann:
         page = ann.open(visit(ann.url, size=size))

@@ -14,6 +14,7 @@ const LOOK_AGAIN = 30000; // ms, where nothing was left
 const { way, user, csrf, correct } = JSON.parse(byId("start").textContent);
 const api = makeApi(csrf);
 const home = `/projects/${way.project}`;
+const GUIDELINES = `keel-guidelines-${way.project}`;
 const panes = new Panes(byId("task"), byId("tools"), api);
 const past = []; // {task, said}, what this tab can take back
 const counts = { answered: 0, left: 0, since: 0 };
@@ -83,7 +84,8 @@ async function refill() {
     }
   } catch (error) {
     if (lender.current) return;
-    showNone(error.status ? `${error.message}.` : "Offline: the next task comes when the network is back.", error.status === 410);
+    if (error.status === 401) showSignedOut();
+    else showNone(error.status ? `${error.message}.` : "Offline: the next task comes when the network is back.", error.status === 410);
     if (!error.status || error.passing) setTimeout(() => lender.current ?? refill(), AGAIN);
   }
 }
@@ -98,6 +100,11 @@ function showNone(words, over = false) {
     make("a", { class: "button", href: `${home}/history` }, "What you said"),
   ];
   byId("task").replaceChildren(make("div", { class: "none" }, make("p", { class: "lead" }, words), make("div", { class: "row" }, ...(more || []))));
+}
+
+function showSignedOut() {
+  showNone("You are signed out. What you said is kept here and is sent when you are back.");
+  byId("task").querySelector(".row").append(make("a", { class: "button primary", href: `/sign-in?next=${home}/judge` }, "Sign in"));
 }
 
 // --- something is said ---
@@ -248,7 +255,7 @@ function toggleGuidelines(open = byId("guidelines").hidden) {
   const panel = byId("guidelines");
   panel.hidden = !open;
   byId("show-guidelines").setAttribute("aria-expanded", `${open}`);
-  localStorage.setItem("keel-guidelines", open ? "open" : "closed");
+  localStorage.setItem(GUIDELINES, open ? "open" : "closed");
   if (open) panel.querySelector(".text").focus({ preventScroll: true });
   else byId("show-guidelines").focus();
 }
@@ -296,7 +303,7 @@ byId("problem").addEventListener("close", () => {
   byId("problem").returnValue = byId("problem-text").value = "";
 });
 
-if (byId("guidelines") && innerWidth >= 900 && localStorage.getItem("keel-guidelines") !== "closed") {
+if (byId("guidelines") && innerWidth >= 900 && localStorage.getItem(GUIDELINES) !== "closed") {
   byId("guidelines").hidden = false;
   byId("show-guidelines").setAttribute("aria-expanded", "true");
 }

@@ -2,6 +2,13 @@ import { byId, make } from "./dom.js";
 
 const OFF = "keel-no-single-keys";
 
+/** What the legend calls the key: with Caps Lock, and on layouts whose letters or digits are others, by its place. */
+function named({ key, code }) {
+  const place = /^(?:Key|Digit)([A-Z0-9])$/.exec(code);
+  const plain = /^[a-z0-9?=]$/i.test(key) || key.length > 1;
+  return (plain || !place ? key : place[1]).replace(/^[A-Z]$/, (letter) => letter.toLowerCase());
+}
+
 /** Keys are off while somebody types, while a dialog is open, and where they are switched off. */
 export function listen({ press, submit, undo, leave }) {
   const box = byId("single-keys");
@@ -17,7 +24,7 @@ export function listen({ press, submit, undo, leave }) {
     else if (control && event.key === "z" && !typing) undo();
     else if (typing || control || event.altKey) taken = false;
     else if (event.key === "Enter") taken = !event.target.closest("button, a, summary") && submit() !== false;
-    else taken = box.checked && event.key !== " " && press(event.key);
+    else taken = box.checked && event.key !== " " && press(named(event));
     if (taken) event.preventDefault();
   });
 }
