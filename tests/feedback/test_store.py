@@ -55,13 +55,6 @@ def test_a_database_of_a_newer_keel_is_refused(database: Database, database_url:
         Database(database_url)
 
 
-@pytest.mark.parametrize("url", ["mysql://x/y", "nonsense://", "/no/such/folder/feedback.db"])
-def test_what_is_no_database_is_one_sentence(url: str) -> None:
-    with pytest.raises(UserError) as error:
-        Database(url)
-    assert "\n" not in str(error.value)
-
-
 def test_the_same_tasks_are_added_once(database: Database) -> None:
     with database.writing() as session:
         made = project(session, tasks=3)

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import threading
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +14,9 @@ from alembic import command
 from alembic.config import Config
 from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
-from sqlalchemy import Engine, event
+from sqlalchemy import Engine, event, func, select
 from sqlalchemy.engine import URL, make_url
-from sqlalchemy.exc import ArgumentError, OperationalError
+from sqlalchemy.exc import ArgumentError, DBAPIError
 from sqlalchemy.orm import Session
 from sqlalchemy.pool import ConnectionPoolEntry
 
@@ -25,6 +26,9 @@ _BUSY_SECONDS = 30.0  # that SQLite waits for another process; within one, write
 _CONNECTIONS = 48  # as many requests as are served at a time, and some
 _WRITERS = 4  # at a time, on PostgreSQL: more only take the interpreter from each other
 _WRITES = "keel_writes"
+_DRIVERS = {"sqlite": "sqlite", "postgresql": "postgresql+psycopg"}
+_ONLY_MINE = 0o600  # there are password hashes in it, and what cookies are signed with
+_ONE_UPGRADE = 0x6B65656C  # the number of PostgreSQL's lock on the schema, which is as good as any other
 
 
 class Database:
@@ -34,19 +38,23 @@ class Database:
         """A path is an SQLite file, made where there is none. Raises UserError where the database cannot be had."""
         self.url = _url_of(url)
         self.embedded = self.url.get_backend_name() == "sqlite"
-        self._engine = _engine_of(self.url, embedded=self.embedded)
         self._turn: AbstractContextManager[Any] = threading.Semaphore(1 if self.embedded else _WRITERS)
+        if self.embedded:
+            _make_private(self.url.database or "")
+        self._engine = _engine_of(self.url, embedded=self.embedded)
         try:
             _upgrade(self._engine)
-        except OperationalError as error:
-            raise UserError(f"the feedback database {self} cannot be opened: {first_line(error)}") from None
+        except (DBAPIError, TypeError, ValueError) as error:  # the last two of options that the driver does not know
+            self.close()
+            said = first_line(error).replace(self.url.password or "\n", "***")
+            raise UserError(f"the feedback database {self} cannot be opened: {said}") from None
         except BaseException:
             self.close()
             raise
 
     def __str__(self) -> str:
-        """Without its password."""
-        return self.url.database or "" if self.embedded else self.url.render_as_string()
+        """Without its password, which may stand among its options too."""
+        return self.url.database or "" if self.embedded else self.url.set(query={}).render_as_string()
 
     @contextmanager
     def reading(self) -> Iterator[Session]:
@@ -76,13 +84,22 @@ def _url_of(url: str | Path) -> URL:
         return URL.create("sqlite", database=str(url))
     try:
         parsed = make_url(url)
-    except ArgumentError:
+    except (ArgumentError, ValueError):
         raise UserError(
-            f"{url.partition('://')[0]}://… is no database; give a file, or postgresql://USER:PASSWORD@HOST/NAME"
+            f"{url.partition('://')[0]}://… is no database; give a file, or postgresql://USER:PASSWORD@HOST:PORT/NAME"
         ) from None
-    if parsed.get_backend_name() not in ("sqlite", "postgresql"):
-        raise UserError(f"feedback is kept in SQLite or PostgreSQL, not in {parsed.get_backend_name()}")
-    return parsed.set(drivername="postgresql+psycopg") if parsed.drivername == "postgresql" else parsed
+    backend = parsed.get_backend_name()
+    if backend not in _DRIVERS:
+        raise UserError(f"feedback is kept in SQLite or PostgreSQL, not in {backend}")
+    if backend == "sqlite" and parsed.database in (None, "", ":memory:"):
+        raise UserError(f"{url} names no file in which feedback is kept; give one")
+    return parsed.set(drivername=_DRIVERS[backend])
+
+
+def _make_private(file: str) -> None:
+    """Where there is none: an empty file for its owner alone, whose mode SQLite gives to those that it puts beside."""
+    with suppress(OSError, ValueError):  # it is there, or SQLite will say why it cannot be
+        os.close(os.open(file, os.O_CREAT | os.O_EXCL | os.O_WRONLY, _ONLY_MINE))
 
 
 def _engine_of(url: URL, *, embedded: bool) -> Engine:
@@ -115,6 +132,8 @@ def _upgrade(engine: Engine) -> None:
     config.set_main_option("script_location", str(Path(__file__).parent / "migrations"))
     script = ScriptDirectory.from_config(config)
     with engine.execution_options(**{_WRITES: True}).begin() as connection:
+        if connection.dialect.name == "postgresql":  # SQLite has one writer at a time
+            connection.execute(select(func.pg_advisory_xact_lock(_ONE_UPGRADE)))
         here = MigrationContext.configure(connection).get_current_revision()
         if here is not None and here not in {one.revision for one in script.walk_revisions()}:
             raise UserError(f"the feedback database was made by a newer Keel (its schema is {here}); update Keel")
