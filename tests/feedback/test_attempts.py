@@ -46,6 +46,20 @@ def test_waits_grow_and_are_forgotten_by_hand_numbers(monkeypatch: pytest.Monkey
     assert list(limit._failures) == ["d", "e", "f"]
 
 
+def test_successes_do_not_keep_old_failures_alive() -> None:
+    """An office behind one address: two typos in the morning, and somebody signs in every half an hour."""
+    limit = Attempts(free=2, longest=3)
+    limit.begin("office", 0.0)
+    limit.begin("office", 10.0)
+    for minutes in (30, 60):
+        limit.begin("office", minutes * 60.0)
+        limit.take_back("office")
+    limit.begin("office", 3611.0)  # an hour after the last typo: the first of two free ones
+    limit.begin("office", 3611.0)
+    with pytest.raises(Refused):
+        limit.begin("office", 3611.0)
+
+
 def test_a_name_is_not_guessed_at_for_long(app: FastAPI) -> None:
     client = visitor(app)
 
