@@ -136,6 +136,23 @@ def test_a_person_by_hand(database: Database) -> None:
     assert found["bob"].gold.total == 0
 
 
+def test_votes_that_only_disputed_tasks_were_given_do_not_count_for_alpha(database: Database) -> None:
+    said = [[YES, YES], [NO, NO], [YES, NO, YES, YES]]
+    with database.writing() as session:
+        users = people(session, "ann", "bob", "cleo", "dan")
+        made = project(session, "review", tasks=3, responses=1, votes=2, choice="disputed", most_votes=4)
+        for task, answers in zip(tasks_of(session, made), said, strict=True):
+            for user, answer in zip(users, answers, strict=False):
+                answered(session, made, user, task, answer)
+        found = quality(session, made)
+    assert found.alpha is not None
+    assert found.agreement is not None
+    # One of three tasks differs: D_o = 2/6; of 6 values 3 are yes: D_e = 18/30; with all 8 values α would be 0.45.
+    assert found.alpha.value == pytest.approx(1 - (2 / 6) / (18 / 30))
+    assert found.agreement.value == pytest.approx(2 / 3)
+    assert {one.name: one.others for one in found.people} == {"ann": 5, "bob": 5, "cleo": 3, "dan": 3}
+
+
 def test_a_project_nobody_has_judged(database: Database) -> None:
     with database.writing() as session:
         found = quality(session, project(session))

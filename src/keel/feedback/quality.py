@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import combinations
@@ -50,7 +51,7 @@ class PersonQuality:
 @dataclass(frozen=True)
 class Quality:
     """`alpha` (Krippendorff's, of answers that are `scale`) and `agreement` (how alike two answers to the same are) are
-    None where they cannot be known, and `unknown` says why."""
+    None where they cannot be known, and `unknown` says why. Of each task as many answers count as every task gets."""
 
     scale: str
     alpha: Estimate | None
@@ -63,11 +64,13 @@ def quality(session: Session, project: Project) -> Quality:
     """Of the judgements that stand; labels count for agreement, and neither gold, practice nor hidden repeats."""
     settings = settings_of(project)
     said = list(_said(session, project))
-    votes = _votes_of([one for one in said if one.is_label], settings)
+    labels = [one for one in said if one.is_label]
+    votes, first = (_votes_of(some, settings) for some in (labels, _unselected(labels, settings)))
     alike = _alike(project.kind, settings)
-    counts = votes.counts(len(alike))
-    alpha, agreement, unknown = _agreement(counts, votes.task_of_unit(), alike, mirrored=project.kind in _OF_PAIRS)
-    shared = _shared(votes, counts, alike)
+    alpha, agreement, unknown = _agreement(
+        first.counts(len(alike)), first.task_of_unit(), alike, mirrored=project.kind in _OF_PAIRS
+    )
+    shared = _shared(votes, votes.counts(len(alike)), alike)
     by_person: dict[int, list[_Said]] = {}
     for one in said:
         by_person.setdefault(one.person, []).append(one)
@@ -152,6 +155,19 @@ def _said(session: Session, project: Project) -> Iterator[_Said]:
     for person, task, purpose, occasion, verdict, answer, expected, order, duration in session.execute(query):
         said, right = (None if one is None else kept_answer(project.kind, one) for one in (answer, expected))
         yield _Said(person, task, purpose, occasion, verdict, said, right, order, duration)
+
+
+def _unselected(labels: Sequence[_Said], settings: Settings) -> list[_Said]:
+    """The first votes of each task. Only a task on which people differed is given more, and those would tell of it
+    more often than it occurs: α would be too high. Two answers are nobody's choice, even of one vote a task."""
+    most = max(2, settings.votes)
+    seen: Counter[int] = Counter()
+    kept = []
+    for one in labels:
+        seen[one.task] += 1
+        if seen[one.task] <= most:
+            kept.append(one)
+    return kept
 
 
 @dataclass(frozen=True)
