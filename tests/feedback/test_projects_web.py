@@ -23,7 +23,7 @@ from keel.feedback.projects import find_project, settings_of
 from keel.feedback.tables import Project, Role, Task, User
 from keel.feedback.web import projects_api
 from tests.feedback.support import add_user, csrf_of, quick_app, signed_in, user_named, with_token
-from tests.feedback.worlds import answered, new_tasks, tasks_of
+from tests.feedback.worlds import answered, tasks_of
 from tests.feedback.worlds import project as make_project
 
 PAIR = {"prompt": "p", "responses": ["a", "b"]}
@@ -227,6 +227,17 @@ def test_the_pages_tell_what_was_said_and_no_script_of_it_runs(judged: World) ->
     assert "Projects" not in text_of(judged.by_role["annotator"].get("/"))
 
 
+def test_an_audit_counts_the_ties_that_are_not_in_what_it_reads(judged: World) -> None:
+    with judged.database.writing() as session:
+        made = find_project(session, 1)
+        (user,) = session.scalars(select(User).where(User.role == "admin", User.name != "root"))
+        for task in tasks_of(session, made)[:3]:
+            answered(session, made, user, task, {"best": None, "strength": "tie"})
+    page = text_of(judged.viewer.get("/projects/1/audit"))
+    assert "comparisons 24" in page
+    assert "ties 3" in page
+
+
 def test_an_audit_of_nothing_says_so(world: World) -> None:
     with world.database.writing() as session:
         make_project(session)
@@ -390,7 +401,10 @@ def test_a_form_is_no_file(shared: World) -> None:
 def test_who_has_no_form_of_ours_changes_nothing(judged: World) -> None:
     assert judged.admin.post("/projects/1/closed", data={"closed": "true"}).status_code == 403
     assert judged.admin.post(f"{API}/1/tasks", content=json.dumps(PAIR)).status_code == 403
-    assert len(new_tasks(1)) == 1
+    with judged.database.reading() as session:
+        found = find_project(session, 1)
+        assert found.closed_at is None
+        assert len(tasks_of(session, found)) == 12
 
 
 def test_the_api_describes_itself(world: World) -> None:

@@ -121,7 +121,7 @@ def audit_of(session: Session, project: Project) -> Audited:
         except UserError as error:
             raise UserError(str(error).replace(str(out), "the export")) from None
         tasks = [row.value["task"] for row in read_rows(config) if row.value is not None]
-    return Audited(_findings(found, tasks), _figures(found))
+    return Audited(_findings(found, tasks), _figures(found, ties=counts["ties"]))
 
 
 def _findings(found: Audit, tasks: Sequence[int]) -> list[Finding]:
@@ -140,12 +140,13 @@ def _findings(found: Audit, tasks: Sequence[int]) -> list[Finding]:
     ]
 
 
-def _figures(found: Audit) -> list[tuple[str, str]]:
+def _figures(found: Audit, *, ties: int) -> list[tuple[str, str]]:
+    """`ties` of comparisons, which are not among what is audited; those of rankings are."""
     figures = [
         ("comparisons", f"{len(found.gathered.labels):,}"),
         ("the longer response is preferred", _in_words(found.length.longer)),
         ("the response that stood first is preferred", _in_words(found.position.first)),
-        ("ties", f"{found.balance.ties:,}"),
+        ("ties", f"{found.balance.ties + ties:,}"),
         ("prompts whose judgements agree with no order", f"{found.order.prompts:,}"),
     ]
     if found.annotators.ceiling is not None:
