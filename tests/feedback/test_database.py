@@ -61,7 +61,7 @@ def test_a_user_who_may_make_no_tables_is_told_so(postgres: Postgres) -> None:
     postgres.run("CREATE ROLE guest LOGIN")
     postgres.run("CREATE DATABASE guarded")
     Database(postgres.url("guarded")).close()  # its tables are another's
-    with pytest.raises(UserError, match="cannot be opened: .*permission denied") as error:
+    with pytest.raises(UserError, match=r"cannot be opened: .*permission denied") as error:
         Database(postgres.url("guarded").replace("postgres@", "guest:s3cret@"))
     assert "s3cret" not in str(error.value)
 
