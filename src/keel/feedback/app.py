@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from fastapi import FastAPI
+from sqlalchemy.exc import IntegrityError, OperationalError
+from sqlalchemy.exc import TimeoutError as NoConnection
 
 from keel.feedback.database import Database
 from keel.feedback.passwords import Passwords
+from keel.feedback.refused import Refused
 from keel.feedback.watch.app import watch_router
 from keel.feedback.watch.runs import Runs
 from keel.feedback.web import home, judge_pages, judging, people_api, people_pages, projects_api, projects_pages
@@ -30,6 +33,13 @@ WATCH = "/watch"
 HOME: tuple[home.Provider, ...] = (judge_pages.to_judge, projects_pages.home_list)
 """The lists of the first page, in their order."""
 
+_BUSY = Refused("busy", "the database is busy, or cannot be reached; try again in a moment", retry_after=2)
+_REFUSALS: Mapping[type[Exception], Refused] = {
+    OperationalError: _BUSY,  # locked for too long, two that waited for each other, a server that is gone
+    NoConnection: _BUSY,
+    IntegrityError: Refused("conflict", "somebody else changed that at the same time; load it anew, and try again"),
+}
+
 
 def make_app(
     database: Database,
@@ -47,7 +57,7 @@ def make_app(
     as `keel watch` takes them, below /watch; their streams end when `ending` is set.
     """
     pages, sites = Pages(csrf=csrf), Sites(public_url, host)
-    app = make_shell(pages, title="Keel feedback", sites=sites, sign_in=people_pages.SIGN_IN)
+    app = make_shell(pages, title="Keel feedback", sites=sites, sign_in=people_pages.SIGN_IN, refusals=_REFUSALS)
     app.state.pages = pages
     app.state.database = database
     app.state.access = Access(database, sites=sites, passwords=passwords or Passwords())

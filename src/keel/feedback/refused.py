@@ -9,7 +9,16 @@ from typing import Literal
 from keel.errors import UserError
 
 Code = Literal[
-    "invalid", "unauthorised", "forbidden", "not_found", "conflict", "gone", "too_large", "too_many", "failed"
+    "invalid",
+    "unauthorised",
+    "forbidden",
+    "not_found",
+    "conflict",
+    "gone",
+    "too_large",
+    "too_many",
+    "failed",
+    "busy",
 ]
 
 

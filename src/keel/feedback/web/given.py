@@ -38,5 +38,8 @@ class Problem(BaseModel):
     error: Reason
 
 
-PROBLEMS: dict[int | str, dict[str, Any]] = {"4XX": {"model": Problem, "description": "Refused, and why"}}
+PROBLEMS: dict[int | str, dict[str, Any]] = {
+    "4XX": {"model": Problem, "description": "Refused, and why"},
+    "503": {"model": Problem, "description": "The database is busy; ask again after the seconds of Retry-After"},
+}
 """For `responses=` of an API's router."""

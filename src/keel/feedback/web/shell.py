@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlencode
@@ -17,7 +18,7 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from keel.errors import UserError
+from keel.errors import UserError, first_line
 from keel.feedback.refused import Code, Refused
 from keel.feedback.web.sites import Sites
 
@@ -32,6 +33,7 @@ STATUS: dict[Code, int] = {
     "too_large": 413,
     "too_many": 429,
     "failed": 500,
+    "busy": 503,
 }
 _CODES: dict[int, Code] = {status: code for code, status in STATUS.items()}
 _TITLES: dict[Code, str] = {
@@ -40,6 +42,7 @@ _TITLES: dict[Code, str] = {
     "not_found": "Nothing here",
     "too_many": "Too many attempts",
     "failed": "The server failed",
+    "busy": "Busy for now",
 }
 
 POLICY = (
@@ -88,21 +91,33 @@ def _day(seconds: float) -> str:
 
 
 def make_shell(
-    pages: Pages, *, title: str, max_body: int = 8 << 20, sites: Sites | None = None, sign_in: str | None = None
+    pages: Pages,
+    *,
+    title: str,
+    max_body: int = 8 << 20,
+    sites: Sites | None = None,
+    sign_in: str | None = None,
+    refusals: Mapping[type[Exception], Refused] | None = None,
 ) -> FastAPI:
     """An app without routes, on which `web` and `watch` put theirs. A body of more than `max_body` bytes is refused.
 
-    `sites` checks every request that has a route; `sign_in` is the page where a browser goes that must sign in first.
+    `sites` checks every request that has a route; `sign_in` is the page where a browser goes that must sign in first;
+    `refusals` says what becomes of exceptions that this module does not know.
     """
     guards = [] if sites is None else [Depends(sites.check)]
     app = FastAPI(title=title, docs_url=None, redoc_url=None, openapi_url="/api/openapi.json", dependencies=guards)
     app.mount("/static", StaticFiles(directory=_HERE / "static"), name="static")
     app.add_middleware(_Guarded, max_body=max_body)
+    refusals = refusals or {}
 
     async def refuse(request: Request, error: Exception) -> Response:
         if isinstance(error.__cause__, Refused):  # that FastAPI met while it read the body
             error = error.__cause__
-        refused = _refused(error)
+        refused = next((one for kind, one in refusals.items() if isinstance(error, kind)), None)
+        if refused is None:
+            refused = _refused(error)
+        else:
+            _logger.warning("%s: %s", refused, first_line(error))
         if sign_in and refused.code == "unauthorised" and request.method == "GET" and not _is_api(request):
             return RedirectResponse(f"{sign_in}?{urlencode({'next': _asked(request)})}", status_code=303)
         answer = _refusal(pages, request, refused)
@@ -111,7 +126,7 @@ def make_shell(
             answer.headers.update(error.headers or {})
         return answer
 
-    for kind in (Refused, UserError, HTTPException, RequestValidationError, Exception):
+    for kind in (Refused, UserError, HTTPException, RequestValidationError, *refusals, Exception):
         app.add_exception_handler(kind, refuse)
     return app
 
