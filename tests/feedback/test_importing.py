@@ -14,16 +14,22 @@ from keel.config.data import DataConfig
 from keel.data.reasons import Reason
 from keel.errors import UserError
 from keel.feedback.database import Database
-from keel.feedback.importing import Imported, Meant, import_tasks
-from keel.feedback.projects import find_project
+from keel.feedback.importing import Imported, Meant, put_tasks, read_tasks
+from keel.feedback.projects import Settings, change_settings, find_project
+from keel.feedback.refused import Refused
 from keel.feedback.tables import Kind, Project, Task
-from tests.feedback.worlds import NOW, project, tasks_of
+from tests.feedback.worlds import NOW, people, project, tasks_of
 
 
 def imported(session: Session, made: Project, folder: Path, rows: list[Any], **more: Any) -> Imported:
     file = folder / "rows.jsonl"
     file.write_text("".join(f"{json.dumps(row)}\n" for row in rows))
-    return import_tasks(session, made, [DataConfig(path=str(file))], Meant(**more), now=NOW)
+    return put(session, made, [DataConfig(path=str(file))], **more)
+
+
+def put(session: Session, made: Project, sources: list[DataConfig], **more: Any) -> Imported:
+    with read_tasks(made, sources, Meant(**more), now=NOW) as read:
+        return put_tasks(session, made, read)
 
 
 def texts(task: Task) -> list[str]:
@@ -151,15 +157,14 @@ def test_files_of_every_form_and_columns_of_other_names(database: Database, tmp_
     with database.writing() as session:
         made = project(session, tasks=0)
         sources = [DataConfig.model_validate({"path": str(table), "fields": fields}), DataConfig(path=str(array))]
-        assert import_tasks(session, made, sources, Meant(), now=NOW).added.new == 3
+        assert put(session, made, sources).added.new == 3
         assert [texts(task) for task in tasks_of(session, made)] == [["a", "b"], ["c", "d"], ["x", "y"]]
 
 
 def test_a_file_that_fails_in_its_midst_leaves_nothing(
     database: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The second file is no data, after a first that is, in several batches."""
-    monkeypatch.setattr("keel.feedback.importing._AT_ONCE", 7)
+    """The second file is no data, after a first that is."""
     good, bad = tmp_path / "good.jsonl", tmp_path / "bad.parquet"
     good.write_text("".join(json.dumps({"prompt": f"p{k}", "responses": ["a", "b"]}) + "\n" for k in range(30)))
     bad.write_bytes(b"PAR1 and nothing else")
@@ -167,9 +172,55 @@ def test_a_file_that_fails_in_its_midst_leaves_nothing(
         name = project(session, tasks=0).name
     sources = [DataConfig(path=str(one)) for one in (good, bad)]
     with pytest.raises(UserError, match="damaged Parquet"), database.writing() as session:
-        import_tasks(session, find_project(session, name), sources, Meant(), now=NOW)
+        put(session, find_project(session, name), sources)
     with database.reading() as session:
         assert session.scalar(select(func.count(Task.id))) == 0
+
+
+def test_files_are_read_while_others_write_and_put_there_in_batches(
+    database: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("keel.feedback.importing._AT_ONCE", 7)
+    file = tmp_path / "rows.jsonl"
+    rows = [{"prompt": f"p{k % 25}", "responses": [f"a{k % 25}", f"b{k % 25}"]} for k in range(30)]
+    file.write_text("".join(f"{json.dumps(row)}\n" for row in rows))
+    with database.writing() as session:
+        made = project(session, tasks=0, votes=3)
+        session.expunge(made)
+    with read_tasks(made, [DataConfig(path=str(file))], Meant(), now=NOW) as read:
+        with database.writing() as session:  # nothing is locked
+            people(session, "ann")
+        with database.writing() as session:
+            done = put_tasks(session, find_project(session, made.name), read)
+    assert (done.added.new, done.added.known) == (25, 5)
+    with database.reading() as session:
+        tasks = tasks_of(session, made)
+        assert [(task.prompt, texts(task)) for task in tasks] == [(f"p{k}", [f"a{k}", f"b{k}"]) for k in range(25)]
+        assert {(task.seats, task.seats_taken, task.votes, task.created_at) for task in tasks} == {(3, 0, 0, NOW)}
+
+
+def test_what_was_read_for_other_settings_is_refused(database: Database, tmp_path: Path) -> None:
+    file = tmp_path / "rows.jsonl"
+    file.write_text(json.dumps({"prompt": "p", "response": "a", "rating": 9}) + "\n")
+    with database.writing() as session:
+        made = project(session, "rate", tasks=0, scale=(1, 9))
+        with read_tasks(made, [DataConfig(path=str(file))], Meant("gold"), now=NOW) as read:
+            change_settings(session, made, Settings(scale=(1, 5)))
+            with pytest.raises(Refused, match="changed while the files were read"):
+                put_tasks(session, made, read)
+
+
+def test_numbers_that_are_none_become_null_wherever_they_stand(database: Database, tmp_path: Path) -> None:
+    """PostgreSQL takes no others, and so no backup that holds any."""
+    file = tmp_path / "rows.jsonl"
+    file.write_text(
+        '{"prompt": "p", "responses": ["a", "b"], "score": NaN, "scores": [1.5, {"low": -Infinity}, Infinity], "n": 2}'
+    )
+    with database.writing() as session:
+        made = project(session, tasks=0)
+        put(session, made, [DataConfig(path=str(file))])
+        (task,) = tasks_of(session, made)
+        assert task.row == {"score": None, "scores": [1.5, {"low": None}, None], "n": 2}
 
 
 def test_more_tasks_than_any_project_needs_are_refused(

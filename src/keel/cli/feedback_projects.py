@@ -49,16 +49,19 @@ def import_files(
 
     Example: keel feedback import helpful pairs.jsonl --kind compare --database feedback.db
     """
-    from keel.feedback.importing import Meant, import_tasks
+    from keel.feedback.importing import Meant, put_tasks, read_tasks
 
     if gold and practice:
         raise typer.BadParameter("give either --gold or --practice")
     purpose: Purpose = "gold" if gold else "practice" if practice else "label"
     sources = sources_of(files, layout, field, outcome, map)
     given = None if settings is None else _read_settings(settings)
-    with database_at(database, new=True) as store, store.writing() as session:
-        made = _project(session, project, kind, given)
-        done = import_tasks(session, made, sources, Meant(purpose, round, policy_version), now=time.time())
+    with database_at(database, new=True) as store:
+        with store.reading() as session:
+            to_be = _project_to_be(session, project, kind, given)
+        meant = Meant(purpose, round, policy_version)
+        with read_tasks(to_be, sources, meant, now=time.time()) as read, store.writing() as session:
+            done = put_tasks(session, _project(session, to_be, given), read)
     _tell(project, done)
 
 
@@ -173,25 +176,41 @@ def _read_settings(file: Path) -> Settings:
         raise UserError(f"{file}: {refused}") from None
 
 
-def _project(session: Session, name: str, kind: Judging | None, given: Settings | None) -> Project:
-    """The project of that name, new or not, with the settings that were given."""
-    from sqlalchemy import select
-
+def _project_to_be(session: Session, name: str, kind: Judging | None, given: Settings | None) -> Project:
+    """The project as it is, or as it will be made or changed; that of no session."""
     from keel.errors import UserError
-    from keel.feedback.projects import Settings, add_project, change_settings
+    from keel.feedback.projects import Settings, settings_of
     from keel.feedback.tables import Project
 
-    found = session.scalar(select(Project).where(Project.name == name))
+    found = _found(session, name)
     if found is None:
         if kind is None:
             raise UserError(f"there is no project {name}; say how it is judged to make it, such as --kind compare")
-        typer.echo(f"The project {name} is new.")
-        return add_project(session, name, kind.value, given or Settings(), now=time.time())
+        return Project(name=name, kind=kind.value, settings=(given or Settings()).model_dump(mode="json"))
     if kind is not None and kind.value != found.kind:
         raise UserError(f"{name} is a {found.kind} project, and --kind says {kind.value}; leave it out")
+    return Project(name=name, kind=found.kind, settings=(given or settings_of(found)).model_dump(mode="json"))
+
+
+def _project(session: Session, to_be: Project, given: Settings | None) -> Project:
+    """The project of that name, new or not, with the settings that were given."""
+    from keel.feedback.projects import add_project, change_settings, settings_of
+
+    found = _found(session, to_be.name)
+    if found is None:
+        typer.echo(f"The project {to_be.name} is new.")
+        return add_project(session, to_be.name, to_be.kind, settings_of(to_be), now=time.time())
     if given is not None:
         change_settings(session, found, given)
     return found
+
+
+def _found(session: Session, name: str) -> Project | None:
+    from sqlalchemy import select
+
+    from keel.feedback.tables import Project
+
+    return session.scalar(select(Project).where(Project.name == name))
 
 
 def _tell(project: str, done: Imported) -> None:

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+import json
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from itertools import combinations, islice
-from typing import Any
+from tempfile import TemporaryFile
+from typing import IO, Any
 
+from sqlalchemy import insert, select
 from sqlalchemy.orm import Session
 
 from keel.config.data import DataConfig
@@ -14,16 +19,18 @@ from keel.data.convert import COMPARISONS, RANKINGS, Kind, convert, guess_kind
 from keel.data.layouts import rename
 from keel.data.read import Row, read_rows
 from keel.data.reasons import Check, Finding, Reason, Unusable
+from keel.data.write import line_of
 from keel.errors import UserError
 from keel.feedback.answers import RESPONSES
+from keel.feedback.projects import Settings, settings_of
 from keel.feedback.refused import Refused
 from keel.feedback.tables import Kind as Judging
-from keel.feedback.tables import Project, Purpose, Task
-from keel.feedback.tasks import Added, NewResponse, NewTask, add_rows, task_row
+from keel.feedback.tables import Project, Purpose, Response, Task
+from keel.feedback.tasks import Added, NewResponse, NewTask, task_row
 from keel.schema import Comparison, Demonstration, Feedback, Label, Prompt, Ranking, Rating
 
 MOST_TASKS = 1_000_000
-_AT_ONCE = 1000
+_AT_ONCE = 500
 _MOST_OF_A_ROW = 64  # responses of which each two, or each one, are a task
 _SOURCES = "sources"
 """The column that says who made each of `responses`."""
@@ -52,31 +59,74 @@ class Imported:
         return {reason: count for reason, count in self.check.counts.items() if not reason.is_warning}
 
 
-def import_tasks(
-    session: Session, project: Project, sources: Sequence[DataConfig], meant: Meant, *, now: float
-) -> Imported:
-    """Put the rows of files into a project, within the caller's transaction.
+@dataclass(frozen=True)
+class TasksRead:
+    """Tasks that can be judged as `judged` says, in a file of our own, and what became of the rows."""
+
+    judged: tuple[Judging, Settings]
+    check: Check
+    repeated: int
+    file: IO[bytes]
+
+
+@contextmanager
+def read_tasks(project: Project, sources: Sequence[DataConfig], meant: Meant, *, now: float) -> Iterator[TasksRead]:
+    """Read and check the rows of files, which takes long and needs no transaction: `put_tasks` puts them there.
 
     Of more responses than a task of the project takes, each two (compare) or each one (review) are a task. For gold
-    and practice the row's own preference, ranks, rating or label is the expected answer.
+    and practice the row's own preference, ranks, rating or label is the expected answer. The project may be one that
+    is yet to be made.
 
     Raises UserError if a file cannot be read, or none of its rows is a task.
     """
-    new = known = repeated = 0
+    count = repeated = 0
     checks = []
-    for source in sources:
-        reading = _Reading(source, project, meant, now)
-        for tasks in _batches(reading):
-            if new + known + len(tasks) > MOST_TASKS:
-                raise UserError(f"{source.name} makes more than {MOST_TASKS:,} tasks; import it in several files")
-            added = add_rows(session, project, tasks)
-            new, known = new + added.new, known + added.known
-        reading.check.enforce(1.0, source.name)
-        checks.append(reading.check)
-        repeated += reading.repeated
-    findings = tuple(finding for check in checks for finding in check.findings)
-    total, usable = sum(check.total for check in checks), sum(check.usable for check in checks)
-    return Imported(Added(new=new, known=known), Check(total, usable, findings), repeated)
+    with TemporaryFile(prefix="keel-import-") as file:
+        for source in sources:
+            reading = _Reading(source, project, meant, now)
+            for task in reading:
+                count += 1
+                if count > MOST_TASKS:
+                    raise UserError(f"{source.name} makes more than {MOST_TASKS:,} tasks; import it in several files")
+                file.write(line_of(_columns(task)))
+            reading.check.enforce(1.0, source.name)
+            checks.append(reading.check)
+            repeated += reading.repeated
+        findings = tuple(finding for check in checks for finding in check.findings)
+        total, usable = sum(check.total for check in checks), sum(check.usable for check in checks)
+        judged = (project.kind, settings_of(project))
+        yield TasksRead(judged, Check(total, usable, findings), repeated, file)
+
+
+def put_tasks(session: Session, project: Project, read: TasksRead) -> Imported:
+    """Put what was read into the project, within the caller's transaction. Raises Refused if it has changed since."""
+    if (project.kind, settings_of(project)) != read.judged:
+        raise Refused("conflict", f"the settings of {project.name} changed while the files were read; import them anew")
+    read.file.seek(0)
+    new = total = 0
+    while lines := list(islice(read.file, _AT_ONCE)):
+        new += _insert(session, project, [json.loads(line) for line in lines])
+        total += len(lines)
+    return Imported(Added(new=new, known=total - new), read.check, read.repeated)
+
+
+def _columns(row: Task | Response) -> dict[str, Any]:
+    """What is set of a row that is nowhere yet; of a task its responses too."""
+    found = {name: value for name, value in vars(row).items() if name in type(row).__table__.columns}
+    return found | {"responses": [_columns(one) for one in row.responses]} if isinstance(row, Task) else found
+
+
+def _insert(session: Session, project: Project, tasks: Sequence[dict[str, Any]]) -> int:
+    """In few statements, for others wait meanwhile; returns how many were not there already."""
+    there = select(Task.digest).where(Task.project_id == project.id, Task.digest.in_([one["digest"] for one in tasks]))
+    known = set(session.scalars(there))
+    new = {one["digest"]: one | {"project_id": project.id} for one in tasks if one["digest"] not in known}
+    if new:
+        responses = [one.pop("responses") for one in new.values()]
+        ids = session.scalars(insert(Task).returning(Task.id, sort_by_parameter_order=True), list(new.values()))
+        of_task = zip(ids.all(), responses, strict=True)
+        session.execute(insert(Response), [one | {"task_id": number} for number, some in of_task for one in some])
+    return len(new)
 
 
 @dataclass
@@ -143,7 +193,7 @@ class _Reading:
                 expected=None if self.meant.purpose == "label" else _expected(judging, record, places),
                 round=self.meant.round,
                 policy_version=self.meant.policy_version,
-                row={name: value for name, value in record.extra.items() if name != _SOURCES},
+                row={name: _finite(value) for name, value in record.extra.items() if name != _SOURCES},
             )
             try:
                 yield task_row(self.project, task, now=self.now)
@@ -169,6 +219,18 @@ class _Reading:
             raise Unusable(Reason.SAME_RESPONSES)
         self.repeated += len(texts) - len(first)
         return list(first.values())
+
+
+def _finite(value: Any) -> Any:
+    """Null in place of numbers that JSON, and so PostgreSQL, does not know: NaN and the infinities."""
+    match value:
+        case float() if not math.isfinite(value):
+            return None
+        case dict():
+            return {name: _finite(one) for name, one in value.items()}
+        case list():
+            return [_finite(one) for one in value]
+    return value
 
 
 def _without_preference(row: Mapping[str, Any], source: DataConfig) -> dict[str, Any]:
@@ -210,9 +272,3 @@ _TELLS: dict[Judging, str] = {
     "rate": "whole rating",
     "review": "accepted",
 }
-
-
-def _batches(tasks: Iterable[Task]) -> Iterator[list[Task]]:
-    waiting = iter(tasks)
-    while batch := list(islice(waiting, _AT_ONCE)):
-        yield batch

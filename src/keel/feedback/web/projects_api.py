@@ -19,7 +19,7 @@ from keel.errors import UserError
 from keel.feedback import overview
 from keel.feedback.database import Database
 from keel.feedback.export import Wanted, What, by_name, by_pseudonym, write_export
-from keel.feedback.importing import Imported, Meant, import_tasks
+from keel.feedback.importing import Imported, Meant, put_tasks, read_tasks
 from keel.feedback.projects import (
     Settings,
     add_project,
@@ -239,11 +239,15 @@ def upload(
     policy_version: Annotated[str | None, Query(max_length=200)] = None,
 ) -> ImportedTasks:
     """Tasks from a file, which is the body: JSON lines, or JSON, CSV or Parquet by its name; all of it, or nothing."""
+    with database.reading() as session:
+        found = find_project(session, project_id)
+    meant = Meant(purpose, round, policy_version)
     try:
-        with database.writing() as session:
-            found = find_project(session, project_id)
-            meant = Meant(purpose, round, policy_version)
-            done = import_tasks(session, found, [DataConfig(path=str(file))], meant, now=time.time())
+        with (
+            read_tasks(found, [DataConfig(path=str(file))], meant, now=time.time()) as read,
+            database.writing() as session,
+        ):
+            done = put_tasks(session, find_project(session, project_id), read)
     except UserError as error:
         raise UserError(str(error).replace(str(file), "the file")) from None
     return _imported(done)
