@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -88,7 +87,7 @@ def read_tasks(project: Project, sources: Sequence[DataConfig], meant: Meant, *,
                 count += 1
                 if count > MOST_TASKS:
                     raise UserError(f"{source.name} makes more than {MOST_TASKS:,} tasks; import it in several files")
-                file.write(line_of(_columns(task)))
+                file.write(line_of(_columns(task)))  # a NaN is null there: PostgreSQL takes none
             reading.check.enforce(1.0, source.name)
             checks.append(reading.check)
             repeated += reading.repeated
@@ -193,7 +192,7 @@ class _Reading:
                 expected=None if self.meant.purpose == "label" else _expected(judging, record, places),
                 round=self.meant.round,
                 policy_version=self.meant.policy_version,
-                row={name: _finite(value) for name, value in record.extra.items() if name != _SOURCES},
+                row={name: value for name, value in record.extra.items() if name != _SOURCES},
             )
             try:
                 yield task_row(self.project, task, now=self.now)
@@ -219,18 +218,6 @@ class _Reading:
             raise Unusable(Reason.SAME_RESPONSES)
         self.repeated += len(texts) - len(first)
         return list(first.values())
-
-
-def _finite(value: Any) -> Any:
-    """Null in place of numbers that JSON, and so PostgreSQL, does not know: NaN and the infinities."""
-    match value:
-        case float() if not math.isfinite(value):
-            return None
-        case dict():
-            return {name: _finite(one) for name, one in value.items()}
-        case list():
-            return [_finite(one) for one in value]
-    return value
 
 
 def _without_preference(row: Mapping[str, Any], source: DataConfig) -> dict[str, Any]:
