@@ -14,7 +14,7 @@ TAGS = {
     *("a", "blockquote", "br", "code", "em", "h3", "h4", "h5", "h6", "hr", "li", "ol", "p", "pre", "s", "span"),
     *("strong", "table", "tbody", "td", "th", "thead", "tr", "ul"),
 }
-ATTRIBUTES = {"class", "dir", "href", "rel", "start", "tabindex", "target"}
+ATTRIBUTES = {"align", "class", "dir", "href", "rel", "start", "tabindex", "target"}
 
 HOSTILE = [
     "<script>window.caught = 1</script>",
@@ -111,8 +111,21 @@ def test_markdown_is_read() -> None:
 def test_each_block_has_its_own_direction_and_code_is_left_to_right() -> None:
     read = Reader(markdown("שלום\n\nhello\n\n- مرحبا\n\n```\nx\n```"))
     found = {tag: attributes.get("dir") for tag, attributes in read.found}
-    assert found == {"p": "auto", "ul": "auto", "li": "auto", "pre": "ltr", "code": None}
+    assert found == {"p": "auto", "ul": "auto", "li": None, "pre": "ltr", "code": None}
     assert [one["dir"] for _, one in Reader(plain("שלום\nhello")).found] == ["auto", "auto"]
+
+
+@pytest.mark.parametrize("text", ["- a\n\n  b\n\n- c", "1. a\n   - b", "> a\n>\n> - b", "|a|\n|-|\n|b|", "# a"])
+def test_what_stands_in_a_block_has_no_direction_of_its_own(text: str) -> None:
+    """HTML passes over what has, when it looks for the direction of what it stands in."""
+    (first, directed), *rest = Reader(markdown(text)).found
+    assert directed["dir"] == "auto", first
+    assert [tag for tag, attributes in rest if "dir" in attributes] == []
+
+
+def test_columns_are_aligned_as_the_text_asks() -> None:
+    found = [(tag, one.get("align")) for tag, one in Reader(markdown("|a|b|c|\n|---:|:-:|-|\n|1|2|3|")).found]
+    assert [one for one in found if one[0] == "td"] == [("td", "right"), ("td", "center"), ("td", None)]
 
 
 def test_a_prompt_is_a_text_or_turns() -> None:

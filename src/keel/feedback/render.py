@@ -1,8 +1,8 @@
 """Prompts and responses as HTML. They are hostile: what leaves here holds the tags and attributes named below, no more.
 
 Markdown is read without HTML in it, then cleaned once more as if it had been HTML all along. Nothing is fetched: an
-image is its description and address. Every block finds its own direction, and code runs from left to right; what may be
-too wide can be scrolled by keys.
+image is its description and address. Every block finds its own direction, with all that stands in it; code runs from
+left to right; what may be too wide can be scrolled by keys.
 """
 
 from __future__ import annotations
@@ -56,16 +56,36 @@ _QUICK = {
 }
 _PROGRAMS = {"c", "cpp", "go", "java", "javascript", "kotlin", "rust", "swift", "ts", "typescript"}
 _LANGUAGES = _QUICK | _PROGRAMS
-_BLOCKS = ("p", "h3", "h4", "h5", "h6", "ul", "ol", "li", "blockquote", "table", "th", "td")
+_BLOCKS = ("p", "h3", "h4", "h5", "h6", "ul", "ol", "blockquote", "table")
 _CLEANER = nh3.Cleaner(
-    tags={*_BLOCKS, "a", "br", "code", "em", "hr", "pre", "s", "span", "strong", "tbody", "thead", "tr"},
+    tags={
+        *_BLOCKS,
+        "a",
+        "br",
+        "code",
+        "em",
+        "hr",
+        "li",
+        "pre",
+        "s",
+        "span",
+        "strong",
+        "tbody",
+        "td",
+        "th",
+        "thead",
+        "tr",
+    },
     attributes={"a": {"href"}, "ol": {"start"}},
+    tag_attribute_values={
+        **{tag: {"dir": {"auto"}} for tag in _BLOCKS},
+        **{tag: {"align": {"center", "left", "right"}} for tag in ("td", "th")},
+    },
     allowed_classes={"span": {"image", *STANDARD_TYPES.values()} - {""}},
     set_tag_attribute_values={
         "a": {"target": "_blank"},
-        **{tag: {"dir": "auto"} for tag in _BLOCKS},
         "pre": {"dir": "ltr", "tabindex": "0"},
-        "table": {"dir": "auto", "tabindex": "0"},
+        "table": {"tabindex": "0"},
     },
     link_rel="noopener noreferrer nofollow",
     url_schemes={"http", "https", "mailto"},
@@ -130,9 +150,16 @@ def _image(renderer: RendererHTML, tokens: Sequence[Token], at: int, options: Op
 
 
 def _fit_in(state: StateCore) -> None:
-    """Headings below those of the page, whose panes are of the second level; and no more than some code in colours."""
+    """Headings below those of the page, whose panes are of the second level; and no more than some code in colours.
+
+    Only the outermost blocks are asked for a direction: one that has its own is passed over where theirs is looked for.
+    """
     left = 1.0
     for token in state.tokens:
+        if token.nesting == 1 and token.level == 0:
+            token.attrSet("dir", "auto")
+        if token.type in ("th_open", "td_open") and (style := token.attrs.pop("style", None)):
+            token.attrSet("align", str(style).removeprefix("text-align:"))
         if token.type in ("heading_open", "heading_close"):
             token.tag = f"h{min(6, int(token.tag[1]) + 2)}"
         elif token.type == "fence":
