@@ -42,6 +42,7 @@ def test_a_project_from_its_form_to_its_audit(visit: Visitors, size: str, tmp_pa
         page.get_by_label("File").set_input_files(file)
         page.get_by_role("button", name="Put them in").click()
         expect(page.get_by_role("status")).to_contain_text("12 new tasks. 1 left out: A field that this kind")
+        expect(page.get_by_text("0 of 24 votes")).to_be_visible()
 
         with database.writing() as session:
             made = find_project(session, "Helpful answers")

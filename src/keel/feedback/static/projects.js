@@ -15,6 +15,12 @@ function say(text, kind) {
   line.textContent = text;
 }
 
+/** What this page says of how many there are, as it is by now. */
+async function count() {
+  const page = new DOMParser().parseFromString(await (await fetch(location.href)).text(), "text/html");
+  for (const part of document.querySelectorAll("[data-counts]")) part.replaceWith(page.getElementById(part.id) ?? part);
+}
+
 form?.addEventListener("submit", async (event) => {
   event.preventDefault();
   const { file, purpose, round, policy_version: version, csrf } = form.elements;
@@ -30,8 +36,10 @@ form?.addEventListener("submit", async (event) => {
       body: file.files[0],
     });
     const done = await answer.json();
-    if (answer.ok) say(`${words(done)} Load the page again to see them counted.`, "good");
-    else say(`${done.error.message}.`, "bad");
+    if (answer.ok) {
+      say(words(done), "good");
+      await count();
+    } else say(done.error.message.replace(/\.?$/, "."), "bad");
   } catch {
     say("The server did not answer, or ended the upload: the file may be too large.", "bad");
   } finally {

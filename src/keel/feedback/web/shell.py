@@ -78,7 +78,7 @@ class Pages:
             undefined=jinja2.StrictUndefined,
         )
         self.environment.globals.update(common)
-        self.environment.filters["day"] = _day
+        self.environment.filters |= {"day": _day, "sentence": _sentence}
 
     def __call__(self, request: Request, template: str, *, status: int = 200, **context: Any) -> HTMLResponse:
         """The page made of a template."""
@@ -88,6 +88,12 @@ class Pages:
 
 def _day(seconds: float) -> str:
     return time.strftime("%Y-%m-%d", time.gmtime(seconds))
+
+
+def _sentence(words: object) -> str:
+    """With a capital, and one full stop."""
+    said = str(words)
+    return f"{said[:1].upper()}{said[1:].removesuffix('.')}."
 
 
 def make_shell(
