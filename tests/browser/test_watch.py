@@ -105,14 +105,20 @@ def test_runs_side_by_side_and_a_window_of_their_curves(visit: Visitors, tmp_pat
         over = chart.locator(".u-over")
         box = over.bounding_box()
         assert box is not None
+        windows: list[str] = []
+        page.on("request", lambda asked: windows.append(asked.url) if "low=" in asked.url else None)
         page.mouse.move(box["x"] + box["width"] * 0.5, box["y"] + 40)
         page.mouse.down()
         page.mouse.move(box["x"] + box["width"] * 0.75, box["y"] + 40, steps=4)
         page.mouse.up()
         chart.locator("summary").click()
         expect(chart.locator("tr")).to_have_count(1 + 7)  # iterations 16 to 22 of 1 to 30
-        over.dblclick()
+        assert 2 <= len(windows) == len(set(windows))  # each chart asked once
+        whole = page.get_by_role("button", name="Whole range")
+        whole.focus()
+        page.keyboard.press("Enter")
         expect(chart.locator("tr")).to_have_count(1 + 30)
+        expect(whole).to_be_hidden()
 
 
 def test_the_page_says_when_the_server_is_gone(visit: Visitors, tmp_path: Path) -> None:

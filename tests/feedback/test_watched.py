@@ -30,6 +30,10 @@ def test_a_viewer_finds_the_runs_from_the_first_page(watched: FastAPI) -> None:
     assert found, overview
     assert vic.get(found[1]).status_code == 200
     assert vic.get("/api/watch/runs").status_code == 200
+    for page in (overview, vic.get(found[1]).text, vic.get("/watch/compare").text):
+        for link in ("/projects", "/account", "/watch/", "/watch/compare"):
+            assert f'href="{link}"' in page, link
+        assert 'action="/sign-out"' in page
 
 
 def test_an_annotator_sees_none_of_them(watched: FastAPI) -> None:

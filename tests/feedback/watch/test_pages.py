@@ -151,6 +151,15 @@ def test_a_run_that_vanishes_is_a_page(tmp_path: Path) -> None:
     assert "There is no run of that name" in client.get("/runs/nobody").text
 
 
+def test_a_report_of_several_runs_is_offered_where_its_directory_was_named(tmp_path: Path) -> None:
+    run = full_run(tmp_path / "demo" / "a")
+    (tmp_path / "demo" / "report.html").write_text("of all", encoding="utf-8")
+    assert client_of(tmp_path / "demo").get("/runs/demo-a/report").text == "of all"
+    assert 'href="/runs/demo-a/report"' in client_of(tmp_path / "demo").get("/runs/demo-a").text
+    assert client_of(run).get("/runs/a/report").status_code == 404  # it lies outside
+    assert "/report" not in client_of(run).get("/runs/a").text
+
+
 def test_the_report_is_shown_in_a_sandbox(tmp_path: Path) -> None:
     run = full_run(tmp_path / "a")
     client = client_of(run)

@@ -78,7 +78,8 @@ class Chart {
       const missing = lines.map((line) => line.key).filter((key) => !stage.curves.has(key));
       if (missing.length) await stage.load(missing);
     }
-    this.draw();
+    if (this.charts.range) await this.zoom(this.charts.range);
+    else this.draw();
   }
 
   async zoom(range) {
@@ -110,11 +111,18 @@ class Chart {
     this.tabulate();
   }
 
+  /** Whether a place is in what is shown: a window holds a point beyond each end of it, for the lines to reach them. */
+  inside(x) {
+    const [low, high] = this.zoomed?.range ?? [-Infinity, Infinity];
+    return x >= low && x <= high;
+  }
+
   /** The values at a place of the cursor, else the last ones. */
   say(place) {
     this.spec.lines.forEach((line, number) => {
       const values = this.plot.data[number + 1];
-      let at = place ?? values.length - 1;
+      let at = place ?? this.plot.data[0].findLastIndex((x) => this.inside(x));
+      if (at < 0) return;
       while (at > 0 && values[at] === undefined) at -= 1;
       if (values.length) this.lasts[number].textContent = say(values[at]);
     });
@@ -142,7 +150,10 @@ class Chart {
         draw: [(plot) => level === undefined || this.across(plot, level)],
         setCursor: [(plot) => this.say(plot.cursor.idx ?? null)],
         setSelect: [(plot) => this.select(plot)],
-        ready: [(plot) => plot.over.addEventListener("dblclick", () => this.charts.zoom(null))],
+        ready: [({ over }) => {
+          over.addEventListener("mousedown", () => (this.charts.held = this));
+          over.addEventListener("dblclick", () => this.charts.zoom(null));
+        }],
       },
     };
   }
@@ -173,6 +184,7 @@ class Chart {
     const { left, width } = plot.select;
     if (width < 4) return;
     plot.setSelect({ left: 0, width: 0, top: 0, height: 0 }, false);
+    if (this.charts.held !== this) return; // the others' selection only follows that of the one under the pointer
     this.charts.zoom([plot.posToVal(left, "x"), plot.posToVal(left + width, "x")]);
   }
 
@@ -185,8 +197,9 @@ class Chart {
       const row = table.insertRow();
       for (const cell of cells) row.append(Object.assign(document.createElement(kind), { textContent: cell, className: "number" }));
     };
-    add("th", ["iteration", ...this.spec.lines.map((line) => line.label)]);
+    add("th", [this.spec.lines[0].stage === "ppo" ? "iteration" : "step", ...this.spec.lines.map((line) => line.label)]);
     for (let at = xs.length - 1; at >= 0; at -= 1) {
+      if (!this.inside(xs[at])) continue;
       add("td", [say(xs[at]), ...columns.map((column) => (column[at] === undefined ? "" : say(column[at])))]);
     }
     this.numbers.querySelector(".scroll").replaceChildren(table);
@@ -208,6 +221,11 @@ export class Charts {
   constructor() {
     this.known = new Map();
     this.stagesByName = new Map();
+    this.held = null; // the chart on which the pointer was pressed last
+    this.range = null; // what all of them are zoomed to
+    this.whole = Object.assign(document.createElement("button"), { type: "button", className: "whole", hidden: true, textContent: "Whole range" });
+    this.whole.addEventListener("click", () => this.zoom(null));
+    document.querySelector("[data-live]").prepend(this.whole);
     this.sight = new IntersectionObserver((seen) => seen.forEach((one) => one.isIntersecting && this.show(one.target)), { rootMargin: "200px" });
     this.sizes = new ResizeObserver((seen) => seen.forEach((one) => this.known.get(one.target.parentElement)?.resize()));
     matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => this.drawn().forEach((chart) => chart.redraw()));
@@ -248,6 +266,9 @@ export class Charts {
   }
 
   async zoom(range) {
+    this.range = range;
+    if (!range && document.activeElement === this.whole) document.querySelector("main").focus({ preventScroll: true });
+    this.whole.hidden = !range;
     await Promise.all(this.drawn().map((chart) => chart.zoom(range))).catch(tell);
   }
 }

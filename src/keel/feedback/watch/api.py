@@ -49,7 +49,7 @@ class RunNow(BaseModel):
 
 
 class Asked(BaseModel):
-    """At most `points` of each metric `key`: of all, or from `low` to `high`, or those that are new.
+    """At most `points` of each metric `key`: of all, or from `low` to `high` and the next beyond them, or those that are new.
 
     New are those after the iteration `after`, if that was read in this `generation`; where they are more than `points`
     the answer is the whole curve.
@@ -148,13 +148,16 @@ def _stage_now(one: status.StageStatus, stage: LiveStage | None) -> StageNow:
 
 def _series(stage: LiveStage, asked: Asked) -> Series:
     curves = {key: stage.curves[key] for key in dict.fromkeys(asked.key) if key in stage.curves}
-    low = asked.low
     after = asked.after if asked.generation == stage.generation else None
-    if after is not None and all(curve.count_after(after) <= asked.points for curve in curves.values()):
-        low = math.nextafter(after, math.inf)
-    found = [_points(key, *curve.points(asked.points, low, asked.high)) for key, curve in curves.items()]
+    new = after is not None and all(curve.count_after(after) <= asked.points for curve in curves.values())
+    found = []
+    for key, curve in curves.items():
+        low, high = curve.around(asked.low, asked.high)
+        if after is not None and new:
+            low, high = math.nextafter(after, math.inf), math.inf
+        found.append(_points(key, *curve.points(asked.points, low, high)))
     until = stage.iteration if math.isfinite(stage.iteration) else None
-    return Series(generation=stage.generation, until=until, whole=low == asked.low, series=found)
+    return Series(generation=stage.generation, until=until, whole=not new, series=found)
 
 
 def _points(key: str, xs: Floats, ys: Floats) -> Points:

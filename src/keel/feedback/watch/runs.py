@@ -85,9 +85,9 @@ class LiveRun:
         return any(news)
 
     def report(self) -> bytes | None:
-        """The page that `keel report` wrote into it."""
-        path = self.path / "report.html"
-        file = open_regular(path) if self._roots.holds(path) else None
+        """The page that `keel report` wrote into it, else of it and its neighbours into the directory they lie in."""
+        path = self._report
+        file = open_regular(path) if path else None
         if file is None:
             return None
         with file:
@@ -95,8 +95,12 @@ class LiveRun:
 
     @property
     def has_report(self) -> bool:
-        path = self.path / "report.html"
-        return os.path.isfile(path) and self._roots.holds(path)
+        return self._report is not None
+
+    @property
+    def _report(self) -> Path | None:
+        paths = (folder / "report.html" for folder in (self.path, self.path.parent))
+        return next((path for path in paths if os.path.isfile(path) and self._roots.holds(path)), None)
 
     def setting(self, *keys: str) -> Any:
         """A key of its recipe, None where it has none."""

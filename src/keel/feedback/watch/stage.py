@@ -51,6 +51,11 @@ class Curve:
         """How often it was measured after `x`."""
         return len(self.xs) - bisect_right(self.xs, x)
 
+    def around(self, low: float, high: float) -> tuple[float, float]:
+        """The nearest places before `low` and after `high` that were measured, so that lines reach a window's edges."""
+        before, after = bisect_left(self.xs, low) - 1, bisect_right(self.xs, high)
+        return self.xs[before] if before >= 0 else low, self.xs[after] if after < len(self.xs) else high
+
     def points(self, most: int, low: float, high: float) -> tuple[Floats, Floats]:
         """At most `most` points that show the curve from `low` to `high`."""
         start, end = bisect_left(self.xs, low), bisect_right(self.xs, high)
