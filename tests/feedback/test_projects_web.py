@@ -21,6 +21,7 @@ from keel.feedback import people
 from keel.feedback.database import Database
 from keel.feedback.projects import find_project, settings_of
 from keel.feedback.tables import Project, Role, Task, User
+from keel.feedback.tasks import NewResponse, NewTask, add_tasks
 from keel.feedback.web import projects_api
 from tests.feedback.support import add_user, csrf_of, quick_app, signed_in, user_named, with_token
 from tests.feedback.worlds import answered, tasks_of
@@ -234,6 +235,24 @@ def test_an_audit_counts_the_ties_that_are_not_in_what_it_reads(judged: World) -
         for task in tasks_of(session, made)[:3]:
             answered(session, made, user, task, {"best": None, "strength": "tie"})
     assert "ties 3" in text_of(judged.viewer.get("/projects/1/audit"))
+
+
+def test_a_task_is_told_in_words_and_letters(world: World) -> None:
+    with world.database.writing() as session:
+        user = session.scalars(select(User).where(User.role == "annotator")).one()
+        made = make_project(session, tasks=0, criteria=[{"name": "honest", "question": "Which is honest?"}])
+        add_tasks(session, made, [NewTask("Say **it**", [NewResponse("*a*"), NewResponse("|n|\n|-:|\n|1|")])], now=0)
+        (task,) = tasks_of(session, made)
+        slight = {"best": 1, "strength": "slight"}
+        answered(session, made, user, task, slight, order=[1, 0], criteria={"honest": 0}, comment="Hm.")  # as shown
+    page = world.viewer.get("/projects/1/tasks/1")
+    assert "Say <strong>it</strong>" in page.text
+    assert '<td align="right">1</td>' in page.text
+    said = text_of(page)
+    assert "Response A" in said
+    assert "the annotator B slightly better 1970" in said
+    assert "shown as B, A Which is honest? B Hm." in said
+    assert "Task 1 Say **it**" in text_of(world.viewer.get("/projects/1/remarks"))
 
 
 def test_an_audit_of_nothing_says_so(world: World) -> None:

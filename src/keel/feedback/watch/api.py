@@ -49,10 +49,11 @@ class RunNow(BaseModel):
 
 
 class Asked(BaseModel):
-    """At most `points` of each metric `key`: of all, or from `low` to `high` and the next beyond them, or those that are new.
+    """At most `points` of each metric `key`: of all, or from `low` to `high`, or those that are new.
 
-    New are those after the iteration `after`, if that was read in this `generation`; where they are more than `points`
-    the answer is the whole curve.
+    To those from `low` to `high` comes the next beyond each end, so that lines reach a window's edges. New
+    are those after the iteration `after`, if that was read in this `generation`; where they are more than `points` the
+    answer is the whole curve.
     """
 
     key: list[str] = Field(max_length=_MOST_KEYS)

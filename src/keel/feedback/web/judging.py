@@ -218,14 +218,15 @@ def own_lines(database: Database, user: User, project_id: int, *, before: int | 
                 number=judgement.id,
                 assignment=one.id,
                 said_at=judgement.created_at,
-                prompt=_beginning(one.task.prompt),
+                prompt=beginning(one.task.prompt),
                 said=said_as_shown(project, judgement),
             )
             for one, judgement in judgements.said_by(session, project, user, count=count, before=before)
         ]
 
 
-def _beginning(prompt: str | list[dict[str, str]]) -> str:
+def beginning(prompt: str | list[dict[str, str]]) -> str:
+    """Of a prompt's text, or of a chat's last message, as one line."""
     text = prompt if isinstance(prompt, str) else prompt[-1]["content"]
     line = " ".join(text.split())
     return line if len(line) <= _BEGINNING else f"{line[: _BEGINNING - 1]}…"

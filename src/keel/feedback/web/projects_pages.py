@@ -8,11 +8,13 @@ from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Depends, Form, Request
 from fastapi.responses import HTMLResponse, RedirectResponse, Response
+from sqlalchemy import select
 from sqlalchemy.orm import Session
 from starlette.datastructures import FormData
 
 from keel.errors import UserError
 from keel.feedback import overview
+from keel.feedback.answers import kept_answer
 from keel.feedback.export import Wanted, What
 from keel.feedback.projects import (
     Settings,
@@ -27,13 +29,16 @@ from keel.feedback.projects import (
 )
 from keel.feedback.quality import HEADER, quality, summary, table
 from keel.feedback.refused import Refused
-from keel.feedback.tables import Kind, Task, User
+from keel.feedback.render import markdown, turns
+from keel.feedback.tables import Assignment, Judgement, Kind, Project, Task, User
 from keel.feedback.tasks import progress, progress_of_rounds
 from keel.feedback.web.access import Admin, Viewer
 from keel.feedback.web.given import Id, TheDatabase, ThePages
 from keel.feedback.web.home import Entry, HomeList
+from keel.feedback.web.judging import beginning
 from keel.feedback.web.projects_api import MOST_UPLOADED, Round, exported
 from keel.feedback.web.shell import STATUS
+from keel.feedback.web.shown import answer_in_words
 
 KINDS: Mapping[Kind, str] = {
     "compare": "Compare: which of two responses is better",
@@ -166,7 +171,16 @@ def remarks_page(
     with database.reading() as session:
         project = find_project(session, project_id)
         found = overview.remarks(session, project)
-    return pages(request, "project_remarks.html.j2", project=project, remarks=found, most=overview.MOST_REMARKS)
+        asked = select(Task.id, Task.prompt).where(Task.id.in_({one.task for one in found}))
+        prompts = {task: beginning(prompt) for task, prompt in session.execute(asked)}
+    return pages(
+        request,
+        "project_remarks.html.j2",
+        project=project,
+        remarks=found,
+        prompts=prompts,
+        most=overview.MOST_REMARKS,
+    )
 
 
 @router.get("/{project_id}/audit")
@@ -190,9 +204,34 @@ def task_page(
         task = session.get(Task, task_id)
         if task is None or task.project_id != project.id:
             raise Refused("not_found", f"the project {project.name} has no task {task_id}")
-        said = overview.said_of(session, task)
-    turns = [{"role": "", "content": task.prompt}] if isinstance(task.prompt, str) else task.prompt
-    return pages(request, "project_task.html.j2", project=project, task=task, turns=turns, said=said)
+        responses = list(task.responses)
+        said = [_said(project, *one) for one in overview.said_of(session, task)]
+    return pages(
+        request,
+        "project_task.html.j2",
+        project=project,
+        task=task,
+        turns=turns(task.prompt),
+        responses=[(one, markdown(one.text)) for one in responses],
+        said=said,
+    )
+
+
+def _said(project: Project, name: str, assignment: Assignment, judgement: Judgement) -> dict[str, Any]:
+    """What somebody said of a task: responses are called by their positions, criteria by what they ask."""
+    answer = None if judgement.answer is None else kept_answer(project.kind, judgement.answer)
+    questions = {one.name: one.question or one.name for one in settings_of(project).criteria}
+    verdict = {"skip": "skipped", "problem": "reported a problem"}.get(judgement.verdict, judgement.verdict)
+    return {
+        "name": name,
+        "words": verdict if answer is None else answer_in_words(answer),
+        "replacement": getattr(answer, "edited", None),
+        "criteria": [
+            (questions.get(key, key), value) for key, value in judgement.criteria.items() if value is not None
+        ],
+        "assignment": assignment,
+        "judgement": judgement,
+    }
 
 
 @router.get("/{project_id}/export.jsonl")
