@@ -14,7 +14,7 @@ from pydantic import Field, StrictBool, StrictInt, StrictStr, ValidationError
 
 from keel.config.base import Config
 from keel.feedback.projects import MOST_RESPONSES, Settings, clean_text
-from keel.feedback.refused import Refused
+from keel.feedback.refused import Refused, not_valid
 from keel.feedback.tables import Kind
 
 Strength = Literal["clear", "slight", "tie", "both_bad"]
@@ -118,9 +118,7 @@ def read_answer(kind: Kind, given: object, *, responses: int, settings: Settings
     try:
         answer = _KINDS[kind].model_validate(given)
     except ValidationError as error:
-        first = error.errors()[0]
-        field = ".".join(["answer", *(str(part) for part in first["loc"])])
-        raise Refused("invalid", f"{field}: {first['msg']}", field=field) from None
+        raise not_valid(error, "answer", within=("answer",)) from None
     match answer:
         case Compared(best=int(best)) if best >= responses:
             raise Refused("invalid", f"answer.best: {best} is none of {responses} responses", field="answer.best")

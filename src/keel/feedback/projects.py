@@ -11,7 +11,7 @@ from sqlalchemy import case, func, select, update
 from sqlalchemy.orm import Session
 
 from keel.config.base import Config, without_effect
-from keel.feedback.refused import Refused
+from keel.feedback.refused import Refused, not_valid
 from keel.feedback.tables import Choice, Kind, Project, Task
 
 Name = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=80)]
@@ -127,9 +127,7 @@ def read_settings(given: object) -> Settings:
     try:
         return Settings.model_validate(given)
     except ValidationError as error:
-        first = error.errors()[0]
-        field = ".".join(str(part) for part in first["loc"])
-        raise Refused("invalid", f"{field or 'settings'}: {first['msg']}", field=field or None) from None
+        raise not_valid(error, "settings") from None
 
 
 def _kept(settings: Settings) -> dict[str, Any]:

@@ -228,7 +228,7 @@ def _agreement(
     several = len(np.unique(task[counts.sum(axis=1) >= 2]))
     if several < 2:
         there = "one task has" if several else "no task has"
-        return None, None, f"{there} answers of two people; give the project two votes a task"
+        return None, None, f"{there} answers of two people yet; a project needs two votes a task or more"
     if mirrored:
         counts, task = np.concatenate([counts, counts[:, ::-1]]), np.tile(task, 2)
     found = reliability(counts, task, alike)

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Literal
+from typing import Any, Literal, Protocol
 
 from keel.errors import UserError
 
@@ -40,3 +40,17 @@ def for_the_terminal(where: str = "") -> Iterator[None]:
         yield
     except Refused as refused:
         raise UserError(f"{where}{refused}") from None
+
+
+class _Invalid(Protocol):
+    def errors(self) -> Sequence[Any]: ...
+
+
+def not_valid(error: _Invalid, whole: str, *, within: Sequence[str] = (), skip: int = 0) -> Refused:
+    """What pydantic found first, in its words; `whole` is what it is of where no field is to blame.
+
+    The field's path begins with `within`, and leaves out the first `skip` parts of pydantic's.
+    """
+    first = error.errors()[0]
+    field = ".".join((*within, *map(str, first["loc"][skip:])))
+    return Refused("invalid", f"{field or whole}: {first['msg'].removeprefix('Value error, ')}", field=field or None)

@@ -19,7 +19,7 @@ from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from keel.errors import UserError, first_line
-from keel.feedback.refused import Code, Refused
+from keel.feedback.refused import Code, Refused, not_valid
 from keel.feedback.web.sites import Sites
 
 _HERE = Path(__file__).parent.parent
@@ -152,9 +152,7 @@ def _refused(error: Exception) -> Refused:
     if isinstance(error, UserError):
         return Refused("invalid", str(error))
     if isinstance(error, RequestValidationError):
-        first = error.errors()[0]
-        field = ".".join(str(part) for part in first["loc"][1:])
-        return Refused("invalid", f"{field or 'the request'}: {first['msg']}", field=field or None)
+        return not_valid(error, "the request", skip=1)  # whether it stands in the body or the query
     if isinstance(error, HTTPException):
         return Refused(_CODES.get(error.status_code, "invalid"), str(error.detail))
     _logger.error("a request failed", exc_info=error)
