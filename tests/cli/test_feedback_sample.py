@@ -175,7 +175,7 @@ def test_a_ranking_is_its_pairs(tmp_path: Path) -> None:
     ("kind", "settings", "says"),
     [
         ("rate", {}, "the project talk is there to rate: nothing in it is compared"),
-        ("compare", {"choice": "disputed"}, "gives what is disputed first; set its choice: uncertain"),
+        ("compare", {"choice": "disputed", "votes": 2}, "gives what is disputed first; set its choice: uncertain"),
     ],
 )
 def test_what_has_no_such_order_is_refused(database: Database, kind: Kind, settings: dict[str, Any], says: str) -> None:

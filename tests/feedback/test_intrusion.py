@@ -97,7 +97,7 @@ def test_projects_tasks_and_judgements_keep_it_as_text(app: FastAPI, database: D
     judge = with_token(app, database, user_named(database, "ann"))
     (task,) = judge.post("/api/v1/projects/1/leases", json={"count": 1}).json()["tasks"]
     said = {
-        "assignment": task["assignment"], "verdict": "answer", "answer": {"accepted": False, "edited": attack},
+        "assignment": task["assignment"], "verdict": "answer", "answer": {"accepted": False, "edited": f"{attack}!"},
         "criteria": {attack: attack}, "comment": attack,
     }  # fmt: skip
     assert judge.put(f"/api/v1/judgements/{quote(attack)}", json=said).status_code == 422
@@ -113,7 +113,7 @@ def test_projects_tasks_and_judgements_keep_it_as_text(app: FastAPI, database: D
         assert [(one.text, one.source) for one in first.responses] == [(attack, attack)]
         (judged,) = session.scalars(select(Judgement))
         assert (judged.comment, judged.criteria) == (attack, {attack: attack})
-        assert judged.answer == {"accepted": False, "edited": attack}
+        assert judged.answer == {"accepted": False, "edited": f"{attack}!"}
     (line,) = admin.get("/api/v1/projects/1/export").text.splitlines()
     exported = json.loads(line)
     assert (exported["prompt"], exported["comment"], exported[attack]) == (attack, attack, {attack: [attack]})
