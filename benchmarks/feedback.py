@@ -160,10 +160,9 @@ def check(database: Database, project: int, seen: Seen, judgements: int) -> list
     with database.reading() as session:
         rows = session.execute(select(Judgement.key, Judgement.assignment_id).where(Judgement.project_id == project))
         kept: dict[str, str] = dict(iter(rows))
-        pairs = Counter(
-            (task, user)
-            for task, user in session.execute(
-                select(Assignment.task_id, Assignment.user_id).where(Assignment.project_id == project)
+        seats = Counter(
+            session.scalars(
+                select(Assignment.task_id).where(Assignment.project_id == project, Assignment.state != "released")
             )
         )
         votes = Counter(session.scalars(select(Task.votes).where(Task.project_id == project)))
@@ -174,8 +173,8 @@ def check(database: Database, project: int, seen: Seen, judgements: int) -> list
         wrong.append(f"{len(lost)} acknowledged judgements are not there")
     if doubled := [one for one, times in answered.items() if times > 1]:
         wrong.append(f"{len(doubled)} assignments were judged twice")
-    if twice := [pair for pair, times in pairs.items() if times > 1]:
-        wrong.append(f"{len(twice)} tasks were lent twice to one person")
+    if crowded := [task for task, lent in seats.items() if lent > VOTES]:
+        wrong.append(f"{len(crowded)} tasks were lent to more people than they have seats")
     if set(votes) != {VOTES} or len(kept) != judgements:
         wrong.append(f"{len(kept)} judgements for {judgements}, votes a task: {dict(votes)}")
     return wrong
@@ -211,7 +210,7 @@ def main() -> None:
         cuts = statistics.quantiles(waits, n=100)
         figures[name] = {"p50": cuts[49], "p95": cuts[94], "p99": cuts[98], "max": max(waits)}
         print(f"{name}: " + ", ".join(f"{label} {1000 * value:.0f} ms" for label, value in figures[name].items()))
-    print("; ".join(wrong) or "none lost, none doubled, none lent twice, every task has its votes")
+    print("; ".join(wrong) or "none lost, none doubled, no seat lent twice, every task has its votes")
     if options.json:
         options.json.write_text(json.dumps(figures, indent=1) + "\n")
     sys.exit(bool(wrong))

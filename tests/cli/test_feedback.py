@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import re
 import signal
-import subprocess
 import sys
-from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -17,33 +15,16 @@ from typer.testing import CliRunner
 
 from keel.cli import app
 from keel.errors import UserError
+from tests.cli.serving import serving
 from tests.feedback.support import PASSWORD
 
 _PATIENCE = 60
 
 
-@contextmanager
-def started(*arguments: str) -> Iterator[tuple[subprocess.Popen[str], str]]:
-    """A process of its own, and what it printed until it was ready."""
-    command = [sys.executable, "-m", "keel", "feedback", "serve", *arguments, "--port", "0"]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    try:
-        assert process.stdout is not None
-        said = ""
-        for line in process.stdout:
-            said += line
-            if line.startswith("Ctrl-C"):
-                break
-        yield process, said
-    finally:
-        process.kill()
-        process.communicate()
-
-
 def test_it_gives_one_setup_link_and_keeps_what_it_has(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     database = tmp_path / "feedback.db"
     monkeypatch.setenv("KEEL_FEEDBACK_DATABASE", str(database))
-    with started() as (process, said):
+    with serving("feedback", "serve") as (process, said):
         url = re.search(rf"Feedback in {re.escape(str(database))}, at (http://127\.0\.0\.1:\d+)\n", said)
         link = re.search(r"This link makes the first admin.*\n\n  (\S+)\n", said)
         assert url, said
@@ -54,7 +35,7 @@ def test_it_gives_one_setup_link_and_keeps_what_it_has(tmp_path: Path, monkeypat
         process.send_signal(signal.SIGTERM)
         out, error = process.communicate(timeout=_PATIENCE)
     assert (process.returncode, out, error) == (0, "Ended.\n", "")
-    with started() as (process, said):
+    with serving("feedback", "serve") as (process, said):
         assert "/join/" not in said
         again = re.search(r"at (\S+)\n", said)
         assert again, said

@@ -22,6 +22,7 @@ from typer.testing import CliRunner
 from keel.cli import app
 from keel.errors import UserError
 from keel.serve.launch import is_loopback, listen, url_of
+from tests.cli.serving import serving
 from tests.serve.support import PATIENCE, ask
 from tests.worlds import save_tiny_lm, tiny_classifier, tiny_codec
 
@@ -43,21 +44,10 @@ def refusal(*arguments: str) -> str:
 @contextmanager
 def started(*arguments: str) -> Iterator[tuple[subprocess.Popen[str], str, str]]:
     """A process of its own, its URL, and what it printed until it was ready."""
-    command = [sys.executable, "-m", "keel", "serve", *arguments, "--port", "0", "--device", "cpu"]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    try:
-        assert process.stdout is not None
-        said = ""
-        for line in process.stdout:
-            said += line
-            if line.startswith("Ctrl-C"):
-                break
+    with serving("serve", *arguments, "--device", "cpu") as (process, said):
         found = re.search(r"Ready at (http://\S+)/v1", said)
         assert found, (said, process.poll() is not None and process.communicate())
         yield process, found[1], said
-    finally:
-        process.kill()
-        process.communicate()
 
 
 def test_it_serves_with_its_token_until_it_is_told_to_end_and_ends_what_it_began(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from typing import Annotated, Any, Literal
 
@@ -47,23 +47,8 @@ def pages_router(runs: Runs, pages: Pages, prefix: str, guard: Callable[..., Any
         metric: Annotated[list[str] | None, Query()] = None,
     ) -> Response:
         with runs.seen() as found:
-            chosen = [found[name] for name in dict.fromkeys(run or ()) if name in found][:_MOST_COMPARED]
-            there = [name for name in STAGES if any(name in one.stages and one.stages[name].curves for one in chosen)]
-            named = stage if stage in there else next((name for name in ("ppo", *there) if name in there), "")
-            keys = sorted({key for one in chosen if named in one.stages for key in one.stages[named].curves})
-            wanted = [key for key in metric or () if key in keys] or charts.first_choice(named, keys)
-            return show(
-                request,
-                "watch_compare.html.j2",
-                found=list(found.values()),
-                chosen=chosen,
-                stages=there,
-                stage=named,
-                keys=keys,
-                wanted=wanted,
-                charts=charts.compared(chosen, named, wanted),
-                cursor=runs.cursor,
-            )
+            side_by_side = _compared(found, run or (), stage, metric or ())
+            return show(request, "watch_compare.html.j2", **side_by_side, cursor=runs.cursor)
 
     @router.get("/runs/{run_id}")
     def one_run(request: Request, run_id: str, stage: str = "", iteration: int | None = None) -> Response:
@@ -98,6 +83,24 @@ def _rows(found: Mapping[str, LiveRun]) -> list[status.RunStatus]:
     """The overview's lines: what runs first, then by when something was last written."""
     rows = [status.of_run(run) for run in found.values()]
     return sorted(rows, key=lambda row: (row.state != "running", -row.run.changed_at, row.run.label))
+
+
+def _compared(found: Mapping[str, LiveRun], runs: Sequence[str], stage: str, metrics: Sequence[str]) -> dict[str, Any]:
+    """What the comparison shows: of the runs, the stage and the metrics that were asked for, those that there are."""
+    chosen = [found[name] for name in dict.fromkeys(runs) if name in found][:_MOST_COMPARED]
+    there = [name for name in STAGES if any(name in one.stages and one.stages[name].curves for one in chosen)]
+    named = stage if stage in there else next((name for name in ("ppo", *there) if name in there), "")
+    keys = sorted({key for one in chosen if named in one.stages for key in one.stages[named].curves})
+    wanted = [key for key in metrics if key in keys] or charts.first_choice(named, keys)
+    return {
+        "found": list(found.values()),
+        "chosen": chosen,
+        "stages": there,
+        "stage": named,
+        "keys": keys,
+        "wanted": wanted,
+        "charts": charts.compared(chosen, named, wanted),
+    }
 
 
 def _of_run(run: LiveRun, asked: str, iteration: int | None) -> dict[str, Any]:
