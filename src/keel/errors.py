@@ -17,6 +17,6 @@ def wants_code(error: Exception) -> str:
     return "; give model.trust_remote_code: true in a recipe if you trust that code" if asked else ""
 
 
-def first_line(error: Exception) -> str:
+def first_line(error: BaseException) -> str:
     """The first line of an exception's message, to be quoted in a sentence of our own."""
     return (str(error).strip().splitlines() or [type(error).__name__])[0]

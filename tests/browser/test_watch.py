@@ -12,6 +12,7 @@ from pathlib import Path
 from playwright.sync_api import expect
 
 from keel.feedback.watch.app import make_watch_app
+from keel.runs.files import write_json
 from keel.serve.launch import is_loopback
 from tests.browser.support import Visitors, assert_accessible, keep_picture, serving
 from tests.feedback.watch.support import begin_run, begin_stage, log, say
@@ -119,6 +120,28 @@ def test_runs_side_by_side_and_a_window_of_their_curves(visit: Visitors, tmp_pat
         page.keyboard.press("Enter")
         expect(chart.locator("tr")).to_have_count(1 + 30)
         expect(whole).to_be_hidden()
+
+
+def test_a_run_that_ends_early_says_why_at_once(visit: Visitors, size: str, tmp_path: Path) -> None:
+    run = growing_run(tmp_path / "runs" / "mine").parent
+    growing_run(tmp_path / "runs" / "other")
+    failed = "the disk under runs/mine is full (No space left on device); free some of it and start again"
+    with watched(tmp_path / "runs") as url:
+        page = visit(url, size=size)
+        page.goto("/")
+        write_json(run / "ended.json", {"stage": "ppo", "how": "failed", "sentence": failed})
+        row = page.get_by_role("row", name="runs/mine")
+        expect(row).to_contain_text(f"failed: {failed}")
+        assert_accessible(page)
+        keep_picture(page, f"watch-failed-runs-{size}")
+        page.goto("/runs/runs-mine")
+        expect(page.get_by_text(f"ppo failed: {failed}")).to_be_visible()
+        expect(page.locator(".heading .pill").first).to_have_text("failed")
+        assert_accessible(page)
+        keep_picture(page, f"watch-failed-{size}")
+        (run / "ended.json").unlink()
+        expect(page.get_by_text(f"failed: {failed}")).to_have_count(0)
+        expect(page.locator(".heading .pill").first).to_have_text("running")
 
 
 def test_the_page_says_when_the_server_is_gone(visit: Visitors, tmp_path: Path) -> None:

@@ -133,7 +133,7 @@ def test_told_to_end_the_processes_finish_their_step(tmp_path: Path) -> None:
         said, _ = started.communicate(timeout=120)
     assert started.returncode == 143
     assert b"death signal" not in said  # torch's words; ours say which step was saved
-    assert b"the same command goes on from there" in said
+    assert b"the same command, without --fresh-from, goes on from there" in b" ".join(said.split())
     last = json.loads(metrics.read_bytes().splitlines()[-1])["iteration"]
     assert 3 <= last < 16
     assert (out / "ppo" / "checkpoints" / f"step-{last:08d}" / "manifest.json").exists()

@@ -14,12 +14,16 @@ import torch
 
 from keel.build import run_recipe
 from keel.config.recipe import Recipe
+from keel.dist.launcher import LEFT
 from keel.errors import UserError
 from keel.runs import leaving
-from keel.runs.console import Console
+from keel.runs.console import Console, SilentConsole
+from keel.runs.files import read_json
 from keel.runs.metrics import read_lines
+from keel.runs.progress import KeptProgress
 from tests.end_to_end.killing import differences, two_stages
 from tests.pipeline.support import Heard
+from tests.runs.support import SFT, opened
 
 ENDLESS = 10**6  # iterations that would never end by themselves
 
@@ -58,10 +62,17 @@ def test_told_to_end_it_finishes_the_step_and_goes_on_from_there(tmp_path: Path,
     wait_for(tmp_path / "told" / stage / "metrics.jsonl", lines, child)
     os.kill(child, signal.SIGTERM)
     _, status = os.waitpid(child, 0)
-    assert os.waitstatus_to_exitcode(status) == leaving.EXIT_CODE == 143
+    assert os.waitstatus_to_exitcode(status) == LEFT == 143
     last = read_lines(tmp_path / "told" / stage / "metrics.jsonl")[-1]["iteration"]
     assert (tmp_path / "told" / stage / "checkpoints" / f"step-{last:08d}" / "manifest.json").exists()
     assert not (tmp_path / "told" / stage / "done.json").exists()
+    ending = read_json(tmp_path / "told" / "ended.json")
+    assert ending is not None
+    assert (ending["stage"], ending["how"]) == (stage, "left")
+    assert (
+        ending["sentence"]
+        == f"left after step {last}, as asked; the same command, without --fresh-from, goes on from there."
+    )
 
     console = Heard()
     run_recipe(recipe, tmp_path / "told", console=console)
@@ -123,6 +134,9 @@ def test_a_full_disk_is_said_and_the_run_goes_on_when_there_is_room(small_disk: 
     recipe, out = two_stages(4), small_disk / "run"
     with pytest.raises(UserError, match=r"^the disk under .*/run is full \(.*No space left on device.*\); free"):
         run_recipe(recipe, out, console=Heard())
+    ending = read_json(out / "ended.json")
+    assert ending is not None
+    assert ending["sentence"].startswith(f"the disk under {out} is full (")
     assert not [
         path for path in out.rglob("*") if ".tmp" in path.name and path.is_dir()
     ]  # nor is room kept for nothing
@@ -130,6 +144,27 @@ def test_a_full_disk_is_said_and_the_run_goes_on_when_there_is_room(small_disk: 
     run_recipe(recipe, out, console=Heard())
     run_recipe(recipe, tmp_path / "alone", console=Heard())
     assert differences(tmp_path / "alone", out) == []
+
+
+def test_a_disk_without_room_for_a_byte_keeps_what_ended_the_run(small_disk: Path) -> None:
+    """How far the stage was makes room for it."""
+    out = small_disk / "run"
+
+    def fill_and_fail() -> None:
+        with opened(out) as run, run.at("sft"):
+            stage = run.stage("sft", SFT)
+            run.begin(stage)
+            KeptProgress(SilentConsole(), stage.path).progress("sft", 1, 2, {})
+            with (small_disk / "others").open("wb", buffering=0) as others:
+                while others.write(b"x"):
+                    pass
+
+    with pytest.raises(UserError, match="is full"):
+        fill_and_fail()
+    ending = read_json(out / "ended.json")
+    assert ending is not None
+    assert ending["sentence"].startswith(f"the disk under {out} is full (")
+    assert not (out / "sft" / "progress.json").exists()
 
 
 # --- nothing to do ---

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
+import subprocess
+import sys
 import threading
 import time
 from datetime import timedelta
@@ -18,6 +21,7 @@ from keel.annotate.app import PeopleInApp
 from keel.build import run_recipe
 from keel.config.recipe import Recipe
 from keel.dist import world
+from keel.dist.launcher import LEFT
 from keel.feedback.database import Database
 from keel.feedback.judgements import standing
 from keel.feedback.projects import find_project
@@ -25,7 +29,6 @@ from keel.feedback.tables import Task
 from keel.feedback.tasks import progress
 from keel.inputs import hash_model
 from keel.pipeline import people
-from keel.runs import leaving
 from keel.runs.console import SilentConsole
 from keel.runs.metrics import read_lines
 from keel.schema import CHOSEN_FIRST
@@ -159,7 +162,7 @@ def test_told_to_end_while_it_waits_it_goes_on_waiting(policy: Path, alone: Path
     child = start(recipe, out)
     judged_by_ann(tmp_path / "feedback.db", most=2)
     os.kill(child, signal.SIGTERM)
-    assert ended(child) == leaving.EXIT_CODE == 143
+    assert ended(child) == LEFT == 143
     database = Database(tmp_path / "feedback.db")
     before = asked(database)
     child = start(recipe, out)
@@ -196,3 +199,16 @@ def test_other_processes_wait_as_long_as_people_take(policy: Path, tmp_path: Pat
     with database.reading() as session:
         found = progress(session, find_project(session, "talk"))
     assert found.tasks == found.complete
+
+
+def test_who_does_not_wait_leaves_with_all_processes(policy: Path, tmp_path: Path) -> None:
+    """With the exit code of one process, and is not started again for it."""
+    recipe = asking(policy, tmp_path / "feedback.db", "collect.annotator.people.wait=false")
+    file, out = tmp_path / "asking.json", tmp_path / "run"
+    file.write_text(json.dumps(recipe.model_dump(mode="json", exclude_unset=True)), encoding="utf-8")
+    command = [sys.executable, "-m", "keel", "run", str(file), "--out", str(out), "--processes", "2", "--restarts", "1"]
+    for _ in range(2):
+        found = subprocess.run(command, capture_output=True, text=True, timeout=120)
+        assert (found.returncode, found.stderr) == (143, "")
+        assert found.stdout.count("and does not wait while people judge") == 1
+    assert asked(Database(tmp_path / "feedback.db")) == len(read_lines(out / "collect" / "samples.jsonl"))

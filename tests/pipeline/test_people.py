@@ -14,7 +14,7 @@ from keel.config.data import DataConfig
 from keel.data.load import load_comparisons
 from keel.errors import UserError
 from keel.pipeline import collect
-from keel.pipeline.collect import collect_from_people
+from keel.pipeline.collect import collect_from_people, rounds_done, sample_for_people
 from keel.records import PromptItem
 from keel.runs import leaving
 from keel.schema import Comparison, Sampled
@@ -86,16 +86,11 @@ def collected(
         prompts=DataConfig(path="prompts.jsonl"),
         annotator=AnnotatorConfig(people=PeopleConfig(project="talk", **people)),
     )
-    summary = collect_from_people(
-        config,
-        sampler or AnsweringSampler(lambda prompt, which: C if which else A, 2),
-        panel,
-        prompts or prompts_of(count),
-        stage=begin_stage(folder, "collect"),
-        draws=Draws(0, "collect"),
-        console=console or Heard(),
-        pause=pause,
-    )
+    stage, console, prompts = begin_stage(folder, "collect"), console or Heard(), prompts or prompts_of(count)
+    sampler = sampler or AnsweringSampler(lambda prompt, which: C if which else A, 2)
+    draws = Draws(0, "collect")
+    rounds = sample_for_people(config, sampler, prompts, rounds_done(stage), stage=stage, draws=draws, console=console)
+    summary = collect_from_people(config, panel, prompts, rounds, stage=stage, console=console, pause=pause)
     data = DataConfig(path=str(folder / "collect" / "comparisons" / "comparisons.jsonl"), validation=0.0)
     return summary, list(load_comparisons(data).train)
 
@@ -238,3 +233,26 @@ def test_the_time_that_is_left_follows_from_the_pace(tmp_path: Path, monkeypatch
         {"ann": 2, "ben": 1, "minutes left": 0.5},
         {"ann": 3, "ben": 1, "minutes left": 0.0},
     ]
+
+
+def test_a_stage_whose_pairs_were_withdrawn_says_so(tmp_path: Path) -> None:
+    panel = People(*[("ann", 0)] * 4)
+
+    def withdraw(seconds: float) -> None:
+        panel.asked, panel.given = [], 0
+        panel.answers = ()
+
+    with pytest.raises(UserError, match="all of its pairs were withdrawn from the project talk"):
+        collected(tmp_path, panel, pause=withdraw)
+
+
+def test_pairs_that_are_withdrawn_while_it_reads_the_answers_are_said(tmp_path: Path) -> None:
+    """After the last look at them all were judged; no answer to them stands any more."""
+
+    class Withdrawing(People):
+        def opinions(self) -> list[Opinion]:
+            self.asked, self.given, self.answers = [], 0, ()
+            return super().opinions()
+
+    with pytest.raises(UserError, match="all of its pairs were withdrawn from the project talk"):
+        collected(tmp_path, Withdrawing(*[("ann", 0)] * 4))

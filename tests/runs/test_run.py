@@ -15,9 +15,76 @@ import torch
 
 from keel.errors import UserError
 from keel.runs.identity import Identity
+from keel.runs.leaving import Left
 from tests.runs.support import PPO, SFT, complete, opened, other, weight_of
 
 # --- the run ---
+
+
+def ending(out: Path) -> dict[str, str] | None:
+    path = out / "ended.json"
+    return json.loads(path.read_text()) if path.exists() else None
+
+
+@pytest.mark.parametrize(
+    ("error", "how", "sentence"),
+    [
+        (UserError("data.jsonl is empty; give another"), "failed", "data.jsonl is empty; give another"),
+        (RuntimeError("CUDA out of memory.\nTried"), "failed", "RuntimeError: CUDA out of memory."),
+        (Left("left after step 3, as asked."), "left", "left after step 3, as asked."),
+        (
+            KeyboardInterrupt(),
+            "left",
+            "Stopped; the same command, without --fresh-from, goes on from the last checkpoint.",
+        ),
+    ],
+)
+def test_what_ends_a_run_is_kept_until_it_goes_on(
+    tmp_path: Path, error: BaseException, how: str, sentence: str
+) -> None:
+    def fails() -> None:
+        with opened(tmp_path) as run, run.at("sft"):
+            run.begin(run.stage("sft", SFT))
+            raise error
+
+    with pytest.raises(type(error)):
+        fails()
+    kept = ending(tmp_path)
+    assert kept is not None
+    assert kept.pop("time").endswith("+00:00")
+    assert kept == {"stage": "sft", "how": how, "sentence": sentence}
+    with opened(tmp_path) as run, run.at("sft"):
+        assert ending(tmp_path) is not None  # till then it stands where it stood
+        run.begin(run.stage("sft", SFT))
+        assert ending(tmp_path) is None
+
+
+def test_what_cannot_be_written_down_hides_no_mistake(tmp_path: Path) -> None:
+    with opened(tmp_path) as run:
+        run.begin(run.stage("sft", SFT))
+        with pytest.raises(UserError, match="there is no"), run.at("sft"):
+            raise UserError("there is no data\udcff.jsonl")
+
+
+def test_between_two_stages_too(tmp_path: Path) -> None:
+    with opened(tmp_path) as run:
+        with run.at("sft"):
+            stage = run.stage("sft", SFT)
+            run.begin(stage)
+            stage.finish({})
+        with pytest.raises(UserError), run.at("reward"):
+            raise UserError("there is no data.jsonl")
+    kept = ending(tmp_path)
+    assert kept is not None
+    assert (kept["stage"], kept["sentence"]) == ("reward", "there is no data.jsonl")
+
+
+def test_a_start_that_is_refused_leaves_no_word(tmp_path: Path) -> None:
+    with opened(tmp_path) as run, run.at("sft"):
+        complete(run.stage("sft", SFT))
+    with pytest.raises(UserError, match="was made otherwise"), opened(tmp_path) as run, run.at("sft"):
+        run.stage("sft", other(SFT, sft__lr=1))
+    assert ending(tmp_path) is None
 
 
 def test_each_start_is_noted_with_its_versions(tmp_path: Path) -> None:

@@ -27,6 +27,7 @@ from keel.runs.fork import ForkPoint
 from keel.runs.identity import Identity, flatten
 from keel.runs.layout import STAGES
 from keel.runs.loggers import make_loggers
+from keel.runs.progress import KeptProgress
 from keel.runs.run import Run, StageRun
 from keel.runs.stage import KEEP_CHECKPOINTS
 from keel.schema import Prompt
@@ -100,19 +101,20 @@ def _walk(
                 continue
             if only not in (None, name) and not (out / name).exists():
                 continue  # a stage alone: what is not there is missed only by what needs it
-            inputs = stage_inputs(recipe, out, name)
-            _require_there(recipe, out, name, inputs)
-            kept = getattr(getattr(recipe, name), "keep_checkpoints", KEEP_CHECKPOINTS)
-            identity = stage_identity(recipe, name, inputs)
-            stage = run.stage(name, identity, keep_checkpoints=kept)  # refuses one that was made otherwise
-            if stage.finished or only not in (None, name):
-                if name not in run.linked and only in (None, name):
-                    console.say(f"{name}: finished before, skipped.")
-                continue
-            run.write_recipe(content)  # no sooner: a start that is refused leaves the run as it was
-            stage.begin()
-            stage.finish(make(stage, inputs))
-            done += 1
+            with run.at(name):
+                inputs = stage_inputs(recipe, out, name)
+                _require_there(recipe, out, name, inputs)
+                kept = getattr(getattr(recipe, name), "keep_checkpoints", KEEP_CHECKPOINTS)
+                identity = stage_identity(recipe, name, inputs)
+                stage = run.stage(name, identity, keep_checkpoints=kept)  # refuses one that was made otherwise
+                if stage.finished or only not in (None, name):
+                    if name not in run.linked and only in (None, name):
+                        console.say(f"{name}: finished before, skipped.")
+                    continue
+                run.write_recipe(content)  # no sooner: a start that is refused leaves the run as it was
+                run.begin(stage)
+                stage.finish(make(stage, inputs))
+                done += 1
         run.write_recipe(content)
         if not done and not run.linked:
             console.say(f"{out}: nothing was left to do; --fresh-from STAGE makes a stage and all later ones anew.")
@@ -139,7 +141,8 @@ class StageMaker:
     @crew.together
     def _make(self, path: Path, identity: Identity, inputs: Inputs) -> dict[str, Any]:
         stage = self._stage or StageRun(path, identity, self._console.say)
-        bench = Workbench(self._recipe, inputs, stage, self._console)
+        console = KeptProgress(self._console, stage.path) if leads() else self._console
+        bench = Workbench(self._recipe, inputs, stage, console)
         with bench.closing, crew.scope():
             try:
                 return RUNNERS[stage.name](bench)

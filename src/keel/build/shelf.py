@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
+import torch
 from torch import Tensor, nn
 
 from keel.adapter_config import ENSEMBLE_FILE, members_of
@@ -31,6 +32,7 @@ from keel.models.critic import ValueHead, ValueNetwork
 from keel.models.ensemble import RewardEnsemble
 from keel.models.export import save_policy, save_reward_model
 from keel.models.hidden import hidden_size
+from keel.models.kernels import release_freed_buffers
 from keel.models.load import classifier_on, load_causal_lm, load_classifier, resolve_device, resolve_precision
 from keel.models.memory import describe_weights
 from keel.models.policy import Policy
@@ -175,6 +177,9 @@ class Shelf:
             key: base for key, base in self._frozen.items() if any(id(weight) in held for weight in base.parameters())
         }
         gc.collect()  # the modules of a model refer to each other
+        if self.device.type == "cuda":
+            torch.cuda.empty_cache()  # for whoever else uses the device
+        release_freed_buffers()
 
     def spread(self) -> None:
         """Leave each process its shard of the models that do not train; those that do are their learner's."""

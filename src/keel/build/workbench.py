@@ -72,7 +72,7 @@ class Workbench:
         self.draws = Draws(recipe.seed, stage.name)
         self.models = Shelf(recipe.model, recipe.device, stage, self.draws)
         self.closing = ExitStack()  # what has to be ended with the stage
-        self.led = False  # whether every engine was made
+        self.led = False  # whether the leader walks, and the others wait
         self._said: set[str] = set()
 
     def renderer(self, source: str) -> Renderer:
@@ -152,12 +152,14 @@ class Workbench:
     def lead(self, stage: Callable[[], T], learner: GradientLearner[Any] | None = None) -> T:
         """Every engine is made: what does not train is spread over the processes, and the leader walks the stage.
 
-        `learner` is what trains in it.
+        `learner` is what trains in it. More may be made afterwards, and led again.
         """
         self.led = True
         crew.agree(None)
         self.models.spread()
-        return crew.lead(stage)
+        result = crew.lead(stage)
+        self.led = False
+        return result
 
     def say_models(self) -> None:
         """What the stage holds in memory."""

@@ -80,5 +80,5 @@ def main() -> None:
 
             print(f"keel: {printable(str(error)).replace(chr(10), ' ')}", file=sys.stderr)
         sys.exit(USER_ERROR)
-    except Dismissed:
-        sys.exit(USER_ERROR)
+    except Dismissed as error:
+        sys.exit(error.code)

@@ -11,6 +11,8 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemaining
 from rich.table import Table
 from rich.text import Text
 
+from keel.runs.leaving import STOPPED
+
 _PLAIN_EVERY = 20.0  # seconds between two lines where there is no terminal to redraw
 
 
@@ -40,7 +42,7 @@ class TerminalConsole:
         if self._live:
             self._progress.stop()
         if kind is KeyboardInterrupt:
-            self.say("Stopped; the same command, without --fresh-from, goes on from the last checkpoint.")
+            self.say(STOPPED)
 
     def say(self, text: str) -> None:
         self.rich.print(Text(text))

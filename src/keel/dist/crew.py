@@ -17,7 +17,7 @@ from functools import wraps
 from typing import Any, Concatenate, Generic, ParamSpec, TypeVar
 from weakref import WeakKeyDictionary, ref
 
-from keel.dist.launcher import Dismissed, Fallen
+from keel.dist.launcher import LEFT, USER_ERROR, Dismissed, Fallen
 from keel.dist.world import everyone, from_leader, world
 from keel.errors import UserError
 
@@ -115,7 +115,7 @@ def lead(main: Callable[[], T]) -> T:
             with suppress(AttributeError):
                 setattr(error, _TOLD, True)
             with suppress(RuntimeError):  # they are gone, which the error may well be about
-                from_leader(("dismissed",))
+                from_leader(("dismissed", LEFT if getattr(error, "code", None) == LEFT else USER_ERROR))
         raise
     finally:
         _leading = False
@@ -188,7 +188,7 @@ def _help() -> Any:
         if word == "done":
             return told[1]
         if word == "dismissed":
-            raise Dismissed
+            raise Dismissed(told[1])
         number, name, args, kwargs = told[1:]
         engine = _enrolled[number]()
         assert engine is not None, "the leader calls what is gone here"

@@ -4,18 +4,24 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
 import sys
 from collections.abc import Sequence
 
 from keel.errors import UserError
 
 USER_ERROR = 2  # the exit code of a mistake that the leader has told in a sentence
-_SHUTDOWN = 600  # seconds that a step has to end in when the launcher is told to
 LOST = 3  # of a process whose peers are gone
+LEFT = 128 + signal.SIGTERM  # 143, of a run that was left: what a program has that the signal ended
+_SHUTDOWN = 600  # seconds that a step has to end in when the launcher is told to
 
 
 class Dismissed(Exception):
-    """The leader has ended with an error, which it tells itself."""
+    """The leader has ended, and says itself why; this process ends with the same exit code, 2 or that of leaving."""
+
+    def __init__(self, code: int) -> None:
+        super().__init__()
+        self.code = code
 
 
 class Lost(UserError):
@@ -39,7 +45,8 @@ def leads() -> bool:
 def launch(processes: int, restarts: int, arguments: Sequence[str]) -> None:
     """`keel ARGUMENTS` in that many processes; all are started again, `restarts` times at most, when one ends badly.
 
-    Raises UserError that names the process which ended first, and SystemExit where it has told its mistake itself.
+    Raises UserError that names the process which ended first, and SystemExit where it has told its mistake itself, or
+    has left the run.
     """
     from torch.distributed.elastic.multiprocessing.api import SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
@@ -58,22 +65,28 @@ def launch(processes: int, restarts: int, arguments: Sequence[str]) -> None:
         run_id="keel",
         rdzv_backend="c10d",
         rdzv_endpoint="localhost:0",
-        max_restarts=restarts,
+        max_restarts=0,  # they would be started again after leaving, too
         monitor_interval=0.1,
         shutdown_timeout=_SHUTDOWN,
         start_method="spawn",
     )
-    try:
-        elastic_launch(config, sys.executable)("-m", "keel", *arguments)
-    except SignalException as stop:
-        raise SystemExit(128 + stop.sigval) from None
-    except ChildFailedError as error:
-        rank, failure = min(error.failures.items(), key=lambda one: (one[1].exitcode == LOST, one[1].timestamp))
-        if failure.exitcode == USER_ERROR:
-            raise SystemExit(USER_ERROR) from error
-        how = failure.signal_name() if failure.exitcode < 0 else f"exit code {failure.exitcode}"
-        again = f", after {restarts} restarts" if restarts else ""
-        raise UserError(
-            f"process {rank} of {processes} ended with {how}{again}, and the others were stopped; start the run "
-            "again: it goes on from its last checkpoint"
-        ) from error
+    for remaining in range(restarts, -1, -1):
+        try:
+            elastic_launch(config, sys.executable)("-m", "keel", *arguments)
+            return
+        except SignalException as stop:
+            raise SystemExit(128 + stop.sigval) from None
+        except ChildFailedError as error:
+            if any(one.exitcode == LEFT for one in error.failures.values()):
+                raise SystemExit(LEFT) from error
+            if remaining:
+                continue
+            rank, failure = min(error.failures.items(), key=lambda one: (one[1].exitcode == LOST, one[1].timestamp))
+            if failure.exitcode == USER_ERROR:
+                raise SystemExit(USER_ERROR) from error
+            how = failure.signal_name() if failure.exitcode < 0 else f"exit code {failure.exitcode}"
+            again = f", after {restarts} restarts" if restarts else ""
+            raise UserError(
+                f"process {rank} of {processes} ended with {how}{again}, and the others were stopped; start the run "
+                "again: it goes on from its last checkpoint"
+            ) from error

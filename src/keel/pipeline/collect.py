@@ -28,6 +28,14 @@ _NOT_CARRIED = {"iteration", *(field.name for field in fields(Comparison))}  # c
 
 
 @dataclass(frozen=True)
+class Rounds:
+    """How many rounds of prompts are done, and how many of their pairs were identical."""
+
+    done: int
+    identical: int
+
+
+@dataclass(frozen=True)
 class _Shown:
     """A pair as the annotator sees it, and where its responses stand in the samples."""
 
@@ -63,35 +71,60 @@ def collect_comparisons(
             for one, judgement in zip(shown, judgements, strict=True)
         ]
 
-    comparisons, identical = _in_rounds(config, sampler, prompts, judged, stage=stage, draws=draws, console=console)
-    return _publish(comparisons, identical, len(prompts), config.annotator.name, stage)
+    begun = rounds_done(stage)
+    rounds = _in_rounds(config, sampler, prompts, judged, begun, stage=stage, draws=draws, console=console)
+    return _publish(_rows(config, stage), rounds, len(prompts), config.annotator.name, stage)
 
 
-def collect_from_people(
+def rounds_done(stage: StageRun) -> Rounds:
+    """Those that were finished before the stage was interrupted; its logs are cut back to them."""
+    snapshot = stage.restore()
+    return Rounds(snapshot.step, snapshot.state["identical"]) if snapshot else Rounds(0, 0)
+
+
+def num_rounds(prompts: Sequence[PromptItem]) -> int:
+    """In how many rounds the prompts are responded to."""
+    return -(-len(prompts) // _PROMPTS_A_ROUND)
+
+
+def sample_for_people(
     config: CollectConfig,
     sampler: Sampler,
-    panel: Panel,
     prompts: Sequence[PromptItem],
+    begun: Rounds,
     *,
     stage: StageRun,
     draws: Draws,
     console: Console,
+) -> Rounds:
+    """The first half of collecting from people: sample everything, after the rounds that are done."""
+    return _in_rounds(config, sampler, prompts, _unjudged, begun, stage=stage, draws=draws, console=console)
+
+
+def collect_from_people(
+    config: CollectConfig,
+    panel: Panel,
+    prompts: Sequence[PromptItem],
+    rounds: Rounds,
+    *,
+    stage: StageRun,
+    console: Console,
     pause: Pause,
 ) -> dict[str, Any]:
-    """The same with people: everything is sampled first, then asked, and written down when enough is answered.
+    """The second half: ask about all pairs that were sampled in those rounds, and write down what is answered.
 
-    Each answer is a line; of those by whom neither response is better there is none. Raises UserError if no pair is
-    left, or nobody found a response the better one.
+    Needs no model, for people take days. Each answer is a line; of those by whom neither response is better there is
+    none. Raises UserError if no pair is left, or nobody found a response the better one.
     """
     assert config.annotator.people is not None
-    pairs, identical = _in_rounds(config, sampler, prompts, _unjudged, stage=stage, draws=draws, console=console)
+    pairs = _rows(config, stage)
     items = [prompts[pair["prompt_number"]] for pair in pairs]
     asked = [
         Sampled(item.source, tuple(pair["responses"]), tuple(pair["ended"]))
         for item, pair in zip(items, pairs, strict=True)
     ]
-    last = len(range(0, len(prompts), _PROMPTS_A_ROUND))
-    opinions = ask_people(config.annotator.people, panel, asked, stage=stage, step=last, console=console, pause=pause)
+    step = rounds.done
+    opinions = ask_people(config.annotator.people, panel, asked, stage=stage, step=step, console=console, pause=pause)
     comparisons = [
         _answered(asked[one.question], one, {**_carried(items[one.question].row), **panel.columns}).to_row()
         for one in opinions
@@ -107,7 +140,7 @@ def collect_from_people(
         console.say(f"collect: {equal} of {len(opinions)} judgements find neither response better, and are left out.")
     people = sorted({one.annotator for one in opinions})
     name = people[0] if len(people) == 1 else f"{len(people)} people"
-    return _publish(comparisons, identical, len(prompts), name, stage) | _counts(pairs, opinions)
+    return _publish(comparisons, rounds, len(prompts), name, stage) | _counts(pairs, opinions)
 
 
 def _counts(pairs: Sequence[Mapping[str, Any]], opinions: Sequence[Opinion]) -> dict[str, Any]:
@@ -124,22 +157,17 @@ def _in_rounds(
     sampler: Sampler,
     prompts: Sequence[PromptItem],
     rows_of: Callable[[Sequence[_Shown], Samples], list[dict[str, Any]]],
+    begun: Rounds,
     *,
     stage: StageRun,
     draws: Draws,
     console: Console,
-) -> tuple[list[dict[str, Any]], int]:
-    """What `rows_of` makes of all pairs, and how many were identical.
-
-    Rounds that were finished before a kill are read from the samples' log. Raises UserError if no pair is left.
-    """
-    snapshot = stage.restore()
-    identical: int = snapshot.state["identical"] if snapshot else 0
-    rounds = range(0, len(prompts), _PROMPTS_A_ROUND)
-    console.progress(stage.name, snapshot.step if snapshot else 0, len(rounds), {})
-    for number, start in enumerate(rounds, start=1):
-        if snapshot is not None and number <= snapshot.step:
-            continue
+) -> Rounds:
+    """Log what `rows_of` makes of all pairs as samples, after the rounds that are done."""
+    identical, total = begun.identical, num_rounds(prompts)
+    console.progress(stage.name, begun.done, total, {})
+    for number in range(begun.done + 1, total + 1):
+        start = (number - 1) * _PROMPTS_A_ROUND
         part = [prompt for prompt in prompts[start : start + _PROMPTS_A_ROUND] for _ in range(config.per_prompt)]
         key = DrawKey(draws, "response", iteration=0, first_sample=start * config.per_prompt)
         samples = sampler.sample(part, config.sampling, key)
@@ -148,27 +176,32 @@ def _in_rounds(
         identical += len(part) // config.per_prompt * pairs_a_prompt - len(shown)
         stage.log_samples(number, rows_of(shown, samples))
         stage.checkpoint(number, {"identical": identical})
-        console.progress(stage.name, number, len(rounds), {"comparisons": float(len(shown))})
+        console.progress(stage.name, number, total, {"comparisons": float(len(shown))})
         if stage.leaving:
             stage.leave(number)
+    return Rounds(total, identical)
+
+
+def _rows(config: CollectConfig, stage: StageRun) -> list[dict[str, Any]]:
+    """What all rounds have logged. Raises UserError if no pair is left."""
     rows = [_without_iteration(line) for line in read_lines(stage.path / SAMPLES)]
     if not rows:
         raise UserError(
             f"collect: the {config.per_prompt} responses to each prompt are identical, so there is nothing to compare; "
             "raise collect.sampling.temperature"
         )
-    return rows, identical
+    return rows
 
 
 def _publish(
-    comparisons: Sequence[Mapping[str, Any]], identical: int, prompts: int, annotator: str, stage: StageRun
+    comparisons: Sequence[Mapping[str, Any]], rounds: Rounds, prompts: int, annotator: str, stage: StageRun
 ) -> dict[str, Any]:
     """Write the artefact; returns the summary."""
     write_rows(stage.work(COMPARISONS) / COMPARISONS_FILE, comparisons)
     stage.publish(COMPARISONS)
     return {
         "comparisons": len(comparisons),
-        "identical_pairs": identical,
+        "identical_pairs": rounds.identical,
         "prompts": prompts,
         "annotator": annotator,
         "noise_ceiling": _noise_ceiling(comparisons),

@@ -10,6 +10,7 @@ from keel.annotate.people import Away, Opinion, Panel, Standing
 from keel.config.collect import PeopleConfig
 from keel.errors import UserError
 from keel.runs.console import Console
+from keel.runs.progress import MINUTES_LEFT
 from keel.runs.stage import StageRun
 from keel.schema import Sampled
 
@@ -37,8 +38,10 @@ def ask_people(
     """
 
     def rest() -> None:
-        if stage.leaving or not config.wait:
+        if stage.leaving:
             stage.leave(step)
+        if not config.wait:
+            stage.leave(step, "and does not wait while people judge")
         pause(_POLL_SECONDS)
 
     def patiently(ask: Callable[[], T]) -> T:
@@ -64,9 +67,16 @@ def ask_people(
         if standing != shown:  # where nothing is redrawn each is a line
             console.progress("people", standing.complete, standing.questions, _numbers(standing, began, now))
             shown = standing
+        if not standing.questions:
+            raise UserError(
+                f"{stage.name}: all of its pairs were withdrawn from the project {config.project}; put them back "
+                f"there, or ask anew with another {stage.name}.annotator.people.round"
+            )
         if standing.complete >= config.enough * standing.questions - _ROUNDING:
-            return patiently(panel.opinions)
-        if not standing.open:
+            opinions = patiently(panel.opinions)
+            if opinions:  # else they were withdrawn since
+                return opinions
+        elif not standing.open:
             raise UserError(
                 f"{stage.name}: the project {config.project} was closed with {standing.complete} of "
                 f"{standing.questions} pairs judged; lower {stage.name}.annotator.people.enough to go on with those"
@@ -79,5 +89,5 @@ def _numbers(standing: Standing, began: tuple[float, int], now: float) -> dict[s
     numbers: dict[str, float] = dict(list(standing.by.items())[:_NAMED])
     given = standing.votes - began[1]
     if given > 0:
-        numbers["minutes left"] = (standing.wanted - standing.votes) * (now - began[0]) / given / 60
+        numbers[MINUTES_LEFT] = (standing.wanted - standing.votes) * (now - began[0]) / given / 60
     return numbers

@@ -126,7 +126,7 @@ def written(out: Path) -> Iterator[None]:
 
 def _full(out: Path, error: Exception) -> UserError:
     return UserError(
-        f"the disk under {out} is full ({first_line(error)}); free some of it and start the same command again: it "
+        f"the disk under {out} is full ({first_line(error)}); free some of it: the same command, without --fresh-from, "
         "goes on from the last checkpoint. ppo.keep_checkpoints, and so in the other stages, says how many stay"
     )
 

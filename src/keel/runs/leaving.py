@@ -9,15 +9,19 @@ import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-EXIT_CODE = 128 + signal.SIGTERM  # 143: what a program has that the signal ended
+from keel.dist.launcher import LEFT
+
+GOES_ON = "the same command, without --fresh-from, goes on from"
+STOPPED = f"Stopped; {GOES_ON} the last checkpoint."  # by hand
 _asked = False
 
 
 class Left(SystemExit):
     """The run has been left after a step, and its checkpoint is written. Exit code 143."""
 
-    def __init__(self) -> None:
-        super().__init__(EXIT_CODE)
+    def __init__(self, sentence: str) -> None:
+        super().__init__(LEFT)
+        self.sentence = sentence
 
 
 @contextmanager

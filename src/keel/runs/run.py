@@ -2,10 +2,12 @@
 
 runs/demo/
     .lock  run.json  recipe.json
+    ended.json               what ended it early, till it goes on
     ppo/
         identity.json        settings and hashes of inputs, written when the stage begins
         forked_from.json     where it was forked from, if it was
         metrics.jsonl  samples.jsonl  clock.json  checkpoints/
+        progress.json        how far it is, while it is at work
         faults/              steps whose numbers were not finite, to be replayed
         model/               an artefact, whole or not there
         done.json            the summary, written last
@@ -17,26 +19,26 @@ import fcntl
 import os
 import platform
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 import keel
-from keel.errors import UserError
+from keel.errors import UserError, first_line
 from keel.runs import files
 from keel.runs.callbacks import Callback
 from keel.runs.extend import Longer, longer
 from keel.runs.fork import Fork, ForkPoint
 from keel.runs.fork import start as start_fork
 from keel.runs.identity import Identity, differences
-from keel.runs.layout import CHECKPOINTS, DONE, IDENTITY, RECIPE, RUN, STAGES
+from keel.runs.layout import CHECKPOINTS, DONE, ENDED, IDENTITY, LOCK, PROGRESS, RECIPE, RUN, STAGES
+from keel.runs.leaving import STOPPED, Left
 from keel.runs.stage import KEEP_CHECKPOINTS, StageRun
 
 __all__ = ["Run", "StageRun"]
 
-_LOCK = ".lock"
 _MAX_NAMED = 3  # differing keys that a refusal spells out
 
 Console = Callable[[str], None]
@@ -65,6 +67,7 @@ class Run:
         self._callbacks = callbacks
         self._made_anew = False  # whether a stage was found to differ from that of `reuse`
         self._console = console
+        self._at_work = False  # whether a stage has begun since it was opened
 
     @classmethod
     @contextmanager
@@ -120,6 +123,34 @@ class Run:
             finally:
                 for callback in callbacks:
                     callback.close()
+
+    @contextmanager
+    def at(self, stage: str) -> Iterator[None]:
+        """Being at that stage: what ends the run there is kept for those who watch, once it has begun any."""
+        try:
+            with files.disk_trouble(self.path):
+                yield
+        except BaseException as error:
+            if self._at_work:
+                with suppress(OSError, ValueError):  # the disk may be what ended it, or a name that is no text
+                    self._keep_ending(stage, error)
+            raise
+
+    def _keep_ending(self, stage: str, error: BaseException) -> None:
+        how, sentence = _ending(error)
+        now = datetime.now(UTC).isoformat(timespec="seconds")
+        ending = {"stage": stage, "how": how, "sentence": sentence, "time": now}
+        try:
+            files.write_json(self.path / ENDED, ending)
+        except OSError:  # where a disk is full there is room again without the progress, which is none any more
+            (self.path / stage / PROGRESS).unlink(missing_ok=True)
+            files.write_json(self.path / ENDED, ending)
+
+    def begin(self, stage: StageRun) -> None:
+        """Begin the stage, or go on with it: what ended the run before is no news any more."""
+        self._at_work = True
+        (self.path / ENDED).unlink(missing_ok=True)
+        stage.begin()
 
     def write_recipe(self, recipe: Mapping[str, Any]) -> None:
         """Keep the resolved recipe beside the stages, for the report."""
@@ -244,7 +275,7 @@ class Run:
 @contextmanager
 def _locked(out: Path) -> Iterator[None]:
     """Held by the open file, so that a kill releases it; the file itself stays."""
-    with (out / _LOCK).open("a+", encoding="utf-8") as file:
+    with (out / LOCK).open("a+", encoding="utf-8") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
@@ -257,6 +288,15 @@ def _locked(out: Path) -> Iterator[None]:
         file.write(f"{os.getpid()}\n")
         file.flush()
         yield
+
+
+def _ending(error: BaseException) -> tuple[str, str]:
+    """Whether the run failed or was left, and a sentence on it."""
+    if isinstance(error, Left):
+        return "left", error.sentence
+    if isinstance(error, KeyboardInterrupt):
+        return "left", STOPPED
+    return "failed", str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {first_line(error)}"
 
 
 def _named(changed: Sequence[str]) -> str:

@@ -13,7 +13,7 @@ from keel.runs import files, leaving
 from keel.runs.callbacks import Callback, StageInfo, Told
 from keel.runs.fork import Fork
 from keel.runs.identity import Identity
-from keel.runs.layout import CHECKPOINTS, CLOCK, DONE, IDENTITY, METRICS, SAMPLES
+from keel.runs.layout import CHECKPOINTS, CLOCK, DONE, IDENTITY, METRICS, PROGRESS, SAMPLES
 from keel.runs.metrics import MetricsLog, SamplesLog
 
 if TYPE_CHECKING:
@@ -71,10 +71,11 @@ class StageRun:
         """Whether the process has been told to end: the step that was just logged wants a checkpoint, then `leave`."""
         return leaving.asked()
 
-    def leave(self, step: int) -> NoReturn:
+    def leave(self, step: int, why: str = "as asked") -> NoReturn:
         """End the run where the checkpoint of `step` is written. Raises Left."""
-        self._console(f"{self.name}: left after step {step}, as asked; the same command goes on from there.")
-        raise leaving.Left
+        sentence = f"left after step {step}, {why}; {leaving.GOES_ON} there."
+        self._console(f"{self.name}: {sentence}")
+        raise leaving.Left(sentence)
 
     @property
     def fork(self) -> Fork | None:
@@ -90,6 +91,7 @@ class StageRun:
         assert not self.finished, self.path
         self.path.mkdir(exist_ok=True)
         files.sweep(self.path)
+        (self.path / PROGRESS).unlink(missing_ok=True)
         files.write_json(self.path / IDENTITY, self.identity.to_dict())
         self._seconds_before = float((files.read_json(self.path / CLOCK) or {"seconds": 0.0})["seconds"])
         self._started_at = time.monotonic()
@@ -174,6 +176,7 @@ class StageRun:
         """Mark the stage as finished. `seconds` is its wall-clock time, less what kills have undone."""
         self._metrics.sync()
         self._samples.sync()
+        (self.path / PROGRESS).unlink(missing_ok=True)
         files.write_json(self.path / DONE, {**summary, "seconds": self._seconds()})
         self._told.end(self.summary)
 

@@ -20,7 +20,7 @@ from keel.feedback.watch.app import make_watch_app
 from keel.serve.launch import is_loopback, listen, url_of
 from tests.feedback.watch.support import begin_run, begin_stage, log
 
-PATIENCE = 15.0
+PATIENCE = 60.0
 
 
 @contextmanager
@@ -86,6 +86,34 @@ def test_news_come_as_they_are_made_and_go_on_from_the_last_event(stages: list[P
             assert narrow.next()[1] == ["r-b"]
         with closing(Stream(url, **{"Last-Event-ID": "of-another-server-9"})) as stranger:
             assert stranger.next()[1] == ["r-a", "r-b"]
+
+
+def test_an_alarm_is_news_while_a_run_is_watched(stages: list[Path], tmp_path: Path) -> None:
+    """The score goes on rising and the true utility falls: it is said beside the evaluation that shows it."""
+
+    def state(url: str) -> str:
+        connection = http.client.HTTPConnection(urlsplit(url).netloc, timeout=PATIENCE)
+        with closing(connection):
+            connection.request("GET", "/runs/r-b/parts/state")
+            return connection.getresponse().read().decode()
+
+    def evaluate(iteration: int, utility: float) -> None:
+        known = {"eval/scores": iteration, "eval/utility": utility, "eval/utility/peak": min(iteration, 3)}
+        log(stages[1], [iteration], **known, **{"eval/utility/fall_error": 0.01})
+
+    with serving(tmp_path / "r") as (url, _), closing(Stream(url)) as stream:
+        stream.next()
+        for iteration in range(1, 4):
+            evaluate(iteration, iteration)
+            assert stream.next()[1] == ["r-b"]
+        assert "over-optimisation" not in state(url)
+        alarmed = []
+        for iteration in range(4, 8):
+            evaluate(iteration, 3 - iteration / 4)
+            assert stream.next()[1] == ["r-b"]
+            alarmed.append("over-optimisation" in state(url))
+        assert alarmed[-1]
+        assert alarmed == sorted(alarmed)
 
 
 def test_a_silent_stream_says_that_it_lives(

@@ -74,6 +74,22 @@ def test_a_run_is_shown_with_its_stages_curves_and_samples(tmp_path: Path) -> No
     assert client.get("/runs/a?stage=..").status_code == 404
 
 
+def test_what_ended_a_run_is_shown_on_every_page_of_it(tmp_path: Path) -> None:
+    run = full_run(tmp_path / "a")
+    client = client_of(run)
+    assert client.get("/api/watch/runs/a").json()["ending"] is None
+    ending = {"stage": "ppo", "how": "failed", "sentence": "the <disk> is full"}
+    write_json(run / "ended.json", ending)
+    client = client_of(run)
+    for path in ("/", "/parts/runs", "/runs/a", "/runs/a?stage=sft", "/runs/a/parts/state"):
+        assert "failed: the &lt;disk&gt; is full" in client.get(path).text, path
+    assert '<span class="pill bad">failed</span>' in client.get("/runs/a").text
+    found = client.get("/api/watch/runs/a").json()
+    assert (found["state"], found["ending"], found["stages"]["ppo"]["state"]) == ("failed", ending, "failed")
+    write_json(run / "ended.json", {"stage": "ppo", "how": "left", "sentence": "left after step 30, as asked."})
+    assert "<b>ppo</b> left after step 30, as asked." in client_of(run).get("/runs/a").text
+
+
 def test_runs_are_compared_by_an_address(tmp_path: Path) -> None:
     for name in ("a", "b", "c"):
         full_run(tmp_path / "r" / name)
@@ -102,8 +118,10 @@ def test_nothing_that_a_run_says_is_markup(tmp_path: Path) -> None:
         json.dumps({"iteration": 2, **row, "odd": "\ud800"}) + "\n" + json.dumps({"iteration": 2, "x": HOSTILE}) + "\n"
     )
     (ppo / "samples.jsonl").write_text(lone, encoding="utf-8")
-    write_json(ppo / "done.json", {"stopped": HOSTILE})
+    write_json(run / "ended.json", {"stage": "ppo", "how": "failed", "sentence": HOSTILE})
+    write_json(ppo / "progress.json", {"of": HOSTILE, "done": 1, "total": 2})
     (ppo / "faults" / "<b>step").mkdir(parents=True)
+    write_json(begin_stage(run, "reward") / "done.json", {"stopped": HOSTILE})
     for path, page in pages_of(client_of(tmp_path / "a"), "a").items():
         assert not re.search(r"<script>alert|<img|</style>|<b>step|\b49\b", page), path
         for script in re.findall(r"<script\b([^>]*)>", page):
@@ -115,10 +133,11 @@ def test_files_of_any_content_make_a_page(tmp_path: Path) -> None:
         run = tmp_path / "r" / str(number)
         for stage in ("sft", "ppo", "evaluate"):
             (run / stage).mkdir(parents=True)
-            for name in ("metrics.jsonl", "samples.jsonl", "done.json", "identity.json"):
+            for name in ("metrics.jsonl", "samples.jsonl", "done.json", "identity.json", "progress.json"):
                 (run / stage / name).write_bytes(content)
         (run / "recipe.json").write_bytes(content)
         (run / "run.json").write_bytes(content)
+        (run / "ended.json").write_bytes(content)
     client = client_of(tmp_path / "r")
     for number in range(len(CONTENTS)):
         pages_of(client, f"r-{number}")

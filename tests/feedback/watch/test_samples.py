@@ -34,12 +34,14 @@ def test_tokens_that_do_not_fit_their_kl_are_not_painted(tmp_path: Path) -> None
 
 def test_pairs_are_shown_side_by_side_and_other_rows_as_they_stand(tmp_path: Path) -> None:
     evaluated = {"prompt": [1], "policy": "x", "reference": "y", "policy_score": 2.0, "policy_utility": 3.0}
-    chosen, pair, other = views(
-        tmp_path, {"prompt": "p", "chosen": "x", "rejected": "y"}, evaluated, {"made": {"by": "hand"}}
+    asked = {"prompt": "p", "responses": ["x", "y", 3], "ended": [True, False]}
+    chosen, pair, waiting, other = views(
+        tmp_path, {"prompt": "p", "chosen": "x", "rejected": "y"}, evaluated, asked, {"made": {"by": "hand"}}
     )
     assert [(text.label, text.text) for text in chosen.texts] == [("chosen", "x"), ("rejected", "y")]
     assert [text.note for text in pair.texts] == ["score 2.00, true 3.00", ""]
     assert pair.prompt == "[1]"
+    assert [(text.label, text.text) for text in waiting.texts] == [("response 1", "x"), ("response 2", "y")]
     assert '"by": "hand"' in other.other
 
 

@@ -1,7 +1,10 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -62,6 +65,112 @@ def test_a_run_is_quiet_when_no_line_comes_for_long(tmp_path: Path) -> None:
     assert status(run).age == pytest.approx(700, abs=5)
 
 
+def progress(stage: Path, of: str, done: int, total: int, seconds_left: float | None = None) -> None:
+    write_json(stage / "progress.json", {"of": of, "done": done, "total": total, "seconds_left": seconds_left})
+
+
+@pytest.mark.parametrize(("how", "sentence"), [("failed", "the disk is full"), ("left", "left after step 3, as asked")])
+def test_a_run_says_what_ended_it_early(tmp_path: Path, how: str, sentence: str) -> None:
+    run = begin_run(tmp_path / "a", {"sft": {}, "ppo": {"iterations": 20}})
+    sft = begin_stage(run, "sft")
+    log(sft, [1, 2, 3], **{"sft/loss": 2.5})
+    progress(sft, "sft", 3, 12)
+    write_json(run / "ended.json", {"stage": "sft", "how": how, "sentence": sentence, "time": "2030-01-02"})
+    found = status(run)
+    assert (found.state, states(found)) == (how, {"sft": how, "ppo": "waiting"})
+    assert found.current is not None
+    assert (found.current.name, found.current.steps, found.current.planned, found.current.eta) == ("sft", 3, 12, None)
+    assert found.ending is not None
+    assert (found.ending.stage, found.ending.how, found.ending.sentence) == ("sft", how, sentence)
+    write_json(sft / "done.json", {})  # as where a callback fails that is told of the stage's end
+    found = status(run)
+    assert (found.state, states(found)) == (how, {"sft": "finished", "ppo": "waiting"})
+    assert found.ending is not None
+    write_json(begin_stage(run) / "done.json", {})
+    found = status(run)
+    assert (found.state, found.ending) == ("finished", None)
+
+
+def test_a_run_that_failed_before_a_stage_began_says_so(tmp_path: Path) -> None:
+    run = begin_run(tmp_path / "a", {"sft": {}, "ppo": {"iterations": 20}})
+    write_json(begin_stage(run, "sft") / "done.json", {})
+    write_json(run / "ended.json", {"stage": "ppo", "how": "failed", "sentence": "there is no data.jsonl"})
+    found = status(run)
+    assert (found.state, states(found)) == ("failed", {"sft": "finished", "ppo": "failed"})
+    assert found.current is not None
+    assert found.current.name == "ppo"
+
+
+@pytest.mark.parametrize("value", [{}, {"stage": "ppo", "how": "gone", "sentence": "x"}, {"stage": [], "how": {}}])
+def test_an_ending_that_says_nothing_is_none(tmp_path: Path, value: dict[str, Any]) -> None:
+    run = begin_run(tmp_path / "a")
+    begin_stage(run)
+    write_json(run / "ended.json", value)
+    assert (status(run).state, status(run).ending) == ("running", None)
+
+
+HOLDER = """
+import sys, pathlib
+from keel.runs.run import Run
+with Run.open(pathlib.Path(sys.argv[1]), "held", console=print):
+    print("held", flush=True)
+    sys.stdin.read()
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/locks").exists(), reason="the system does not say who holds what")
+def test_a_run_that_a_process_holds_is_running(tmp_path: Path) -> None:
+    """However long it has written nothing, and whatever ended it before; killed, it is quiet."""
+    run = begin_run(tmp_path / "a", {"collect": {}})
+    begin_stage(run, "collect")
+    write_json(run / "ended.json", {"stage": "collect", "how": "failed", "sentence": "the disk is full"})
+    command = [sys.executable, "-c", HOLDER, str(run)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as holder:
+        assert holder.stdout is not None
+        assert holder.stdout.readline() == "held\n"
+        age(run, 10_000)
+        found = status(run)
+        assert (found.state, states(found), found.ending) == ("running", {"collect": "running"}, None)
+        holder.kill()
+        holder.wait()
+        assert status(run).state == "failed"
+        (run / "ended.json").unlink()
+        age(run, 10_000)
+        assert status(run).state == "quiet"
+
+
+def test_how_long_the_rest_takes(tmp_path: Path) -> None:
+    """By the last steps, of 2 seconds, or by what a stage that times none says itself, less what went by since."""
+    run = begin_run(tmp_path / "a", {"collect": {}, "reward": {}})
+    collect, reward = begin_stage(run, "collect"), begin_stage(run, "reward")
+    log(reward, [1, 2, 3, 4], **{"reward/loss": 0.5, "time/step_seconds": 2.0})
+    progress(reward, "reward", 3, 10, 1e9)
+    progress(collect, "people", 3, 40, 500.0)
+    age(collect, 100)
+    people, training = status(run).stages
+    assert (people.steps, people.planned, people.unit, people.share) == (3, 40, "pairs judged", 0.075)
+    assert people.eta == pytest.approx(400, abs=5)
+    assert (training.steps, training.planned, training.unit) == (4, 10, "steps")
+    assert training.eta == pytest.approx(6 * 2.0)
+    age(collect, 600)
+    assert status(run).stages[0].eta is None
+    progress(collect, "collect", 1, 3)
+    assert status(run).stages[0].unit == "rounds of prompts"
+
+
+@pytest.mark.parametrize("value", [None, "x", -1, 1e300, [], {}, True])
+def test_progress_of_any_kind_is_a_status(tmp_path: Path, value: Any) -> None:
+    run = begin_run(tmp_path / "a", {"sft": {}, "collect": {}})
+    for name in ("sft", "collect"):
+        write_json(
+            begin_stage(run, name) / "progress.json", dict.fromkeys(("of", "done", "total", "seconds_left"), value)
+        )
+    log(run / "sft", [1], **{"time/step_seconds": 1.0})
+    for stage in status(run).stages:
+        assert stage.eta is None
+        assert stage.share is None or 0 <= stage.share <= 1
+
+
 def test_a_stage_that_is_linked_from_elsewhere_says_so(tmp_path: Path) -> None:
     old = begin_stage(begin_run(tmp_path / "old"), "sft")
     run = begin_run(tmp_path / "new")
@@ -72,9 +181,9 @@ def test_a_stage_that_is_linked_from_elsewhere_says_so(tmp_path: Path) -> None:
 def test_the_numbers_of_an_evaluation_and_of_comparisons(tmp_path: Path) -> None:
     run = begin_run(tmp_path / "a", {"evaluate": {}, "collect": {}})
     say(begin_stage(run, "collect"), 1, {"chosen": "a"}, {"chosen": "b"})
-    assert status(run).numbers == {"comparisons": "2"}
+    assert status(run).numbers == {"pairs": "2"}
     write_json(begin_stage(run, "evaluate") / "done.json", {"policy": {"score": 1.5, "utility": None}, "kl": 2})
-    assert status(run).numbers == {"comparisons": "2", "score": "1.50", "KL": "2.00"}
+    assert status(run).numbers == {"pairs": "2", "score": "1.50", "KL": "2.00"}
 
 
 def judged(iteration: int, utility: float, peak: int) -> str:

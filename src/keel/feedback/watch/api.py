@@ -7,6 +7,7 @@ import json
 import math
 from collections.abc import AsyncIterator, Callable
 from contextlib import suppress
+from dataclasses import asdict
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Header, Query
@@ -28,15 +29,26 @@ _DIGITS = 6  # of a value: more than a screen shows
 
 
 class StageNow(BaseModel):
-    """A stage: its state, how far it is, and counts that change when there is more to read of it."""
+    """A stage: its state, how far it is (in steps, or what `unit` says), and counts that change when there is more to
+    read of it.
+    """
 
     state: str
     steps: int | None
     planned: int | None
+    unit: str
     eta_seconds: float | None
     generation: int
     lines: int
     samples: int
+
+
+class EndingNow(BaseModel):
+    """What ended a run early: whether it `failed` at the stage or was `left` there, and why."""
+
+    stage: str
+    how: str
+    sentence: str
 
 
 class RunNow(BaseModel):
@@ -45,6 +57,7 @@ class RunNow(BaseModel):
     run: str
     label: str
     state: str
+    ending: EndingNow | None
     stages: dict[str, StageNow]
 
 
@@ -132,7 +145,8 @@ def now(run: LiveRun) -> RunNow:
     """The run as the API says it."""
     found = status.of_run(run)
     stages = {one.name: _stage_now(one, run.stages.get(one.name)) for one in found.stages}
-    return RunNow(run=run.id, label=run.label, state=found.state, stages=stages)
+    ending = EndingNow(**asdict(found.ending)) if found.ending else None
+    return RunNow(run=run.id, label=run.label, state=found.state, ending=ending, stages=stages)
 
 
 def _stage_now(one: status.StageStatus, stage: LiveStage | None) -> StageNow:
@@ -140,6 +154,7 @@ def _stage_now(one: status.StageStatus, stage: LiveStage | None) -> StageNow:
         state=one.state,
         steps=one.steps,
         planned=one.planned,
+        unit=one.unit,
         eta_seconds=one.eta,
         generation=stage.generation if stage else 0,
         lines=stage.num_rows if stage else 0,

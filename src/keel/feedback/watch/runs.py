@@ -13,10 +13,11 @@ from pathlib import Path
 from typing import Any
 
 from keel.feedback.refused import Refused
+from keel.feedback.watch.held import is_held
 from keel.feedback.watch.roots import Roots
 from keel.feedback.watch.stage import JsonFile, LiveStage, number
 from keel.feedback.watch.tail import open_regular
-from keel.runs.layout import RECIPE, RUN, STAGES
+from keel.runs.layout import ENDED, LOCK, RECIPE, RUN, STAGES
 
 _EVERY = 0.9  # seconds between two looks at what grows, however many ask: a little less than streams wait
 _SELDOM = 10.0  # at what has been still for _STILL seconds, and at which runs there are
@@ -35,6 +36,8 @@ class LiveRun:
         self.path = path
         self.version = 0
         self.about = JsonFile(path / RUN)
+        self.ended = JsonFile(path / ENDED)
+        self.held = False  # whether a process is at work on it, as far as this machine knows
         self._recipe = JsonFile(path / RECIPE)
         self.stages: dict[str, LiveStage] = {}
         self._roots = roots
@@ -75,7 +78,10 @@ class LiveRun:
         now = time.monotonic()
         if now < self.due and not self.behind:
             return False
-        news = [file.refresh() for file in (self.about, self._recipe) if self._roots.holds(file.path)]
+        news = [file.refresh() for file in (self.about, self.ended, self._recipe) if self._roots.holds(file.path)]
+        held = self._roots.holds(self.path / LOCK) and is_held(self.path / LOCK)
+        news.append(held != self.held)
+        self.held = held
         there = [name for name in STAGES if os.path.isdir(self.path / name)]
         news.append(there != list(self.stages))
         self.stages = {name: self.stages.get(name) or LiveStage(self.path / name, self._roots) for name in there}

@@ -64,13 +64,20 @@ def _iteration(row: dict[str, Any]) -> int:
 
 
 def _view(row: dict[str, Any]) -> SampleView:
-    texts = [_text(row, key) for key in _TEXTS if isinstance(row.get(key), str)]
+    texts = [_text(row, key) for key in _TEXTS if isinstance(row.get(key), str)] + _responses(row)
     if not texts:
         return SampleView("", (), "", other=json.dumps(row, ensure_ascii=False, indent=1))
     ended = ["cut at the limit"] if row.get("ended") is False else []
     note = ", ".join([*_numbers(row, "", _NUMBERS), *ended])
     prompt = row.get("prompt")
     return SampleView(prompt if isinstance(prompt, str) else json.dumps(prompt), tuple(texts), note)
+
+
+def _responses(row: dict[str, Any]) -> list[Text]:
+    """Those that people are to compare."""
+    said = row.get("responses")
+    texts = [text for text in said if isinstance(text, str)] if isinstance(said, list) else []
+    return [Text(f"response {place}", text, "") for place, text in enumerate(texts, start=1)]
 
 
 def _text(row: dict[str, Any], key: str) -> Text:

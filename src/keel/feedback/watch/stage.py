@@ -17,7 +17,7 @@ import numpy as np
 from keel.feedback.watch.downsample import Floats, thin
 from keel.feedback.watch.roots import Roots
 from keel.feedback.watch.tail import Tail, clean, open_regular, parse
-from keel.runs.layout import CHECKPOINTS, CLOCK, DONE, FAULTS, FORKED, IDENTITY, METRICS, SAMPLES
+from keel.runs.layout import CHECKPOINTS, CLOCK, DONE, FAULTS, FORKED, IDENTITY, METRICS, PROGRESS, SAMPLES
 
 _MOST_METRICS = 2000
 _MOST_SAMPLES = 1000  # the newest
@@ -101,6 +101,7 @@ class LiveStage:
         self._samples = Tail(path / SAMPLES)
         self.done = JsonFile(path / DONE)
         self.fork = JsonFile(path / FORKED)
+        self.progress = JsonFile(path / PROGRESS)
         self.behind = False  # whether there is more to read at once
         self.changed_at = 0.0  # when something in it was last written, in seconds of the epoch
         self.faults: list[str] = []
@@ -126,7 +127,7 @@ class LiveStage:
             return False
         faults = _names(self.path / FAULTS) if self._within(self.path / FAULTS) else []
         news = [self._read_metrics(deadline), self._read_samples(deadline), faults != self.faults]
-        news += [file.refresh() for file in (self.done, self.fork) if self._within(file.path)]
+        news += [file.refresh() for file in (self.done, self.fork, self.progress) if self._within(file.path)]
         self.faults = faults
         self.changed_at = _newest(self.path)
         return any(news)
@@ -226,7 +227,7 @@ def _names(folder: Path) -> list[str]:
 def _newest(folder: Path) -> float:
     """When the directory or one of the files in which a run's progress shows was written."""
     newest = 0.0
-    for name in ("", METRICS, SAMPLES, IDENTITY, CLOCK, CHECKPOINTS, DONE):
+    for name in ("", METRICS, SAMPLES, IDENTITY, CLOCK, CHECKPOINTS, PROGRESS, DONE):
         try:
             newest = max(newest, (folder / name).stat().st_mtime)
         except OSError:

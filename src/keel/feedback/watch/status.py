@@ -13,13 +13,20 @@ from keel.feedback.watch.runs import LiveRun
 from keel.feedback.watch.stage import LiveStage, number
 from keel.instruments.alarms import AFTER, alarms
 
-State = Literal["waiting", "running", "quiet", "finished", "elsewhere"]
+State = Literal["waiting", "running", "quiet", "failed", "left", "finished", "elsewhere"]
 
 _LEAST_QUIET = 120.0  # seconds without a line before a stage that logs its steps counts as quiet
 _SLOW_STEPS = 10  # and at least so many of its slowest recent steps
 _QUIET_UNLOGGED = 900.0  # of a stage that has logged no step: it may be loading a model
 _RECENT = 50  # steps
 _MOST_EVALUATIONS = 200
+_UNITS = {
+    "collect": "rounds of prompts",
+    "people": "pairs judged",
+    "reference": "rows read",
+    "ppo": "iterations",
+    "evaluate": "parts",
+}  # else steps
 _EVALUATED = "eval/scores"
 _HELD_OUT = ("eval/utility", "eval/judge")
 _KL_ERRORS, _LEAST_KL = 5, -1e-3  # as ppo itself warns of
@@ -51,6 +58,7 @@ class StageStatus:
     state: State
     steps: int | None
     planned: int | None
+    unit: str  # of the steps
     eta: float | None
     age: float | None  # since something was written
     numbers: tuple[tuple[str, str], ...]
@@ -71,6 +79,15 @@ class Notice:
 
 
 @dataclass(frozen=True)
+class Ending:
+    """What ended a run early, at which stage, in its own words."""
+
+    stage: str
+    how: Literal["failed", "left"]
+    sentence: str
+
+
+@dataclass(frozen=True)
 class RunStatus:
     """A run on one line; `current` is the stage to look at, `numbers` are the last ones, by label."""
 
@@ -80,21 +97,37 @@ class RunStatus:
     current: StageStatus | None
     numbers: dict[str, str]
     warnings: tuple[Notice, ...]
+    ending: Ending | None
     age: float | None  # seconds since something was written
 
 
 def of_run(run: LiveRun) -> RunStatus:
     """Where a run stands."""
-    stages = tuple(_status(run, name, run.stages.get(name)) for name in run.planned)
+    ending = _ending(run)
+    stages = tuple(_status(run, name, run.stages.get(name), ending) for name in run.planned)
     age = min((one.age for one in stages if one.age is not None), default=None)
     numbers: dict[str, str] = {}
     for stage in sorted(stages, key=lambda stage: stage.name == "ppo"):  # whose numbers go before the evaluation's
         numbers |= dict(stage.numbers)
-    return RunStatus(run, _state(stages, age), stages, _current(stages), numbers, tuple(_warnings(run)), age)
+    state = ending.how if ending else _state(stages, run.held, age)
+    return RunStatus(run, state, stages, _current(stages), numbers, tuple(_warnings(run)), ending, age)
 
 
-def _state(stages: Sequence[StageStatus], age: float | None) -> State:
-    """Between two stages a run is running, unless for long nothing has been written."""
+def _ending(run: LiveRun) -> Ending | None:
+    """What its directory says of its end, unless a process has taken it up again or all stages are finished."""
+    found = run.ended.value or {}
+    stage, how, sentence = (found.get(key) for key in ("stage", "how", "sentence"))
+    if run.held or how not in ("failed", "left") or stage not in run.planned or not isinstance(sentence, str):
+        return None
+    there = [run.stages.get(name) for name in run.planned]
+    finished = all(one is not None and (one.finished or not one.readable) for one in there)
+    return None if finished else Ending(stage, how, sentence)
+
+
+def _state(stages: Sequence[StageStatus], held: bool, age: float | None) -> State:
+    """Between two stages a run is running while a process holds it; where that is not known, unless for long nothing
+    has been written.
+    """
     states = {stage.state for stage in stages} - {"elsewhere"}
     if "running" in states:
         return "running"
@@ -104,12 +137,12 @@ def _state(stages: Sequence[StageStatus], age: float | None) -> State:
         return "waiting"
     if states == {"finished"}:
         return "finished"
-    return "running" if age is not None and age < _QUIET_UNLOGGED else "quiet"
+    return "running" if held or (age is not None and age < _QUIET_UNLOGGED) else "quiet"
 
 
 def _current(stages: Sequence[StageStatus]) -> StageStatus | None:
     """The one at work, else the last training stage that has begun, else the first of all."""
-    begun = [stage for stage in stages if stage.state in ("running", "quiet", "finished")]
+    begun = [stage for stage in stages if stage.state not in ("waiting", "elsewhere")]
     working = [stage for stage in begun if stage.state != "finished"]
     trained = [stage for stage in begun if stage.name in _HEADLINES]
     return next((some[-1] for some in (working, trained, begun) if some), stages[0] if stages else None)
@@ -154,28 +187,56 @@ def spoken(seconds: float) -> str:
     return f"{hours} h {rest} min" if hours < 48 else f"{round(minutes / 1440)} days"
 
 
-def _status(run: LiveRun, name: str, stage: LiveStage | None) -> StageStatus:
-    if stage is None:
-        return StageStatus(name, "waiting", None, None, None, None, ())
-    if not stage.readable:
-        return StageStatus(name, "elsewhere", None, None, None, None, ())
-    steps = max(0, int(stage.iteration)) if math.isfinite(stage.iteration) else None
-    planned = run.numeric("ppo", "iterations") if name == "ppo" else None
-    planned = None if planned is None or not 0 < planned < 1e15 else planned
+def _status(run: LiveRun, name: str, stage: LiveStage | None, ending: Ending | None) -> StageStatus:
+    ended = ending.how if ending is not None and ending.stage == name else None
+    if stage is None or not stage.readable:
+        state: State = ended or ("waiting" if stage is None else "elsewhere")
+        return StageStatus(name, state, None, None, "", None, None, ())
     age = max(0.0, time.time() - stage.changed_at)
-    state: State = "finished" if stage.finished else "quiet" if age > _patience(stage) else "running"
-    eta = None
+    state = "finished" if stage.finished else ended or _at_work(run, stage, age)
+    steps, planned, unit = _steps(run, stage)
+    eta = _eta(stage, steps, planned, age) if state == "running" else None
+    return StageStatus(name, state, steps, planned, unit, eta, age, _numbers(stage))
+
+
+def _at_work(run: LiveRun, stage: LiveStage, age: float) -> State:
+    return "running" if run.held or age <= _patience(stage) else "quiet"
+
+
+def _steps(run: LiveRun, stage: LiveStage) -> tuple[int | None, int | None, str]:
+    """How many are done, how many there will be, and what they are called.
+
+    A stage says so itself while it works; of ppo the recipe does, which knows before and after.
+    """
+    line = stage.progress.value or {}
+    of, done, total = line.get("of"), number(line.get("done")), number(line.get("total"))
+    steps = stage.iteration if math.isfinite(stage.iteration) else None
+    if stage.name == "ppo":
+        total = run.numeric("ppo", "iterations")
+    elif of is not None and (of != stage.name or steps is None):
+        steps = done
+    unit = _UNITS.get(stage.name if of is None else str(of), "steps")
+    return _count(steps), _count(total) or None, unit
+
+
+def _count(value: float | None) -> int | None:
+    return int(value) if value is not None and 0 <= value < 1e15 else None
+
+
+def _eta(stage: LiveStage, steps: int | None, planned: int | None, age: float) -> float | None:
+    """By what its last steps took; of a stage that times none, by what it says itself."""
     durations = _durations(stage)
-    if state == "running" and planned and steps is not None and durations:
-        eta = max(0.0, planned - steps) * sum(durations) / len(durations)
-    return StageStatus(name, state, steps, None if planned is None else int(planned), eta, age, _numbers(stage))
+    if durations and planned and steps is not None:
+        return max(0.0, planned - steps) * sum(durations) / len(durations)
+    left = number((stage.progress.value or {}).get("seconds_left"))
+    return left - age if left is not None and age < left < 1e15 else None
 
 
 def _numbers(stage: LiveStage) -> tuple[tuple[str, str], ...]:
     found = [(label, stage.last(*keys)) for label, keys in _HEADLINES.get(stage.name, ())]
     found += [(label, _dig(stage.done.value, keys)) for label, keys in _SUMMARIES.get(stage.name, ())]
     numbers = tuple((label, shown(value)) for label, value in found if value is not None and math.isfinite(value))
-    return (*numbers, ("comparisons", f"{stage.num_samples:,}")) if stage.name == "collect" else numbers
+    return (*numbers, ("pairs", f"{stage.num_samples:,}")) if stage.name == "collect" else numbers
 
 
 def _dig(value: Any, keys: Sequence[str]) -> float | None:
