@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -19,6 +20,9 @@ from keel.feedback.tasks import NewTask, add_tasks
 from tests.browser.support import assert_accessible, keep_picture, serving
 from tests.feedback.support import PASSWORD, add_user, quick_app
 from tests.feedback.worlds import new_tasks
+
+JUDGEMENTS = re.compile("/api/v1/judgements/")
+MENDED = "what it should have been"
 
 
 @dataclass(frozen=True)
@@ -114,6 +118,22 @@ def point(target: Locator) -> None:
 
 def press(page: Page, name: str) -> None:
     point(page.get_by_role("button", name=name, exact=True))
+
+
+def begin_review(page: Page) -> None:
+    """A replacement is written, and not sent."""
+    page.keyboard.press("r")
+    page.get_by_label("A better response").fill(MENDED)
+
+
+def refuse(page: Page, what: re.Pattern[str], status: int, sentence: str) -> None:
+    page.route(what, lambda route: route.fulfill(status=status, json={"error": {"message": sentence}}))
+
+
+def take_back(page: Page) -> None:
+    """By its key, wherever somebody is typing."""
+    page.locator("#task").focus()
+    page.keyboard.press("u")
 
 
 def chip(page: Page, letter: str) -> Locator:

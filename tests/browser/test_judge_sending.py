@@ -28,7 +28,6 @@ def test_a_bare_reject_sends_no_replacement_whatever_ends_its_lines(visit: Visit
 def test_what_was_said_off_the_network_is_one_row_when_it_is_back(visit: Visitors, tmp_path: Path) -> None:
     with desk(tmp_path, "compare") as ann:
         page = ann.open(visit(ann.url))
-        page.on("dialog", lambda dialog: dialog.accept())
         judgements = re.compile("/api/v1/judgements/")
         page.route(judgements, lambda route: route.abort())
         say(page, lambda: page.keyboard.press("1"))
@@ -56,7 +55,6 @@ def test_what_was_said_off_the_network_is_one_row_when_it_is_back(visit: Visitor
 def test_what_no_longer_fits_the_project_is_kept_and_judged_anew(visit: Visitors, tmp_path: Path) -> None:
     with desk(tmp_path, "rate", new_tasks(3, 1), criteria=({"name": "true"}, {"name": "kind"})) as ann:
         page = ann.open(visit(ann.url))
-        page.on("dialog", lambda dialog: dialog.accept())
         held = prompt(page)
         ann.change(scale=(1, 3), criteria=({"name": "kind"},))
         for name in "true", "kind":

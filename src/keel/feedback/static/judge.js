@@ -1,11 +1,15 @@
 /* The page on which people judge: what is shown, what is said, what comes next. */
-import { makeApi } from "./judge/api.js";
+import { isFinal, makeApi } from "./judge/api.js";
 import { byId, cleaned, make } from "./judge/dom.js";
+import { Drafts, holds } from "./judge/drafts.js";
 import { Form } from "./judge/form.js";
+import { Guidelines } from "./judge/guidelines.js";
 import { listen, showLegend } from "./judge/keys.js";
+import { Leftovers, typed } from "./judge/leftovers.js";
 import { dated, Lender } from "./judge/lender.js";
 import { Outbox } from "./judge/outbox.js";
 import { Panes } from "./judge/panes.js";
+import { recall } from "./judge/recall.js";
 
 const COUNT_EVERY = 10; // judgements between two looks at the server's count
 const AGAIN = 3000; // ms until more is asked for after a failure
@@ -14,51 +18,67 @@ const LOOK_AGAIN = 30000; // ms, where nothing was left
 const { way, user, csrf, correct } = JSON.parse(byId("start").textContent);
 const api = makeApi(csrf);
 const home = `/projects/${way.project}`;
-const GUIDELINES = `keel-guidelines-${way.project}`;
+const theirs = `${user}-${way.project}`; // in the names of what a browser keeps, which others may use too
+const drafts = new Drafts(`keel-drafts-${theirs}`);
+const leftovers = new Leftovers(byId("leftovers"), `keel-leftovers-${theirs}`);
+const guidelines = byId("guidelines") && new Guidelines(`keel-guidelines-${theirs}`);
 const panes = new Panes(byId("task"), byId("tools"), api);
-const past = []; // {task, said}, what this tab can take back
+const past = []; // {task, verdict, begun}, what this page can take back
 const counts = { answered: 0, left: 0, since: 0 };
 let form = null;
 let awaited = null; // the key of a practice answer whose outcome is shown when it comes
 let watch = null; // how long the task was before somebody's eyes
+let ready = false; // what was begun before this page was loaded is taken up
+let undoing = Promise.resolve(); // one after the other
 let outdated = false; // the project is another than this page knows
 
-const outbox = new Outbox(api, `keel-outbox-${user}-${way.project}`, {
+const outbox = new Outbox(api, `keel-outbox-${theirs}`, {
   told: tell,
   kept(item, answer) {
-    if (lender.current?.correcting) return location.assign(`${home}/history`);
+    if (corrects(item)) return location.assign(`${home}/history`);
     if (answer.practice && item.key === awaited) showOutcome(answer.practice);
     refill();
   },
-  refused: (item, error) => warn(`That was not taken: ${error.message}.`, "bad"),
+  refused(item, error) {
+    const what = item.body.verdict === "withdrawn" ? "Something could not be taken back" : "Something that you said was not taken";
+    leftovers.add(`${what}: ${error.message}.`, item.begun);
+    if (corrects(item)) goOn();
+  },
   unfit: (item, error) => stop(error.message),
 });
 const lender = new Lender(api, way, {
   ending(task, what) {
-    const sentences = {
-      ending: "This task goes back to the others soon. Press a key or click to keep it.",
-      gone: "The time for this task was over, and somebody else has it now. What you say is kept all the same.",
-    };
-    if (what === "elsewhere") goOn("You judged that task in another tab.");
-    else if (what === "renewed") warn(null);
-    else warn(sentences[what], "warn");
+    if (what === "elsewhere") {
+      letGo(task.assignment, "You judged a task in another tab that you had begun in this one.");
+      goOn("You judged that task in another tab.");
+    } else if (what === "renewed") warn(null);
+    else warn(what === "gone" ? lost(task) : "This task goes back to the others soon. Press a key or click to keep it.", "warn");
   },
 });
 
 // --- a task comes ---
 
-function show(task, said = "") {
+/** `begun` is what the form is filled with. */
+function show(task, said = "", begun = drafts.of(task) ?? task.said) {
   lender.current = task;
   awaited = null;
-  warn(said || (task.practice ? "Practice: you are told afterwards what was expected." : null), said ? "" : "practice");
+  if (said) warn(said);
+  else if (task.gone) warn(lost(task), "warn");
+  else warn(task.practice ? "Practice: you are told afterwards what was expected." : null, "practice");
   panes.show(task);
-  form = new Form(byId("answer"), way, task, panes.panes, { submit, undo, skip: () => send("skip"), problem: () => byId("problem").showModal() });
-  watch = { seconds: task.said?.duration ?? 0, from: document.hidden ? null : performance.now() };
+  const acts = { submit, undo, skip: () => send("skip"), problem: () => byId("problem").showModal(), begun: keepDraft, warn };
+  form = new Form(byId("answer"), way, task, panes.panes, acts);
+  if (begun) form.fill(begun);
+  watch = { seconds: begun?.duration ?? 0, from: document.hidden ? null : performance.now() };
+  if (begun && !task.correcting) keepDraft(); // what was taken back stands nowhere else
   byId("task").focus({ preventScroll: true });
   if (innerWidth < 900) scrollTo(0, 0);
+  guidelines?.offer();
 }
 
 function goOn(said = "") {
+  form = null;
+  byId("problem").close(); // it was about the task that goes
   if (outdated) return;
   if (outbox.aside.length) return anew();
   const task = lender.next();
@@ -70,7 +90,7 @@ function goOn(said = "") {
 }
 
 async function refill() {
-  if (outdated) return;
+  if (outdated || !ready) return;
   if (counts.since++ % COUNT_EVERY === 0) count();
   try {
     const lends = await lender.topUp(() => outbox.waiting.length);
@@ -107,6 +127,43 @@ function showSignedOut() {
   byId("task").querySelector(".row").append(make("a", { class: "button primary", href: `/sign-in?next=${home}/judge` }, "Sign in"));
 }
 
+// --- something is begun ---
+
+function keepDraft() {
+  if (form && !awaited) drafts.keep(lender.current, { ...form.begun(), duration: seconds() });
+}
+
+/** A draft that can be gone on with no more: what was typed can be copied. */
+function letGo(assignment, why) {
+  const begun = drafts.forget(assignment);
+  if (begun && holds(begun)) leftovers.add(why, begun);
+}
+
+const lost = ({ gone }) => `This task is not yours any more: ${gone}. What you say is kept all the same.`;
+
+/** The tasks that were begun before this page was loaded come first. */
+async function takeUp() {
+  const sent = outbox.items.map(({ body }) => body.assignment);
+  const begun = drafts.open.filter((one) => !sent.includes(one));
+  lender.held.push(...(await Promise.all(begun.map(holdAgain))).filter(Boolean));
+}
+
+/** The task of a draft; also one that somebody else has by now, where anything was begun: what comes late is taken. */
+async function holdAgain(assignment) {
+  const path = `/assignments/${assignment}`;
+  let gone = false;
+  try {
+    await api("POST", `${path}/renew`).catch((error) => {
+      if (error.status !== 410 || !holds(drafts.begun[assignment])) throw error;
+      gone = error.message;
+    });
+    return { ...dated(await api("GET", path)), gone };
+  } catch (error) {
+    if (isFinal(error)) letGo(assignment, `A task that you had begun is not yours any more: ${error.message}.`);
+    return null;
+  }
+}
+
 // --- something is said ---
 
 function submit() {
@@ -116,23 +173,25 @@ function submit() {
   return send("answer");
 }
 
-function send(verdict, comment) {
+function send(verdict) {
   if (!form || awaited) return;
   const task = lender.current;
-  const said = form.said(verdict, comment);
-  post(task, said);
-  if (task.correcting) freeze();
-  else goOn();
+  post(task, form.said(verdict));
+  if (!task.correcting) return goOn();
+  form = null;
+  freeze();
 }
 
 function post(task, said) {
-  const whole = { ...said, duration: seconds() };
-  past.push({ task, said: whole });
+  const begun = { ...form.begun(), duration: seconds() };
   lender.finish(task);
-  if (!task.correcting && !task.practice && said.verdict === "answer") counts.answered += 1;
-  if (!task.correcting && !task.practice) counts.left -= 1;
-  drawCounts();
-  return outbox.add({ assignment: task.assignment, ...whole });
+  if (!task.correcting) {
+    past.push({ task, verdict: said.verdict, begun });
+    tally(task, said.verdict, 1);
+  }
+  const key = outbox.add({ assignment: task.assignment, ...said, duration: begun.duration }, begun);
+  drafts.forget(task.assignment);
+  return key;
 }
 
 function practise() {
@@ -144,8 +203,13 @@ function practise() {
   form.send.focus();
 }
 
+/** Whether it is a correction of the task that is shown. */
+function corrects({ body }) {
+  return lender.current?.correcting && lender.current.assignment === body.assignment;
+}
+
 function freeze() {
-  for (const part of byId("answer").querySelectorAll("button, textarea, input")) part.disabled = true;
+  for (const part of document.querySelectorAll(":is(#answer, #task) :is(button, textarea, input)")) part.disabled = true;
 }
 
 function showOutcome({ agrees, expected, why }) {
@@ -166,41 +230,45 @@ function stop(reason) {
 
 /** A task once more whose judgement did not fit the project, filled as far as it does now. */
 async function anew() {
-  const { body } = outbox.aside[0];
+  const [item] = outbox.aside;
+  const { body, begun } = item;
   try {
     const task = dated(await api("GET", `/assignments/${body.assignment}`));
     lender.resume(task);
-    show({ ...task, said: body, correcting: body.assignment === correct }, "The project has changed: look at what you said, and send it anew.");
+    show({ ...task, said: begun, correcting: body.assignment === correct }, "The project has changed: look at what you said, and send it anew.");
   } catch (error) {
+    if (isFinal(error)) {
+      leftovers.add(`Something that you said cannot be judged anew: ${error.message}.`, drafts.forget(body.assignment) ?? begun);
+      outbox.drop(item);
+      return goOn();
+    }
     showNone(error.status ? `${error.message}.` : "Offline: the next task comes when the network is back.");
     setTimeout(goOn, AGAIN);
   }
 }
 
-/** Take back what was said last: the task is there again, filled as it was. */
-async function undo() {
-  if (outdated) return;
-  if (!past.length) await recall();
-  const last = past.pop();
-  if (!last) return warn("There is nothing to take back.", "");
-  outbox.add({ assignment: last.task.assignment, verdict: "withdrawn" });
-  if (!last.task.practice && last.said.verdict === "answer") counts.answered -= 1;
-  if (!last.task.practice) counts.left += 1;
-  drawCounts();
-  lender.resume(last.task);
-  show({ ...last.task, said: last.said, ends: performance.now() + way.lease_seconds * 1000 }, "Taken back: say it anew.");
+function undo() {
+  undoing = undoing.then(takeBack);
 }
 
-/** What was said before this page was loaded. */
-async function recall() {
+/** What was said last: the task is there again, filled as it was. */
+async function takeBack() {
+  if (outdated || !ready) return;
+  if (lender.current?.correcting) return warn("You are correcting what you said: on this page nothing is taken back.");
+  let last = past.pop();
   try {
-    const { lines } = await api("GET", `${home}/history?count=1`);
-    if (!lines.length) return;
-    const task = dated(await api("GET", `/assignments/${lines[0].assignment}`));
-    past.push({ task: { ...task, said: null }, said: task.said });
+    last ??= await recall(api, home, outbox);
   } catch (error) {
-    warn(error.status ? `${error.message}.` : "Offline: this can be taken back when the network is there again.", "warn");
+    return warn(error.status ? `${error.message}.` : "Offline: this can be taken back when the network is there again.", "warn");
   }
+  if (outdated) return;
+  if (!last) return warn("There is nothing to take back.");
+  const { task, verdict, begun } = last;
+  outbox.add({ assignment: task.assignment, verdict: "withdrawn" });
+  tally(task, verdict, -1);
+  letGo(task.assignment, "You had begun to correct what you now took back.");
+  lender.resume(task);
+  show({ ...task, gone: false, ends: performance.now() + way.lease_seconds * 1000 }, "Taken back: say it anew.", begun);
 }
 
 // --- what stands above ---
@@ -242,6 +310,13 @@ async function count() {
   }
 }
 
+function tally({ practice }, verdict, one) {
+  if (practice) return;
+  counts.left -= one;
+  if (verdict === "answer") counts.answered += one;
+  drawCounts();
+}
+
 function drawCounts() {
   byId("progress").textContent = `${counts.answered} judged today · ${Math.max(0, counts.left)} left for you`;
 }
@@ -249,15 +324,6 @@ function drawCounts() {
 function seconds() {
   const now = watch.from === null ? 0 : performance.now() - watch.from;
   return Math.min(86400, watch.seconds + now / 1000);
-}
-
-function toggleGuidelines(open = byId("guidelines").hidden) {
-  const panel = byId("guidelines");
-  panel.hidden = !open;
-  byId("show-guidelines").setAttribute("aria-expanded", `${open}`);
-  localStorage.setItem(GUIDELINES, open ? "open" : "closed");
-  if (open) panel.querySelector(".text").focus({ preventScroll: true });
-  else byId("show-guidelines").focus();
 }
 
 const legend = () => showLegend(form?.legend ?? [["u", "undo the last one"], ["?", "these keys"]]);
@@ -274,7 +340,7 @@ const ACTS = {
 function press(key) {
   if (key === "?") legend();
   else if (key === "u") undo();
-  else if (key === "g" && byId("guidelines")) toggleGuidelines();
+  else if (key === "g" && guidelines) guidelines.toggle();
   else if (!form || awaited) return false;
   else if (ACTS[key]) ACTS[key]();
   else return form.widget.press(key);
@@ -287,32 +353,43 @@ listen({
   undo,
   leave(typing) {
     if (typing) typing.blur();
-    else if (byId("guidelines")?.hidden === false) toggleGuidelines(false);
+    else if (guidelines && !guidelines.panel.hidden) guidelines.toggle(false);
   },
 });
 document.addEventListener("visibilitychange", () => {
   if (!watch) return;
-  if (document.hidden) watch = { seconds: seconds(), from: null };
-  else watch.from = performance.now();
+  if (!document.hidden) watch.from = performance.now();
+  else {
+    watch = { seconds: seconds(), from: null };
+    if (!lender.current?.correcting) keepDraft(); // the page may be left, or ended for its memory
+  }
 });
 byId("show-keys").addEventListener("click", legend);
-byId("show-guidelines")?.addEventListener("click", () => toggleGuidelines());
-byId("hide-guidelines")?.addEventListener("click", () => toggleGuidelines(false));
+for (const id of ["work", "problem-text"]) byId(id).addEventListener("input", keepDraft);
+addEventListener("beforeunload", (event) => {
+  const draft = lender.current && drafts.of(lender.current);
+  if (draft && typed(draft).length) event.preventDefault();
+});
 byId("problem").addEventListener("close", () => {
-  if (byId("problem").returnValue === "report") send("problem", byId("problem-text").value.trim());
-  byId("problem").returnValue = byId("problem-text").value = "";
+  if (byId("problem").returnValue === "report") send("problem");
+  byId("problem").returnValue = "";
 });
 
-if (byId("guidelines") && innerWidth >= 900 && localStorage.getItem(GUIDELINES) !== "closed") {
-  byId("guidelines").hidden = false;
-  byId("show-guidelines").setAttribute("aria-expanded", "true");
-}
-outbox.flush();
-if (correct && !outbox.aside.length) {
+for (const { body } of outbox.standing) lender.done.add(body.assignment); // the server would lend them again
+if (correct) {
   try {
     const task = dated(await api("GET", `/assignments/${correct}`));
-    show({ ...task, correcting: true }, "You are correcting what you said.");
+    const aside = outbox.aside.find(({ body }) => body.assignment === correct);
+    show({ ...task, said: aside?.begun ?? task.said, correcting: true }, "You are correcting what you said.");
   } catch (error) {
     showNone(`${error.message}.`, true);
   }
-} else goOn();
+  ready = true;
+  outbox.flush();
+} else {
+  outbox.flush();
+  await takeUp();
+  ready = true;
+  goOn();
+  if (lender.current) refill();
+}

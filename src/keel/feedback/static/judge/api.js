@@ -1,4 +1,5 @@
 const SMALL = 30000; // bytes that a closing page may still send
+const PATIENCE = 30000; // ms: what hangs for longer is as good as off the network
 
 /** An answer of the server that is no success. */
 export class Refused extends Error {
@@ -13,7 +14,10 @@ export class Refused extends Error {
   }
 }
 
-/** `call(method, path, body)` gives the JSON that the server answers; it throws Refused, or a TypeError off the network. */
+/** Whether the same request will never do. */
+export const isFinal = (error) => error instanceof Refused && !error.passing;
+
+/** `call(method, path, body)` gives the JSON that the server answers; it throws Refused, or off the network what `fetch` does. */
 export function makeApi(csrf) {
   return async function call(method, path, body) {
     const text = body === undefined ? undefined : JSON.stringify(body);
@@ -22,9 +26,10 @@ export function makeApi(csrf) {
       body: text,
       headers: { "Content-Type": "application/json", "X-CSRF-Token": csrf },
       keepalive: method !== "GET" && new TextEncoder().encode(text).length < SMALL,
+      signal: AbortSignal.timeout(PATIENCE),
     });
-    const said = answer.status === 204 ? null : await answer.json().catch(() => ({}));
-    if (!answer.ok) throw new Refused(answer.status, said.error?.message ?? `the server answered ${answer.status}`);
-    return said;
+    if (answer.ok) return answer.status === 204 ? null : answer.json();
+    const { error } = await answer.json().catch(() => ({}));
+    throw new Refused(answer.status, error?.message ?? `the server answered ${answer.status}`);
   };
 }

@@ -29,6 +29,7 @@ export function compare({ box, changed }) {
   return {
     instant: true,
     answer: () => chosen,
+    begun: () => chosen,
     fill(answer) {
       chosen = answer;
       draw();

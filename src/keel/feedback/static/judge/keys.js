@@ -9,15 +9,20 @@ function named({ key, code }) {
   return (plain || !place ? key : place[1]).replace(/^[A-Z]$/, (letter) => letter.toLowerCase());
 }
 
-/** Keys are off while somebody types, while a dialog is open, and where they are switched off. */
+/** Keys are off while somebody types, while a dialog is open (but for the one that sends it), and where they are switched off. */
 export function listen({ press, submit, undo, leave }) {
   const box = byId("single-keys");
   box.checked = !localStorage.getItem(OFF);
   box.addEventListener("change", () => (box.checked ? localStorage.removeItem(OFF) : localStorage.setItem(OFF, "yes")));
   document.addEventListener("keydown", (event) => {
     const typing = event.target.closest("textarea, select, input:not([type=radio], [type=checkbox])");
-    if (event.isComposing || event.repeat || document.querySelector("dialog[open]")) return;
+    if (event.isComposing || event.repeat) return;
     const control = event.ctrlKey || event.metaKey;
+    const dialog = document.querySelector("dialog[open]");
+    if (dialog) {
+      if (control && event.key === "Enter") dialog.querySelector(".primary").click();
+      return;
+    }
     let taken = true;
     if (control && event.key === "Enter") submit();
     else if (event.key === "Escape") leave(typing);

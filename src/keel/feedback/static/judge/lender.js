@@ -6,8 +6,8 @@ const WARNING = 120000; // ms before the end of a lease, or a third of it
 
 /** The tasks that this tab holds. Those that come next are here before they are asked for. */
 export class Lender {
-  constructor(call, way, { arrived, ending }) {
-    Object.assign(this, { call, way, arrived, ending, current: null, held: [], done: new Set(), fetching: null, again: false });
+  constructor(call, way, { ending }) {
+    Object.assign(this, { call, way, ending, current: null, held: [], done: new Set(), fetching: null, again: false });
     this.lastAct = performance.now();
     this.margin = Math.min(WARNING, (way.lease_seconds * 1000) / 3);
     for (const kind of ["keydown", "pointerdown", "wheel"])
@@ -34,6 +34,7 @@ export class Lender {
   /** A task that was taken back: it is at work again, and what was waits. */
   resume(task) {
     this.done.delete(task.assignment);
+    this.channel.postMessage({ resumed: task.assignment });
     this.held = this.held.filter((one) => one.assignment !== task.assignment);
     if (this.current && this.current.assignment !== task.assignment && !this.current.correcting)
       this.held.unshift(this.current);
@@ -82,7 +83,7 @@ export class Lender {
       task.ends = performance.now() + left * 1000;
       if (task === this.current) this.ending(task, "renewed");
     } catch (error) {
-      task.gone = error.status === 410;
+      task.gone = error.status === 410 && error.message;
       if (task.gone && task === this.current) this.ending(task, "gone");
       else if (task.gone) this.held = this.held.filter((one) => one !== task);
     } finally {
@@ -91,7 +92,8 @@ export class Lender {
   }
 
   /** What another tab of this person says. */
-  heard({ judged, returned = [] }) {
+  heard({ judged, resumed, returned = [] }) {
+    this.done.delete(resumed);
     const mine = [this.current, ...this.held].filter((one) => one && !one.correcting);
     for (const task of mine) if (returned.includes(task.assignment)) setTimeout(() => this.renew(task), RETURNED_AFTER);
     if (!judged) return;

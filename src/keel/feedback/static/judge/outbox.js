@@ -1,3 +1,6 @@
+import { isFinal } from "./api.js";
+import { read, write } from "./storage.js";
+
 const PAUSES = [500, 1000, 2000, 5000, 10000]; // ms between attempts
 
 /**
@@ -8,7 +11,7 @@ const PAUSES = [500, 1000, 2000, 5000, 10000]; // ms between attempts
 export class Outbox {
   constructor(call, place, { told, kept, refused, unfit }) {
     Object.assign(this, { call, place, told, kept, refused, unfit, failures: 0, busy: false, timer: null });
-    this.items = JSON.parse(sessionStorage.getItem(place) ?? "[]");
+    this.items = read(place, []);
     addEventListener("online", () => this.flush());
     addEventListener("beforeunload", (event) => {
       if (this.items.length) event.preventDefault();
@@ -20,16 +23,23 @@ export class Outbox {
     return this.items.filter((item) => !item.aside);
   }
 
+  /** What of it is not taken back by what waits after it. */
+  get standing() {
+    const last = new Map(this.waiting.map((item) => [item.body.assignment, item]));
+    return this.waiting.filter((item) => last.get(item.body.assignment) === item && item.body.verdict !== "withdrawn");
+  }
+
   /** What is to be judged anew. */
   get aside() {
     return this.items.filter((item) => item.aside);
   }
 
-  add(body) {
-    const item = { key: crypto.randomUUID?.() ?? uuid(), body };
+  /** `begun` is what stood in the form, of which `body` may be a part: it is kept with it, and not sent. */
+  add(body, begun = body) {
+    const item = { key: crypto.randomUUID?.() ?? uuid(), body, begun };
     this.items = this.items.filter((other) => !other.aside || other.body.assignment !== body.assignment);
     this.items.push(item);
-    this.store();
+    write(this.place, this.items);
     this.flush();
     return item.key;
   }
@@ -54,7 +64,7 @@ export class Outbox {
         item.aside = true;
         this.settle();
         this.unfit(item, error);
-      } else if (error.status && !error.passing) {
+      } else if (isFinal(error)) {
         this.drop(item);
         this.refused(item, error);
       } else {
@@ -73,16 +83,8 @@ export class Outbox {
 
   settle() {
     this.failures = 0;
-    this.store();
+    write(this.place, this.items);
     if (!this.waiting.length) this.told(this.aside.length ? "aside" : "saved");
-  }
-
-  store() {
-    try {
-      sessionStorage.setItem(this.place, JSON.stringify(this.items));
-    } catch {
-      // Full: what is in memory is sent all the same.
-    }
   }
 }
 

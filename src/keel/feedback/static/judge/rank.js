@@ -137,8 +137,9 @@ export function rank({ box, panes, changed }) {
     answer() {
       return places.length === panes.length ? { ranks: ranks() } : null;
     },
+    begun: () => ({ ranks: ranks() }),
     fill(answer) {
-      places = answer.ranks.map((its, k) => ({ k, its })).sort((a, b) => a.its - b.its)
+      places = answer.ranks.map((its, k) => ({ k, its })).filter(({ its }) => its).sort((a, b) => a.its - b.its)
         .map(({ k, its }, place, all) => ({ k, tied: place > 0 && all[place - 1].its === its }));
       draw();
     },

@@ -45,9 +45,11 @@ export function rate({ panes, way, changed }) {
   return {
     instant: panes.length === 1,
     answer: () => (ratings.includes(null) ? null : { ratings: [...ratings] }),
+    begun: () => ({ ratings: [...ratings] }),
     fill(answer) {
       ratings.splice(0, ratings.length, ...answer.ratings.map((rating) => (numbers.includes(rating) ? rating : null)));
       draw();
+      move(Math.max(0, ratings.indexOf(null)));
     },
     press(key) {
       const place = keys.indexOf(key);

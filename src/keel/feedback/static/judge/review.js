@@ -1,12 +1,13 @@
 import { keyed, make } from "./dom.js";
 
 /** Good as it is, or not; and what would be. */
-export function review({ box, task, panes, changed, submit }) {
+export function review({ box, task, panes, changed, submit, warn }) {
   const original = task.responses[0].text.replace(/\r\n?/g, "\n"); // as a text field gives it back
   let accepted = null;
+  let asked = false; // whether the replacement is really to be dropped
   const accept = keyed("Accept", "a", { class: "choice", "aria-pressed": "false", onclick: (event) => event.detail < 2 && choose(true) });
   const reject = keyed("Reject, or mend it", "r", { class: "choice", "aria-pressed": "false", onclick: (event) => event.detail < 2 && choose(false) });
-  const words = make("textarea", { dir: "auto", "aria-label": "A better response", maxlength: "100000", oninput: draw });
+  const words = make("textarea", { dir: "auto", "aria-label": "A better response", maxlength: "100000", oninput: typed });
   const send = make("button", { type: "button", class: "primary", onclick: submit }, "");
   const editor = make("article", { class: "response card editor", "aria-label": "Your replacement", hidden: true },
     make("header", {}, make("h2", {}, "Your replacement"), make("span", { class: "note" }, "starts as the response")), words,
@@ -21,9 +22,23 @@ export function review({ box, task, panes, changed, submit }) {
     accept.setAttribute("aria-pressed", `${accepted === true}`);
     reject.setAttribute("aria-pressed", `${accepted === false}`);
     editor.hidden = accepted !== false;
-    send.textContent = words.value.trim() && words.value !== original ? "Reject, and send the replacement" : "Reject without a replacement";
+    send.textContent = replacement() === null ? "Reject without a replacement" : "Reject, and send the replacement";
+  }
+  function replacement() {
+    return words.value.trim() && words.value !== original ? words.value : null;
+  }
+  function typed() {
+    ask(false);
+    draw();
+  }
+  function ask(now) {
+    if (now) warn("Your replacement would not be sent. Press Accept (a) again to accept the response as it was, or Reject (r) to go on with the replacement.", "warn");
+    else if (asked) warn(null);
+    asked = now;
   }
   function choose(value) {
+    if (value && !accepted && !asked && replacement() !== null) return ask(true);
+    ask(false);
     accepted = value;
     draw();
     if (!value) {
@@ -37,8 +52,9 @@ export function review({ box, task, panes, changed, submit }) {
     send,
     answer() {
       if (accepted !== false) return accepted === null ? null : { accepted, edited: null };
-      return { accepted, edited: words.value.trim() && words.value !== original ? words.value : null };
+      return { accepted, edited: replacement() };
     },
+    begun: () => ({ accepted, edited: words.value === original ? null : words.value }),
     fill(answer) {
       accepted = answer.accepted;
       words.value = answer.edited ?? original;

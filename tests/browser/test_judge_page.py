@@ -1,0 +1,139 @@
+"""The judging page's manners: it asks before it drops, shows guidelines unasked once, and hangs on nothing."""
+
+from __future__ import annotations
+
+import re
+from functools import partial
+from pathlib import Path
+
+from playwright.sync_api import Route, expect
+
+from keel.feedback.tasks import NewResponse, NewTask
+from tests.browser.judging import desk, looked_at, press, saved, say
+from tests.browser.support import Visitors
+from tests.feedback.worlds import new_tasks
+
+
+def test_accepting_asks_before_it_drops_a_replacement(visit: Visitors, size: str, tmp_path: Path) -> None:
+    tasks = [NewTask(f"prompt {n}", [NewResponse("a line\n\n" * 60)]) for n in range(3)]
+    with desk(tmp_path, "review", tasks) as ann:
+        page = ann.open(visit(ann.url, size=size))
+        notice = page.get_by_text("Your replacement would not be sent.")
+        better = page.get_by_label("A better response")
+        page.keyboard.press("r")
+        better.fill("mended")
+        press(page, "Accept")
+        expect(notice).to_be_in_viewport(ratio=1)
+        looked_at(page, f"accept-asks-{size}")
+        press(page, "Reject, or mend it")
+        expect(notice).to_be_hidden()
+        say(page, lambda: press(page, "Reject, and send the replacement"))
+
+        page.keyboard.press("r")
+        better.fill("mended too")
+        page.keyboard.press("Escape")
+        page.keyboard.press("a")
+        expect(notice).to_be_visible()
+        better.press_sequentially("!")  # going on with it asks anew
+        expect(notice).to_be_hidden()
+        page.keyboard.press("Escape")
+        page.keyboard.press("a")
+        expect(notice).to_be_visible()
+        say(page, lambda: page.keyboard.press("a"))
+
+        page.keyboard.press("r")
+        page.keyboard.press("Escape")
+        say(page, lambda: page.keyboard.press("a"))  # as it was: there is nothing to ask
+        saved(page)
+        assert [(row["answer"]["accepted"], row["answer"]["edited"]) for row in ann.said()] == [
+            (False, "mended"),
+            (True, None),
+            (True, None),
+        ]
+
+
+def test_guidelines_are_open_with_the_first_task_until_they_are_closed(
+    visit: Visitors, size: str, tmp_path: Path
+) -> None:
+    with desk(tmp_path, "compare", guidelines="Prefer what is **true**.\n\n" * 40) as ann:
+        page = ann.open(visit(ann.url, size=size))
+        panel = page.get_by_role("complementary", name="Guidelines")
+        expect(panel).to_be_visible()
+        looked_at(page, f"guidelines-{size}")
+        panel.get_by_text("Prefer").last.scroll_into_view_if_needed()
+        expect(page.get_by_role("button", name="Close")).to_be_in_viewport(ratio=1)
+        press(page, "Close")
+        expect(panel).to_be_hidden()
+        say(page, lambda: page.keyboard.press("1"))
+        expect(panel).to_be_hidden()
+        page.reload()
+        expect(page.locator("#answer")).to_be_visible()
+        expect(panel).to_be_hidden()
+        press(page, "Guidelines")
+        expect(panel).to_be_visible()
+
+
+def test_no_guidelines_stand_before_that_nothing_is_left(visit: Visitors, tmp_path: Path) -> None:
+    with desk(tmp_path, "compare", [], guidelines="Prefer what is true.") as ann:
+        page = ann.open(visit(ann.url, size="phone"), task=False)
+        expect(page.get_by_text("Nothing is left")).to_be_visible()
+        expect(page.locator("#guidelines")).to_be_hidden()
+
+
+def test_the_task_in_focus_has_a_name(visit: Visitors, tmp_path: Path) -> None:
+    with desk(tmp_path, "compare") as ann:
+        page = ann.open(visit(ann.url))
+        task = page.get_by_role("region", name="The task")
+        for _ in range(2):
+            expect(task).to_be_focused()
+            say(page, partial(page.keyboard.press, "1"))
+
+
+def test_a_problem_is_sent_from_its_text(visit: Visitors, tmp_path: Path) -> None:
+    """And the answer that stands below it is not."""
+    with desk(tmp_path, "compare", criteria=({"name": "honest"},)) as ann:
+        page = ann.open(visit(ann.url))
+        page.keyboard.press("1")
+        page.keyboard.press("p")
+        page.keyboard.type("no prompt")
+        say(page, lambda: page.keyboard.press("Control+Enter"))
+        page.keyboard.press("?")
+        page.keyboard.press("Control+Enter")
+        expect(page.get_by_role("dialog")).to_have_count(0)
+        saved(page)
+        assert [(row["verdict"], row["comment"]) for row in ann.said()] == [("problem", "no prompt")]
+
+
+def test_a_request_that_hangs_is_sent_again_under_the_same_key(visit: Visitors, tmp_path: Path) -> None:
+    with desk(tmp_path, "compare") as ann:
+        page = visit(ann.url)
+        page.add_init_script("""
+            const timeout = AbortSignal.timeout.bind(AbortSignal);
+            AbortSignal.timeout = (ms) => timeout(ms / 30);
+        """)
+        hung: list[str] = []
+
+        def hang(route: Route) -> None:
+            hung.append(route.request.url)
+            route.fetch()  # the server has it, and the answer never comes
+
+        ann.open(page)
+        page.route(re.compile("/api/v1/judgements/"), hang, times=1)
+        with page.expect_response("**/judgements/*") as answered:
+            page.keyboard.press("1")
+            expect(page.locator("#saving")).to_have_text("Offline: 1 kept, will retry")
+        saved(page)
+        assert [answered.value.url] == hung
+        assert len(ann.said()) == 1
+
+
+def test_a_practice_answer_that_was_sent_is_not_given_again(visit: Visitors, tmp_path: Path) -> None:
+    practice = new_tasks(1, 1, purpose="practice", expected={"ratings": [7]})
+    with desk(tmp_path, "rate", [*practice, NewTask("next", [NewResponse("x")])]) as ann:
+        page = ann.open(visit(ann.url))
+        press(page, "7, best")
+        expect(page.get_by_text("That agrees")).to_be_visible()
+        expect(page.get_by_role("button", name="1, worst")).to_be_disabled()
+        expect(page.get_by_role("button", name="7, best")).to_have_attribute("aria-pressed", "true")
+        say(page, lambda: press(page, "Next"))
+        expect(page.get_by_role("button", name="1, worst")).to_be_enabled()
