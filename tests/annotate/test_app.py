@@ -12,6 +12,7 @@ from sqlalchemy.exc import OperationalError
 from keel.annotate.app import PeopleInApp
 from keel.annotate.people import Away, Standing
 from keel.errors import UserError
+from keel.feedback.contents import imports, set_withdrawn
 from keel.feedback.database import Database
 from keel.feedback.judgements import Said, judge
 from keel.feedback.projects import Settings, change_settings, close_project, find_project, settings_of
@@ -76,6 +77,20 @@ def test_nothing_is_asked_twice(database: Database) -> None:
     assert another_round.publish(QUESTIONS) == 3
     assert (again.standing().questions, another_round.standing().votes) == (3, 0)
     assert panel_on(database, policy_version="v2").publish(QUESTIONS) == 3
+
+
+def test_what_was_withdrawn_stays_so_when_the_run_looks_again(database: Database) -> None:
+    panel = panel_on(database)
+    panel.publish(QUESTIONS)
+    judge_all(database, "talk", annotator(database, "ann"), most=2)
+    with database.writing() as session:
+        made = find_project(session, "talk")
+        (one,) = imports(session, made)
+        set_withdrawn(session, made, one.number, True, now=NOW)
+    again = panel_on(database)
+    assert again.publish(QUESTIONS) == 0
+    assert again.standing() == Standing(0, 0, 0, 0, {})
+    assert again.opinions() == []
 
 
 def test_the_same_pair_twice_is_one(database: Database) -> None:

@@ -60,6 +60,7 @@ class Visitors:
             **options,
         )
         context.set_default_timeout(_PATIENCE * 1000)
+        context.on("dialog", lambda dialog: dialog.accept())  # whether to leave a page with something unsent
         self._contexts.append(context)
         page = context.new_page()
         page.on("pageerror", lambda error: self.mistakes.append(f"{page.url}: {error}"))

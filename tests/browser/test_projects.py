@@ -11,9 +11,10 @@ from sqlalchemy import select
 from keel.feedback.database import Database
 from keel.feedback.projects import find_project
 from keel.feedback.tables import User
+from keel.feedback.tasks import add_tasks
 from tests.browser.support import Visitors, assert_accessible, keep_picture, serving
 from tests.feedback.support import PASSWORD, add_user, quick_app
-from tests.feedback.worlds import answered, tasks_of
+from tests.feedback.worlds import NOW, answered, new_tasks, project, tasks_of
 
 LONG = "A response goes on for a while, as they do. " * 4
 
@@ -54,7 +55,7 @@ def test_a_project_from_its_form_to_its_audit(visit: Visitors, size: str, tmp_pa
                     answered(session, made, user, task, answer, order=[number % 2, 1 - number % 2], comment=comment)
         page.reload()
         expect(page.get_by_text("24 of 24 votes")).to_be_visible()
-        for name in ("Progress", "Quality", "Remarks", "Audit", "Settings"):
+        for name in ("Progress", "Tasks", "Quality", "Remarks", "Audit", "Settings"):
             page.get_by_role("link", name=name, exact=True).click()
             page.wait_for_load_state()
             assert_accessible(page)
@@ -72,4 +73,59 @@ def test_a_project_from_its_form_to_its_audit(visit: Visitors, size: str, tmp_pa
         page.goto("/projects")
         assert_accessible(page)
         keep_picture(page, f"projects-{size}")
+    database.close()
+
+
+def test_what_was_put_in_by_mistake_is_found_and_withdrawn(visit: Visitors, size: str, tmp_path: Path) -> None:
+    database = Database(tmp_path / "feedback.db")
+    add_user(database, "Ana")
+    gold = new_tasks(5, purpose="gold", expected={"best": 0, "strength": "clear"})
+    file = tmp_path / "gold.jsonl"
+    file.write_text(json.dumps({"prompt": "p", "chosen": "a", "rejected": "b"}))
+    with database.writing() as session:
+        made = project(session, tasks=3)
+        add_tasks(session, made, new_tasks(60, round=2, policy_version="ppo-3"), now=NOW + 60)
+        add_tasks(session, made, gold, now=NOW + 120)
+    with serving(quick_app(database)) as url:
+        page = visit(url, size=size, dark=size == "phone")
+        page.goto("/projects/1")
+        page.get_by_label("Name", exact=True).fill("root")
+        page.get_by_label("Password").fill(PASSWORD)
+        page.keyboard.press("Enter")
+        expect(page.get_by_text("0 of 63 votes")).to_be_visible()
+        expect(page.get_by_text("Nobody is given gold in")).to_be_visible()
+        withdraw = page.get_by_role("button", name="Withdraw import 4", exact=True)
+        assert_accessible(page)
+        withdraw.click()
+        expect(page.get_by_text("0 of 3 votes")).to_be_visible()
+        expect(page.get_by_role("button", name="Put back import")).to_have_count(1)
+        assert_accessible(page)
+        keep_picture(page, f"project-imports-{size}")
+
+        page.get_by_label("File").set_input_files(file)
+        page.get_by_label("What they are for").select_option("gold")
+        page.get_by_role("button", name="Put them in").click()
+        expect(page.get_by_role("status")).to_contain_text("1 new tasks. But nobody is given gold in")
+        expect(page.get_by_role("button", name="Withdraw import")).to_have_count(3)
+        page.get_by_role("button", name="Withdraw import").first.click()
+        page.get_by_label("File").set_input_files(file)
+        page.get_by_label("What they are for").select_option("gold")
+        page.get_by_role("button", name="Put them in").click()
+        expect(page.get_by_role("status")).to_contain_text("1 new tasks.")
+
+        page.get_by_role("link", name="Tasks", exact=True).click()
+        expect(page.get_by_role("listitem").filter(has_text="Task")).to_have_count(9)
+        page.get_by_label("State").select_option("Withdrawn")
+        page.get_by_role("button", name="Show").click()
+        expect(page.get_by_role("listitem").filter(has_text="Task")).to_have_count(50)
+        assert_accessible(page)
+        keep_picture(page, f"project-tasks-{size}")
+        page.get_by_role("link", name="More").click()
+        expect(page.get_by_role("listitem").filter(has_text="Task")).to_have_count(11)
+        page.get_by_role("link", name="Task 63").click()
+        expect(page.get_by_text("Withdrawn on")).to_be_visible()
+
+        page.goto("/projects/1")
+        page.get_by_role("button", name="Put back import 4", exact=True).click()
+        expect(page.get_by_text("0 of 63 votes")).to_be_visible()
     database.close()

@@ -18,7 +18,7 @@ def serving(*arguments: str) -> Iterator[tuple[subprocess.Popen[str], str]]:
         said = ""
         for line in process.stdout:
             said += line
-            if line.startswith("Ctrl-C"):
+            if "Ctrl-C" in line:
                 break
         yield process, said
     finally:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import re
 import signal
+import socket
 import sys
 from contextlib import closing
 from pathlib import Path
@@ -11,12 +13,15 @@ from typing import Any
 
 import httpx2 as httpx
 import pytest
+from sqlalchemy import select
 from typer.testing import CliRunner
 
 from keel.cli import app
 from keel.errors import UserError
+from keel.feedback.database import Database
+from keel.feedback.tables import Project
 from tests.cli.serving import serving
-from tests.feedback.support import PASSWORD
+from tests.feedback.support import PASSWORD, cramp
 
 _PATIENCE = 60
 
@@ -76,7 +81,29 @@ def test_mistakes_are_one_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     assert "mysql" in refusal("--database", "mysql://a/b")
     database = ("--database", str(tmp_path / "x.db"))
     assert "--public-url" in refusal(*database, "--public-url", "keel.example")
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        taken = refusal(*database, "--port", str(other.getsockname()[1]))
+    assert taken.endswith("Address already in use; give another --host or --port")
+    with monkeypatch.context() as patch:
+        cramp(patch, "query_only = ON")
+        assert re.search(
+            r"x\.db cannot be opened: .*readonly database; name a file that may be written", refusal(*database)
+        )
     monkeypatch.setitem(sys.modules, "sqlalchemy", None)
     for name in [name for name in sys.modules if name.startswith("keel.feedback")]:
         monkeypatch.delitem(sys.modules, name)
     assert refusal(*database).endswith("pip install 'keel-rlhf[feedback]'")
+
+
+def test_a_full_disk_is_one_sentence_and_leaves_what_was_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    tasks = tmp_path / "tasks.jsonl"
+    tasks.write_text("".join(json.dumps({"prompt": "p" * 9_000, "response": f"{row}"}) + "\n" for row in range(20)))
+    database = tmp_path / "x.db"
+    Database(database).close()
+    cramp(monkeypatch, "max_page_count = 1")  # SQLite takes it for as many as there are
+    command = ["feedback", "import", "talk", str(tasks), "--kind", "rate", "--database", str(database)]
+    error = CliRunner().invoke(app, command).exception
+    assert isinstance(error, UserError), error
+    assert re.search(r"x\.db cannot be used: database or disk is full; make room", str(error))
+    with Database(database).reading() as session:
+        assert session.scalars(select(Project)).all() == []

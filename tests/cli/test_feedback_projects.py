@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -11,15 +12,15 @@ from typer.testing import CliRunner
 from keel.cli import app
 from keel.errors import UserError
 from keel.feedback.database import Database
-from keel.feedback.projects import find_project, settings_of
+from keel.feedback.projects import Settings, change_settings, find_project, settings_of
 from tests.feedback.worlds import answered, people, tasks_of
 
 runner = CliRunner()
 
 
-def keel(*arguments: object) -> str:
+def keel(*arguments: object, columns: int = 200) -> str:
     """What a command prints. A user's mistake is raised as it reaches `main`."""
-    result = runner.invoke(app, ["feedback", *map(str, arguments)], env={"COLUMNS": "200"})
+    result = runner.invoke(app, ["feedback", *map(str, arguments)], env={"COLUMNS": str(columns)})
     if result.exception is not None and not isinstance(result.exception, SystemExit):
         raise result.exception
     assert result.exit_code == 0, result.output
@@ -46,7 +47,9 @@ def test_from_files_to_files_and_by_a_backup_to_another_database(tmp_path: Path)
     assert "1 left out: The chosen and the rejected response are the same. (row 3 of" in told
     assert "0 new tasks in kind, 3 were there already" in keel("import", "kind", tasks, "--database", database)
     gold = rows(tmp_path / "gold.jsonl", {"prompt": "g", "chosen": "a", "rejected": "b"})
-    assert "1 new tasks" in keel("import", "kind", gold, "--gold", "--database", database)
+    told = keel("import", "kind", gold, "--gold", "--database", database)
+    assert "1 new tasks" in told
+    assert "But nobody is given gold in kind while its gold_share is 0; set it to 0.05, say" in told
 
     opened = Database(database)
     with opened.writing() as session:
@@ -71,7 +74,8 @@ def test_from_files_to_files_and_by_a_backup_to_another_database(tmp_path: Path)
 
     shown = keel("quality", "kind", "--database", database)
     assert "Krippendorff's α (nominal) 1.00" in shown
-    assert "100% of 1 (21% to 100%)" in shown  # Wilson's of one of one
+    assert "100% of 1" in shown
+    assert "(21% to 100%)" in shown  # Wilson's of one of one
 
     file, other = tmp_path / "backup.gz", tmp_path / "other.db"
     assert "of them 8 judgements, written to" in keel("backup", file, "--database", database)
@@ -87,6 +91,7 @@ def test_from_files_to_files_and_by_a_backup_to_another_database(tmp_path: Path)
         (["import", "new", "tasks.jsonl"], "say how it is judged to make it"),
         (["import", "old", "tasks.jsonl", "--kind", "rank"], "old is a compare project, and --kind says rank"),
         (["import", "old", "nowhere.jsonl"], "no file nowhere.jsonl"),
+        (["import", "OLD", "nowhere.jsonl", "--kind", "compare"], "there is a project old already"),
         (["import", "old", "tasks.jsonl", "--settings", "nowhere.yaml"], "nowhere.yaml cannot be read"),
         (["import", "old", "tasks.jsonl", "--settings", "bad.yaml"], "bad.yaml: vote: "),
         (["import", "old", "tasks.jsonl", "--settings", "broken.yaml"], "broken.yaml cannot be read"),
@@ -94,6 +99,8 @@ def test_from_files_to_files_and_by_a_backup_to_another_database(tmp_path: Path)
         (["export", "old", "out.csv"], "end the name in .jsonl"),
         (["export", "old", "tasks.jsonl"], "give --force"),
         (["quality", "older"], "no project is called older"),
+        (["withdraw", "older"], "no project is called older"),
+        (["withdraw", "old", "7"], "has no import 7"),
         (["backup", "tasks.jsonl"], "give --force"),
         (["restore", "tasks.jsonl"], "is not empty"),
     ],
@@ -112,8 +119,94 @@ def test_mistakes_are_one_sentence(
     assert "\n" not in str(error.value)
 
 
-@pytest.mark.parametrize("command", [["export", "p", "out.jsonl"], ["quality", "p"], ["backup", "out.gz"]])
+@pytest.mark.parametrize(
+    "command", [["export", "p", "out.jsonl"], ["quality", "p"], ["withdraw", "p"], ["backup", "out.gz"]]
+)
 def test_a_database_that_is_not_there_is_not_made(tmp_path: Path, command: list[str]) -> None:
     with pytest.raises(UserError, match="there is no database"):
         keel(*command, "--database", tmp_path / "typo.db")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_an_import_is_withdrawn_by_its_number(tmp_path: Path) -> None:
+    database = tmp_path / "feedback.db"
+    right = rows(tmp_path / "right.jsonl", {"prompt": "p", "responses": ["a", "b"]})
+    wrong = rows(tmp_path / "wrong.jsonl", *({"prompt": f"w{k}", "responses": ["a", "b"]} for k in range(1200)))
+    keel("import", "old", right, "--kind", "compare", "--database", database)
+    keel("import", "old", wrong, "--round", "2", "--policy-version", "ppo-\x1b[7m3", "--database", database)
+    listed = keel("withdraw", "old", "--database", database, columns=80)
+    assert re.search(r"^ +2 .* label +2 +ppo-\ufffd\[7m3 +1,200 +0 *$", listed, re.MULTILINE)
+    assert re.search(r"^ +1 .* label +1 +1 +0 *$", listed, re.MULTILINE)
+    told = keel("withdraw", "old", "2", "--database", database)
+    assert told == "1,200 tasks of old, with 0 votes, are withdrawn; --put-back gives them to people again\n"
+    listed = keel("withdraw", "old", "--database", database, columns=80)
+    assert re.search(r" 1,200 +0 *\n +withdrawn *$", listed, re.MULTILINE)
+    assert max(map(len, listed.splitlines())) <= 80
+    again = keel("import", "old", wrong, "--round", "2", "--database", database)
+    assert again == "1,200 new tasks in old\n"
+    with pytest.raises(UserError, match="1,200 of its tasks were put in again since; withdraw those before"):
+        keel("withdraw", "old", "2", "--put-back", "--database", database)
+    keel("withdraw", "old", "1202", "--database", database)
+    told = keel("withdraw", "old", "2", "--put-back", "--database", database)
+    assert told == "1,200 tasks of old, with 0 votes, are put back\n"
+
+
+def test_quality_reads_well_on_a_narrow_terminal(tmp_path: Path) -> None:
+    """No figure is broken in two, nor a line longer than the terminal, however long a name is."""
+    database = tmp_path / "feedback.db"
+    pairs = rows(tmp_path / "pairs.jsonl", *({"prompt": f"p{k}", "responses": ["a", "b"]} for k in range(30)))
+    known = rows(tmp_path / "gold.jsonl", *({"prompt": f"g{k}", "chosen": "a", "rejected": "b"} for k in range(9)))
+    keel("import", "kind", pairs, "--kind", "compare", "--database", database)
+    keel("import", "kind", known, "--gold", "--database", database)
+    opened = Database(database)
+    with opened.writing() as session:
+        made = find_project(session, "kind")
+        change_settings(session, made, Settings(votes=2, least_seconds=2.0, gold_share=0.1))
+        users = people(session, "Maximiliane Annegret von und zu Hohenlohe-Langenburg", "bob")
+        for number, task in enumerate(tasks_of(session, made)):
+            for user in users:
+                answered(session, made, user, task, {"best": number % 2, "strength": "clear"}, duration=number / 7)
+                if number < 12:
+                    answered(session, made, user, task, {"best": 1, "strength": "clear"}, occasion=1)
+    opened.close()
+    shown = keel("quality", "kind", "--database", database, columns=80)
+    assert max(map(len, shown.splitlines()[1:])) <= 80
+    for cell in ("agrees with others", "100% of 30", "too fast", "47% of 30", "(30% to 64%)", "takes the first"):
+        assert cell in shown
+
+
+def test_a_restore_that_fails_leaves_what_was_there(tmp_path: Path) -> None:
+    """A new file is not left behind, an empty one that was there is."""
+    database, file, new = tmp_path / "feedback.db", tmp_path / "backup.gz", tmp_path / "new.db"
+    tasks = rows(tmp_path / "tasks.jsonl", {"prompt": "p", "responses": ["a", "b"]})
+    keel("import", "kind", tasks, "--kind", "compare", "--database", database)
+    keel("backup", file, "--database", database)
+    file.write_bytes(file.read_bytes()[:-30])
+    with pytest.raises(UserError, match="damaged"):
+        keel("restore", file, "--database", new)
+    assert list(tmp_path.glob("new.db*")) == []
+    Database(new).close()
+    with pytest.raises(UserError, match="damaged"):
+        keel("restore", file, "--database", new)
+    assert new.exists()
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ["import", "h", "nowhere.jsonl", "--kind", "compare"],
+        ["import", "h", "same.jsonl", "--kind", "compare"],
+        ["sample", "MODEL", "prompts.jsonl", "--project", "h", "--per-prompt", "1"],
+        ["restore", "same.jsonl"],
+    ],
+)
+def test_what_is_refused_leaves_no_new_database(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: list[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("keel.inputs.hash_model", lambda model: "f" * 40)
+    rows(Path("prompts.jsonl"), {"prompt": "p"})
+    rows(Path("same.jsonl"), {"prompt": "p", "responses": ["a", "a"]})
+    with pytest.raises(UserError):
+        keel(*command, "--database", "new.db")
+    assert list(tmp_path.glob("new.db*")) == []

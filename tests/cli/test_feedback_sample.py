@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Sequence
 from itertools import combinations
 from pathlib import Path
@@ -21,7 +22,7 @@ from keel.cli import app
 from keel.errors import UserError
 from keel.feedback.database import Database
 from keel.feedback.judgements import Said
-from keel.feedback.projects import Settings, add_project, find_project, settings_of
+from keel.feedback.projects import Settings, add_project, all_projects, close_project, find_project, settings_of
 from keel.feedback.tables import Kind, Task
 from keel.feedback.tasks import NewResponse, NewTask, add_tasks
 from keel.inputs import hash_model
@@ -74,7 +75,10 @@ def test_a_policy_is_asked_and_people_find_it(
 ) -> None:
     said = sampled(model, tmp_path, "--per-prompt", 3, "--round", 2, "--kind", kind)
     version = hash_model(str(model))
-    assert said == f"{len(shape)} new tasks in talk: round 2, policy {version[:12]}\n"
+    assert said == (
+        f"The project talk is new; people find it by keel feedback serve --database {tmp_path}/feedback.db\n"
+        f"{len(shape)} new tasks in talk: round 2, policy {version[:12]}\n"
+    )
     tasks = tasks_in(database)
     assert [len(task.responses) for task in tasks] == shape
     assert {(task.round, task.policy_version) for task in tasks} == {(2, version)}
@@ -94,8 +98,58 @@ def test_mistakes_are_sentences(model: Path, database: Database, tmp_path: Path)
         sampled(model, tmp_path, "--temperature", 0)
     with pytest.raises(UserError, match="there is no model directory"):
         sampled("./nothing", tmp_path)
+    for kind, count, says in (
+        ("compare", 1, "to compare, people need 2 responses to a prompt; raise --per-prompt 1"),
+        ("rank", 1, "to rank, people need 2"),
+        ("rate", 10, "people rate at most 9 responses to a prompt; lower --per-prompt 10"),
+    ):
+        with pytest.raises(UserError, match=says):
+            keel("sample", model, tmp_path / "prompts.jsonl", "--project", kind, "--kind", kind, "--per-prompt", count)
+    with pytest.raises(UserError, match="pass the model's context"):
+        keel("sample", model, tmp_path / "prompts.jsonl", "--project", "long", "--max-new-tokens", 10**6)
+    with database.reading() as session:
+        assert [project.name for project in all_projects(session)] == ["talk"]  # a mistake makes none
     with pytest.raises(UserError, match="no project is called tea"):
         keel("prioritise", "tea", "--reward", model)
+
+
+@pytest.mark.parametrize(("name", "says"), [("TALK", "there is a project talk already"), ("x" * 81, "1 to 80 letters")])
+def test_a_name_is_refused_before_anything_is_sampled(
+    model: Path, database: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, says: str
+) -> None:
+    with database.writing() as session:
+        add_project(session, "talk", "compare", Settings(), now=NOW)
+    monkeypatch.setattr("keel.build.generate_responses", lambda *_, **__: pytest.fail("it samples"))
+    with pytest.raises(UserError, match=says):
+        keel("sample", model, tmp_path / "prompts.jsonl", "--project", name)
+
+
+@pytest.mark.parametrize("kind", ["compare", "rank", "review"])
+def test_what_was_sampled_for_a_project_that_closes_meanwhile_is_in_a_file_to_import(
+    model: Path, database: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: Kind
+) -> None:
+    with database.writing() as session:
+        add_project(session, "talk", kind, Settings(), now=NOW)
+
+    def respond(*_: object, **__: object) -> list[dict[str, object]]:
+        with database.writing() as session:
+            close_project(find_project(session, "talk"), now=NOW)
+        return [{"response": said, "ended": True} for said in ("one", "two\n", "drei", "four")]
+
+    monkeypatch.setattr("keel.build.generate_responses", respond)
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError, match="the project talk is closed; ") as refused:
+        sampled(model, tmp_path, "--round", 3)
+    command = re.search(r"`keel feedback (import PROJECT sampled-\w+\.jsonl .*)` ", str(refused.value))
+    assert command is not None
+    assert tasks_in(database) == []
+    assert "new tasks in tea" in keel(*command[1].replace("PROJECT", "tea").split())
+    tasks = tasks_in(database)
+    shape = 1 if kind == "review" else 2
+    assert [len(task.responses) for task in tasks] == [shape] * (4 // shape)
+    assert [one.text for task in tasks for one in task.responses] == ["one", "two\n", "drei", "four"]
+    assert [task.prompt for task in (tasks[0], tasks[-1])] == ["a b c", [{"role": "user", "content": "d e"}]]
+    assert {(task.round, task.policy_version) for task in tasks} == {(3, hash_model(str(model)))}
 
 
 # --- what is asked first ---

@@ -11,9 +11,10 @@ from fastapi import FastAPI
 
 from keel.feedback.database import Database
 from tests.databases import database, database_url, postgres
+from tests.feedback.offices import judged, shared, world, world_on_either
 from tests.feedback.support import add_user, quick_app
 
-__all__ = ["database", "database_url", "postgres"]
+__all__ = ["database", "database_url", "judged", "postgres", "shared", "world", "world_on_either"]
 
 
 @pytest.fixture(scope="session")

@@ -7,10 +7,13 @@ import re
 import time
 from typing import Any
 
+import pytest
 from argon2 import PasswordHasher
 from fastapi import FastAPI
 from fastapi.testclient import TestClient
+from httpx2 import Response
 
+from keel.feedback import database as databases
 from keel.feedback import people
 from keel.feedback.app import make_app
 from keel.feedback.database import Database
@@ -37,7 +40,7 @@ def add_user(database: Database, name: str, role: Role = "annotator") -> User:
             secret = people.setup_secret(session, now=time.time())
             assert secret is not None
             people.join(session, secret, "root", quick_passwords().hash(PASSWORD), now=time.time())
-        root = people.everybody(session)[0]
+        root = people.everybody(session)[0].user
         _, secret = people.invite(session, role, by=root, now=time.time())
         user = people.join(session, secret, name, quick_passwords().hash(PASSWORD), now=time.time())
         session.expunge(user)
@@ -46,7 +49,7 @@ def add_user(database: Database, name: str, role: Role = "annotator") -> User:
 
 def user_named(store: Database, name: str) -> User:
     with store.reading() as session:
-        return next(user for user in people.everybody(session) if user.name == name)
+        return next(one.user for one in people.everybody(session) if one.user.name == name)
 
 
 def visitor(app: FastAPI, **options: Any) -> TestClient:
@@ -72,11 +75,18 @@ def field_of(page: str, name: str) -> str:
     return html.unescape(found[1])
 
 
-def shown_once(page: str) -> str:
-    """The link or token that a page shows."""
-    found = re.search(r'<input readonly value="([^"]+)"', page)
-    assert found, page
-    return html.unescape(found[1])
+def shown_once(client: TestClient, answer: Response) -> str:
+    """The link or token on the page to which the answer to a form leads."""
+    assert answer.status_code == 303, answer.text
+    secret = secret_of(client.get(answer.headers["location"]).text)
+    assert secret
+    return secret
+
+
+def secret_of(page: str) -> str | None:
+    """What a page shows once, where it shows something."""
+    found = re.search(r'<input id="secret" [^>]*value="([^"]+)"', page)
+    return html.unescape(found[1]) if found else None
 
 
 def with_token(app: FastAPI, database: Database, user: User) -> TestClient:
@@ -84,3 +94,14 @@ def with_token(app: FastAPI, database: Database, user: User) -> TestClient:
     with database.writing() as session:
         _, secret = people.make_token(session, user, "test", now=time.time())
     return TestClient(app, base_url=URL, headers={"Authorization": f"Bearer {secret}"})
+
+
+def cramp(monkeypatch: pytest.MonkeyPatch, pragma: str) -> None:
+    """Each connection to SQLite from now on has a disk that takes nothing more, or may not write at all."""
+    prepare = databases._prepare
+
+    def cramped(connection: Any, record: Any) -> None:
+        prepare(connection, record)
+        connection.execute(f"PRAGMA {pragma}")
+
+    monkeypatch.setattr(databases, "_prepare", cramped)

@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import gzip
+import hashlib
 import json
 import random
+import re
 import stat
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from sqlalchemy import func, select
+from alembic.autogenerate import compare_metadata
+from alembic.runtime.migration import MigrationContext
+from sqlalchemy import delete, func, null, select, text
+from sqlalchemy.exc import DBAPIError
 
 from keel.errors import UserError
 from keel.feedback.backup import backup, restore
@@ -125,6 +130,36 @@ def progress_of(file: Path) -> int:
     return sum(row[1]["votes"] for row in rows[1:-1] if row[0] == "tasks" and row[1]["project_id"] == 1)
 
 
+def test_a_backup_of_an_older_schema_is_brought_to_the_newest(
+    database: Database, other: Database, tmp_path: Path
+) -> None:
+    """The oracle is the schema that Alembic lays, filled with the rows as they were then."""
+    fill(database, seed=6)
+    file = tmp_path / "backup.gz"
+    counts = backup(database, file, now=NOW)
+    head, *rows, _ = [json.loads(line) for line in gzip.decompress(file.read_bytes()).splitlines()]
+    since = {"tasks": "withdrawn_at", "invitations": "note"}
+    for table, row in rows:
+        row.pop(since.get(table, ""), None)
+    lines = [json.dumps(one).encode() + b"\n" for one in ({**head, "schema": "0001"}, *rows)]
+    ending = {"rows": counts, "sha256": hashlib.sha256(b"".join(lines)).hexdigest()}
+    file.write_bytes(gzip.compress(b"".join([*lines, json.dumps(ending).encode()])))
+    with other.writing() as session:
+        session.execute(text("CREATE TABLE somebody_elses (number INTEGER)"))
+        session.execute(text("INSERT INTO somebody_elses VALUES (7)"))
+    assert restore(other, file) == counts
+    with other.writing() as session:
+        assert session.scalar(text("SELECT number FROM somebody_elses")) == 7
+        session.execute(text("DROP TABLE somebody_elses"))
+    assert everything(other) == everything(database)
+    silent = select(func.count()).where(Judgement.answer.is_(null()))
+    with database.reading() as before, other.reading() as after:
+        assert compare_metadata(MigrationContext.configure(after.connection()), Base.metadata) == []
+        assert after.scalar(silent) == before.scalar(silent) != 0
+    with pytest.raises(DBAPIError, match="only ever added"), other.writing() as session:
+        session.execute(delete(Judgement))
+
+
 def test_a_database_that_holds_something_is_left_alone(database: Database, tmp_path: Path) -> None:
     fill(database, seed=3)
     backup(database, tmp_path / "backup.gz", now=NOW)
@@ -144,11 +179,13 @@ def test_a_database_that_holds_something_is_left_alone(database: Database, tmp_p
         (lambda lines: [lines[0], b'["nowhere", {}]\n', *lines[1:]], "damaged"),
         (lambda lines: [lines[0], b'["users", {"id": 1}]\n', *lines[1:]], "does not fit"),
         (lambda lines: [lines[0], b'["users", {"no": 1}]\n', *lines[1:]], "does not fit"),
+        (lambda lines: [lines[0], b'["users", {"id": 99999999999999999999}]\n', *lines[1:]], "does not fit"),
         (lambda lines: [lines[0], b"[[[[\n", *lines[1:]], "damaged"),
         (lambda lines: lines[1:], "is no backup"),
         (lambda lines: [], "is no backup"),
-        (lambda lines: [lines[0].replace(b'"version": 1', b'"version": 9'), *lines[1:]], "another version"),
-        (lambda lines: [lines[0].replace(b'"0001"', b'"9999"'), *lines[1:]], "another version"),
+        (lambda lines: [lines[0].replace(b'"version": 1', b'"version": 9'), *lines[1:]], "newer Keel"),
+        (lambda lines: [re.sub(rb'"schema": "\d+"', b'"schema": "9999"', lines[0]), *lines[1:]], "newer Keel"),
+        (lambda lines: [re.sub(rb'"schema": "\d+"', b'"schema": ["1"]', lines[0]), *lines[1:]], "newer Keel"),
     ],
 )
 def test_a_backup_that_is_not_whole_fills_nothing(tmp_path: Path, damage: Any, says: str) -> None:

@@ -180,7 +180,7 @@ def test_a_file_that_fails_in_its_midst_leaves_nothing(
 def test_files_are_read_while_others_write_and_put_there_in_batches(
     database: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("keel.feedback.importing._AT_ONCE", 7)
+    monkeypatch.setattr("keel.feedback.tasks._AT_ONCE", 7)
     file = tmp_path / "rows.jsonl"
     rows = [{"prompt": f"p{k % 25}", "responses": [f"a{k % 25}", f"b{k % 25}"]} for k in range(30)]
     file.write_text("".join(f"{json.dumps(row)}\n" for row in rows))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import random
 import re
 import time
 import uuid
@@ -16,7 +17,7 @@ from fastapi.testclient import TestClient
 from sqlalchemy import select, update
 from sqlalchemy.orm import Session
 
-from keel.feedback import render
+from keel.feedback import leases, render
 from keel.feedback.database import Database
 from keel.feedback.projects import close_project, find_project
 from keel.feedback.tables import Assignment, Judgement, Kind, Task
@@ -115,8 +116,9 @@ def test_a_task_shows_its_texts_and_nothing_of_where_they_come_from(world: World
     ],
 )
 def test_what_is_said_of_places_is_kept_of_texts_and_comes_back_in_places(
-    world: World, kind: Kind, responses: int, answer: dict[str, Any]
+    world: World, kind: Kind, responses: int, answer: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(leases, "_chance", random.Random(0))  # five orders that fell alike would test nothing
     ann = world.annotator("ann", world.project(kind, tasks=list(new_tasks(6, responses))))
     for shown in ann.lease(5):
         assert ann.say(shown["assignment"], answer, comment="so", duration=2.5).status_code == 200
@@ -370,6 +372,28 @@ def test_a_closed_project_lends_nothing_and_an_unknown_one_is_not_there(world: W
     assert ann.client.post(f"/api/v1/projects/{ann.project}/leases", json={}).status_code == 410
     assert ann.say(one["assignment"], A_BETTER).status_code == 200
     assert ann.client.post("/api/v1/projects/999/leases", json={}).status_code == 404
+
+
+def test_a_closed_project_stays_on_the_page_of_who_judged_in_it(world: World) -> None:
+    number = world.project()
+    ann = world.annotator("ann", number)
+    world.annotator("bob", number).lease()
+    (one,) = ann.lease()
+    ann.say(one["assignment"], A_BETTER)
+    history, judge = f"/projects/{number}/history", f"/projects/{number}/judge"
+
+    def pages(name: str) -> str:
+        return signed_in(world.app, name).get("/").text
+
+    assert history not in pages("ann")
+    with world.database.writing() as session:
+        close_project(find_project(session, number), now=time.time())
+    assert re.search(rf"<h2>Closed projects</h2>.*{history}", pages("ann"), re.DOTALL)
+    assert all("Closed projects" not in pages(name) for name in ("bob", "vic"))
+    said = signed_in(world.app, "ann").get(history).text
+    assert ">closed</span>" in said
+    assert f'{judge}"' not in said
+    assert f"{judge}?correct={one['assignment']}" in said
 
 
 def test_pages_are_for_those_who_judge(world: World) -> None:

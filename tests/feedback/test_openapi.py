@@ -42,7 +42,7 @@ def living_app(folder: Path, database: Database) -> FastAPI:
     ending.set()  # a stream ends with what there is
     add_user(database, "ann")
     with database.writing() as session:
-        root = people.everybody(session)[0]
+        root = people.everybody(session)[0].user
         kinds: list[tuple[Kind, int]] = [("compare", 2), ("rank", 3), ("rate", 2), ("review", 1)]
         for kind, responses in kinds:
             lease(session, project(session, kind, responses=responses), root, count=1, now=NOW)
@@ -52,7 +52,7 @@ def living_app(folder: Path, database: Database) -> FastAPI:
 def token_of(database: Database, name: str) -> str:
     """A new one: what was tried before may have ended the last."""
     with database.writing() as session:
-        user = next(one for one in people.everybody(session) if one.name == name)
+        user = next(one.user for one in people.everybody(session) if one.user.name == name)
         return people.make_token(session, user, "fuzz", now=NOW)[1]
 
 

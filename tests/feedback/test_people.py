@@ -10,13 +10,16 @@ from typing import Any
 import argon2
 import pytest
 from sqlalchemy import text
+from sqlalchemy.event import listen
 from sqlalchemy.orm import Session
 
 from keel.feedback import people
 from keel.feedback.database import Database
+from keel.feedback.judgements import Said, judge
 from keel.feedback.passwords import LONGEST, Passwords
 from keel.feedback.refused import Refused
 from keel.feedback.tables import Base, Role, User
+from tests.feedback import worlds
 from tests.feedback.support import PASSWORD, quick_passwords
 from tests.feedback.worlds import NOW
 
@@ -294,7 +297,39 @@ def test_two_admins_who_leave_at_once_do_not_both(database: Database) -> None:
     assert read(database, people.has_admin)
 
 
-def test_everybody_is_listed_by_name(database: Database) -> None:
-    ana = set_up(database, "Zoe")
-    join(database, invite(database, ana), "ana")
-    assert [user.name for user in read(database, people.everybody)] == ["ana", "Zoe"]
+def test_everybody_is_listed_by_name_with_the_note_of_their_invitation(database: Database) -> None:
+    zoe = set_up(database, "Zoe")
+    _, secret = written(database, people.invite, "annotator", by=zoe, now=NOW, note=" the  night shift\n")
+    join(database, secret, "ana")
+    found = [(one.user.name, one.note) for one in read(database, people.everybody)]
+    assert found == [("ana", "the night shift"), ("Zoe", "")]
+
+
+def test_everybodys_answers_count_once_and_while_they_stand(database: Database) -> None:
+    """A correction, a skip, a problem and what was taken back are no further judgements; projects add up."""
+    set_up(database, "root")
+    with database.writing() as session:
+        ana, _ = worlds.people(session, "ana", "idle")
+        first, second = worlds.project(session, tasks=4), worlds.project(session, "review", tasks=1, responses=1)
+        one, two, three, four = worlds.tasks_of(session, first)
+        corrected = worlds.answered(session, first, ana, one, {"best": 0, "strength": "clear"}, at=NOW)
+        judge(session, ana, "correction", corrected.id, Said("answer", {"best": 1, "strength": "clear"}), now=NOW + 5)
+        worlds.answered(session, first, ana, two, None, verdict="skip", at=NOW + 6)
+        worlds.answered(session, first, ana, three, None, verdict="problem", comment="broken", at=NOW + 7)
+        taken_back = worlds.answered(session, first, ana, four, {"best": 0, "strength": "clear"}, at=NOW + 8)
+        judge(session, ana, "back", taken_back.id, Said("withdrawn"), now=NOW + 9)
+        (review,) = worlds.tasks_of(session, second)
+        worlds.answered(session, second, ana, review, {"accepted": True}, at=NOW + 2)
+    found = {one.user.name: (one.judgements, one.last_judged_at) for one in read(database, people.everybody)}
+    assert found == {"root": (0, None), "ana": (2, NOW + 5), "idle": (0, None)}
+
+
+def test_everybody_is_one_query(database: Database) -> None:
+    set_up(database)
+    with database.writing() as session:
+        worlds.people(session, *(f"person {number}" for number in range(5)))
+    asked: list[str] = []
+    with database.reading() as session:
+        listen(session.get_bind(), "before_cursor_execute", lambda *given: asked.append(given[2]))
+        people.everybody(session)
+    assert len([statement for statement in asked if statement != "BEGIN"]) == 1

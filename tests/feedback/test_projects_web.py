@@ -1,114 +1,23 @@
-"""Projects over HTTP: who may do what, what the forms and the API make of what they are given, what is too much."""
+"""Projects over HTTP: who may do what, and what the forms and the API make of what they are given."""
 
 from __future__ import annotations
 
-import asyncio
-import gzip
 import html
 import json
 import re
-import time
-from collections.abc import Iterator
-from pathlib import Path
-from typing import Any
 
 import pytest
-from fastapi import FastAPI
-from fastapi.testclient import TestClient
 from sqlalchemy import func, select
 
-from keel.feedback import people
-from keel.feedback.database import Database
 from keel.feedback.projects import find_project, settings_of
-from keel.feedback.tables import Project, Role, Task, User
+from keel.feedback.tables import Project, Task, User
 from keel.feedback.tasks import NewResponse, NewTask, add_tasks
-from keel.feedback.web import projects_api
-from tests.feedback.support import add_user, csrf_of, quick_app, signed_in, user_named, with_token
+from tests.feedback.offices import API, PAIR, World, text_of
 from tests.feedback.worlds import answered, tasks_of
 from tests.feedback.worlds import project as make_project
 
-PAIR = {"prompt": "p", "responses": ["a", "b"]}
-API = "/api/v1/projects"
-
-
-class World:
-    """An app with a person of each role, each in a browser."""
-
-    def __init__(self, database: Database) -> None:
-        self.database = database
-        self.app = app = quick_app(database)
-        for role in ("admin", "viewer", "annotator"):
-            add_user(database, f"the {role}", role)
-        self.by_role: dict[Role, TestClient] = {
-            role: signed_in(app, f"the {role}") for role in ("admin", "viewer", "annotator")
-        }
-
-    @property
-    def admin(self) -> TestClient:
-        return self.by_role["admin"]
-
-    @property
-    def viewer(self) -> TestClient:
-        return self.by_role["viewer"]
-
-    def send(self, method: str, url: str, *, role: Role = "admin", **more: Any) -> Any:
-        client = self.by_role[role]
-        return client.request(method, url, headers={"X-CSRF-Token": csrf_of(client)}, **more)
-
-    def post(self, url: str, data: dict[str, Any], *, role: Role = "admin") -> Any:
-        """A form."""
-        client = self.by_role[role]
-        return client.post(url, data=data | {"csrf": csrf_of(client)})
-
-    def upload(self, rows: list[Any], *, role: Role = "admin", **query: Any) -> Any:
-        content = "".join(f"{json.dumps(row)}\n" for row in rows).encode()
-        return self.send("POST", f"{API}/1/tasks", role=role, content=content, params=query)
-
-
-@pytest.fixture
-def world(tmp_path: Path) -> Iterator[World]:
-    """On SQLite: what differs between the databases lies below, and is tried there."""
-    database = Database(tmp_path / "feedback.db")
-    yield World(database)
-    database.close()
-
-
-@pytest.fixture(scope="module")
-def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
-    """A world with one project without tasks, for tests that leave it as it is or do not mind."""
-    database = Database(tmp_path_factory.mktemp("shared") / "feedback.db")
-    with database.writing() as session:
-        make_project(session, tasks=0)
-    yield World(database)
-    database.close()
-
-
-@pytest.fixture
-def world_on_either(database: Database) -> World:
-    return World(database)
-
-
-@pytest.fixture
-def judged(world: World) -> World:
-    """A project of twelve pairs, on ten of which two people agree; one remark of each sort, hostile ones."""
-    with world.database.writing() as session:
-        users = session.scalars(select(User).where(User.role != "admin").order_by(User.id)).all()
-        made = make_project(session, tasks=12, votes=2)
-        for number, task in enumerate(tasks_of(session, made)):
-            for user in users:
-                best = int(number < 2 and user is users[0])
-                comment = "<script>alert(1)</script>" if number == 0 else ""
-                answered(session, made, user, task, {"best": best, "strength": "clear"}, comment=comment)
-    return world
-
-
-def text_of(page: Any) -> str:
-    assert page.status_code == 200, page.text
-    return html.unescape(re.sub(r"\s+", " ", re.sub(r"<[^>]+>", " ", page.text)))
-
-
-READ = ["", "/quality", "/remarks", "/audit", "/tasks/1", "/export.jsonl"]
-READ_API = ["", "/progress", "/quality", "/remarks", "/export"]
+READ = ["", "/tasks", "/tasks/1", "/quality", "/remarks", "/audit", "/export.jsonl"]
+READ_API = ["", "/tasks", "/imports", "/progress", "/quality", "/remarks", "/export"]
 
 
 def test_viewers_read_and_change_nothing_and_annotators_see_none_of_it(judged: World) -> None:
@@ -123,18 +32,21 @@ def test_viewers_read_and_change_nothing_and_annotators_see_none_of_it(judged: W
             assert judged.by_role[role].get(url).status_code == 403
             assert judged.post(url, {"name": "x", "kind": "rank"}, role=role).status_code == 403
         assert judged.post("/projects/1/closed", {"closed": "true"}, role=role).status_code == 403
+        assert judged.post("/projects/1/imports/1", {"withdrawn": "true"}, role=role).status_code == 403
         for method, url, body in (
             ("POST", API, {"name": "x", "kind": "rank"}),
             ("PUT", f"{API}/1/settings", settings),
             ("PUT", f"{API}/1/closed", {"closed": True}),
+            ("PUT", f"{API}/1/imports/1/withdrawn", {"withdrawn": True}),
         ):
             assert judged.send(method, url, role=role, json=body).status_code == 403
         assert judged.upload([PAIR], role=role).status_code == 403
-    assert "Put tasks in" not in judged.viewer.get("/projects/1").text
-    assert "Put tasks in" in judged.admin.get("/projects/1").text
+    for heading in ("Put tasks in", "What was put in"):
+        assert heading not in judged.viewer.get("/projects/1").text
+        assert heading in judged.admin.get("/projects/1").text
     with judged.database.reading() as session:
         assert session.scalar(select(func.count(Project.id))) == 1
-        assert session.scalar(select(func.count(Task.id))) == 12
+        assert session.scalar(select(func.count(Task.id)).where(Task.withdrawn_at.is_(None))) == 12
 
 
 def test_pages_of_what_is_not_there_are_not_found(judged: World) -> None:
@@ -176,12 +88,17 @@ def test_a_project_by_the_form_and_changed_by_it(world: World) -> None:
 @pytest.mark.parametrize(
     ("change", "says"),
     [
-        ({"votes": "none"}, "Votes: "),
-        ({"votes": "0"}, "Votes: "),
+        ({"votes": "none"}, "Votes: give a whole number."),
+        ({"votes": "0"}, "Votes: give 1 or more."),
         ({"scale_lowest": "7"}, "scale from 7 to 7"),
         ({"most_votes": "3"}, "most_votes has no effect"),
-        ({"gold_share": "nan"}, "Gold_share: "),
-        ({"choice": "best"}, "Choice: "),
+        ({"gold_share": "nan"}, "Gold_share: give a number."),
+        ({"gold_share": "0.6"}, "Gold_share: give 0.5 or less."),
+        ({"lease_minutes": "0"}, "Lease_minutes: give more than 0."),
+        ({"choice": "best"}, "Choice: give 'random', 'disputed' or 'uncertain'."),
+        ({"question": "q" * 501}, "Question: give 500 characters or fewer."),
+        ({"criterion_options": ["yes"]}, "Criteria.0.options: give 2 or more, not 1."),
+        ({"criterion_name": [""]}, "Criteria.0.name: give it."),
         ({"name": " "}, "1 to 80 letters"),
         ({"name": "a\x1b"}, "control characters"),
         ({"question": "a\x00"}, "NUL"),
@@ -196,9 +113,16 @@ def test_what_was_typed_stands_in_the_form_that_refuses_it(shared: World, change
     assert page.status_code == 422
     assert says in html.unescape(page.text)
     assert "Long &lt;words&gt;" in page.text
-    assert 'name="criterion_name" value="c"' in page.text
+    assert 'name="criterion_question" value="q"' in page.text
     with shared.database.reading() as session:
         assert session.scalar(select(func.count(Project.id))) == 1
+
+
+def test_the_field_that_is_to_blame_is_marked(shared: World) -> None:
+    page = shared.post("/projects/new", {"name": "n", "kind": "compare", "gold_share": "5%"})
+    marked = re.findall(r'<input[^>]* name="(\w+)"[^>]* aria-invalid="true"', page.text)
+    assert marked == ["gold_share"]
+    assert "aria-invalid" not in shared.admin.get("/projects/new").text
 
 
 def test_a_closed_project_can_be_opened_again(judged: World) -> None:
@@ -304,94 +228,6 @@ def test_the_api_makes_a_project_fills_it_and_gives_judgements_back(world_on_eit
     assert world.viewer.get("/projects/1/export.jsonl", params={"round": "1"}).text == ""
 
 
-@pytest.mark.parametrize(
-    ("name", "content"),
-    [
-        ("t.csv", b"prompt,chosen,rejected\np,a,b\n"),
-        ("T.JSON", b'[{"prompt": "p", "chosen": "a", "rejected": "b"}]'),
-        ("t.jsonl.gz", gzip.compress(b'{"prompt": "p", "chosen": "a", "rejected": "b"}\n')),
-        ("../../etc/t.csv", b"prompt,chosen,rejected\np,a,b\n"),
-    ],
-)
-def test_files_of_other_forms_are_told_by_their_names(shared: World, name: str, content: bytes) -> None:
-    done = shared.send("POST", f"{API}/1/tasks", params={"name": name}, content=content)
-    assert done.status_code == 201, done.text
-    assert done.json()["new"] + done.json()["known"] == 1
-
-
-@pytest.mark.parametrize(
-    ("content", "name", "says"),
-    [
-        (b"", "", "holds no rows"),
-        (b"PK\x03\x04....", "", "a zip archive"),
-        (b"PAR1....", "t.parquet", "damaged Parquet"),
-        (gzip.compress(b'{"prompt"' * 1000)[:-10], "", "damaged gzip"),
-        (b'{"prompt": "p"}\n', "", "none of its 1 rows"),
-        (b"\x00\x01\x02", "", "none of its 1 rows"),
-    ],
-)
-def test_a_file_that_is_no_data_is_refused_without_a_path(shared: World, content: bytes, name: str, says: str) -> None:
-    answer = shared.send("POST", f"{API}/1/tasks", params={"name": name}, content=content)
-    assert answer.status_code == 422
-    message = answer.json()["error"]["message"]
-    assert says in message
-    assert message.startswith("the file")
-    assert "keel-upload" not in message
-
-
-async def _taken_of_a_gigabyte(app: FastAPI, token: str, *, declared: bool) -> tuple[int, int]:
-    """(status, bytes taken) where a program sends a gigabyte, straight to the app."""
-    length = 1 << 30
-    headers = [(b"host", b"localhost"), (b"authorization", f"Bearer {token}".encode())]
-    scope = {
-        "type": "http", "method": "POST", "path": f"{API}/1/tasks", "raw_path": b"", "query_string": b"",
-        "headers": headers + [(b"content-length", str(length).encode())] * declared, "client": ("127.0.0.1", 1),
-        "server": ("localhost", 80), "scheme": "http", "root_path": "", "http_version": "1.1",
-        "asgi": {"version": "3.0"},
-    }  # fmt: skip
-    taken, status = 0, 0
-
-    async def receive() -> dict[str, Any]:
-        nonlocal taken
-        taken += 1 << 16
-        return {"type": "http.request", "body": bytes(1 << 16), "more_body": taken < length}
-
-    async def send(message: Any) -> None:
-        nonlocal status
-        status = message.get("status", status)
-
-    await app(scope, receive, send)
-    return status, taken
-
-
-@pytest.mark.parametrize("declared", [True, False])
-def test_a_body_of_a_gigabyte_is_refused_before_it_is_read(
-    world: World, monkeypatch: pytest.MonkeyPatch, declared: bool
-) -> None:
-    """By what it declares without a byte of it, and else as soon as the limit is passed."""
-    monkeypatch.setattr(projects_api, "MOST_UPLOADED", 1 << 20)
-    with world.database.writing() as session:
-        make_project(session, tasks=0)
-        admin = session.scalars(select(User).where(User.name == "the admin")).one()
-        _, token = people.make_token(session, admin, "test", now=time.time())
-    status, taken = asyncio.run(_taken_of_a_gigabyte(quick_app(world.database), token, declared=declared))
-    assert status == 413
-    assert taken <= (0 if declared else (1 << 20) + (1 << 16))
-
-
-def test_only_an_admin_may_send_more_than_others(world: World) -> None:
-    """Nobody else's large body is read, whatever it says it is."""
-    with world.database.writing() as session:
-        make_project(session, tasks=0)
-    big = json.dumps({"prompt": "p" * (9 << 20), "responses": ["a", "b"]}).encode() + b"\n"
-    assert world.send("POST", f"{API}/1/tasks", content=big).status_code == 201
-    assert world.send("POST", f"{API}/1/tasks", content=big, role="viewer").status_code == 403
-    form = {"Content-Type": "application/x-www-form-urlencoded"}
-    for client in (world.admin, world.viewer):
-        assert client.post(f"{API}/1/tasks", content=big, headers=form).status_code == 413
-    assert world.send("POST", API, content=big).status_code == 413
-
-
 def test_texts_that_a_database_cannot_hold_are_refused(world_on_either: World) -> None:
     """With PostgreSQL they would be an error of the server."""
     world = world_on_either
@@ -402,17 +238,6 @@ def test_texts_that_a_database_cannot_hold_are_refused(world_on_either: World) -
         number = made.id
     answer = world.send("POST", f"{API}/{number}/tasks", content=json.dumps(PAIR), params={"policy_version": "\x00"})
     assert answer.status_code == 422
-
-
-def test_a_form_is_no_file(shared: World) -> None:
-    url, csrf = f"{API}/1/tasks", csrf_of(shared.admin)
-    token = with_token(shared.app, shared.database, user_named(shared.database, "the admin"))
-    answers = [shared.admin.post(url, data={"csrf": csrf}), shared.admin.post(url, files={"csrf": (None, csrf)})]
-    for answer in (*answers, token.post(url, files={"file": json.dumps(PAIR)})):
-        assert answer.status_code == 422
-        assert "no form around it" in answer.json()["error"]["message"]
-    form = {"Content-Type": "application/x-www-form-urlencoded"}  # as curl says of any body
-    assert token.post(url, content=json.dumps(PAIR), headers=form).status_code == 201
 
 
 def test_who_has_no_form_of_ours_changes_nothing(judged: World) -> None:

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import pytest
 
-from keel.feedback.sampled import tasks_of
+from keel.feedback.database import Database
+from keel.feedback.projects import Settings, add_project
+from keel.feedback.refused import Refused
+from keel.feedback.sampled import open_project, tasks_of
 from keel.feedback.tables import Kind
 from keel.schema import Message, Sampled
+from tests.feedback.worlds import NOW
 
 SAID = [
     Sampled("first", ("a", "b", "a ", "c"), (True, False, True, True)),
@@ -44,3 +48,32 @@ def test_a_batch_is_named_by_what_is_asked() -> None:
 def test_what_no_database_holds_is_shown_as_a_replacement() -> None:
     (task,) = tasks_of("review", [Sampled("a\x00", ("b\udfff",), (True,))], round=1, policy_version="v")
     assert (task.prompt, task.responses[0].text) == ("a\ufffd", "b\ufffd")
+
+
+@pytest.mark.parametrize(
+    ("name", "says"),
+    [
+        ("TALK", "there is a project talk already"),
+        ("äpfel", "there is a project Äpfel already"),
+        ("x" * 81, "1 to 80 letters"),
+        (" ", "1 to 80 letters"),
+        ("a\tb", "no control characters"),
+        ("a\x00b", "name: a NUL character"),
+        ("a\udfffb", "name: a NUL character, or half of a surrogate pair, is no text"),
+    ],
+)
+def test_a_name_that_no_project_may_get_is_refused_while_none_is_made_yet(
+    database: Database, name: str, says: str
+) -> None:
+    with database.writing() as session:
+        for there in ("talk", "Äpfel"):
+            add_project(session, there, "compare", Settings(), now=NOW)
+    with database.reading() as session:
+        with pytest.raises(Refused, match=says):
+            open_project(session, name, None, None)
+        with pytest.raises(Refused, match=says):
+            add_project(session, name, "compare", Settings(), now=NOW)
+        found = open_project(session, " talk ", None, None)
+        assert found is not None
+        assert found.name == "talk"
+        assert open_project(session, "tea", None, None) is None

@@ -38,8 +38,24 @@ def test_behind_a_proxy_the_public_site_is_the_own_one(store: Database) -> None:
         ("127.0.0.1:8400", "https://keel.example", 303),
         ("keel.example", "https://keel.example.evil", 403),
         ("evil.example", "https://keel.example", 403),
+        ("127.0.0.1:8400", "http://127.0.0.1:8400", 303),  # browsers keep the cookie of their own machine
+        ("localhost", "http://localhost", 303),
     ):
         assert client.post("/sign-in", data=data, headers={"Host": host, "Origin": origin}).status_code == status
+
+
+def test_who_would_not_stay_signed_in_is_sent_to_where_they_would(store: Database) -> None:
+    """The cookie is for TLS alone: without this the sign-in page would come again and again, and say nothing."""
+    client = visitor(quick_app(store, public_url="https://keel.example"))
+    for host in ("keel.example", "10.0.0.5:8400"):
+        headers = {"Host": host, "Origin": f"http://{host}"}
+        answer = client.post("/sign-in", data={"name": "ann", "password": PASSWORD}, headers=headers)
+        assert (answer.status_code, "set-cookie" in answer.headers) == (422, False)
+        assert "address without TLS; open https://keel.example." in answer.text
+    for path in ("/sign-in", "/join/secret"):  # before anybody types a password there
+        assert "open https://keel.example." in client.get(path, headers={"Host": "10.0.0.5:8400"}).text
+        for host in ("keel.example", "127.0.0.1:8400"):  # a proxy has taken the TLS off; this machine
+            assert "open https://keel.example." not in client.get(path, headers={"Host": host}).text
 
 
 @pytest.mark.parametrize(

@@ -5,14 +5,14 @@ from __future__ import annotations
 import random
 import threading
 from collections import Counter
-from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.runtime.migration import MigrationContext
 from pydantic import ValidationError
-from sqlalchemy import event, func, select, text
+from sqlalchemy import event, func, select, text, update
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm import Session
 
@@ -24,7 +24,7 @@ from keel.feedback.projects import Settings, change_settings, close_project, fin
 from keel.feedback.refused import Refused
 from keel.feedback.tables import Assignment, Base, Judgement, Project, Task, User
 from keel.feedback.tasks import NewResponse, NewTask, add_tasks, progress
-from tests.feedback.worlds import NOW, new_tasks, people, project
+from tests.feedback.worlds import NOW, assert_books_balance, meanwhile, new_tasks, people, project
 
 FIRST = Said("answer", {"best": 0, "strength": "clear"})
 SECOND = Said("answer", {"best": 1, "strength": "clear"})
@@ -62,6 +62,20 @@ def test_the_same_tasks_are_added_once(database: Database) -> None:
         assert (added.new, added.known) == (1, 7)
         assert add_tasks(session, made, new_tasks(1, round=2), now=NOW).new == 1
         assert session.scalar(select(func.count(Task.id))) == 5
+
+
+def test_as_many_tasks_as_one_likes(database: Database) -> None:
+    """They go in by the hundred; what one hundred has the next does not have again, and each has its responses."""
+    with database.writing() as session:
+        made = project(session, tasks=0)
+        tasks = new_tasks(1203)
+        added = add_tasks(session, made, [*tasks, *reversed(tasks)], now=NOW)
+        assert (added.new, added.known) == (1203, 1203)
+        kept = session.scalars(select(Task).order_by(Task.id)).all()
+        assert [task.prompt for task in kept] == [task.prompt for task in tasks]
+        assert [[one.text for one in task.responses] for task in kept] == [
+            [one.text for one in task.responses] for task in tasks
+        ]
 
 
 @pytest.mark.parametrize(
@@ -363,6 +377,28 @@ def test_many_people_at_once_get_every_seat_once(database: Database) -> None:
         assert_books_balance(session)
 
 
+def test_people_who_come_back_to_the_same_tasks_at_once_all_get_them(database: Database) -> None:
+    """Each held them in another order, and all have lapsed: none waits for a seat that one who waits for theirs has."""
+    rng = random.Random(0)
+    with database.writing() as session:
+        names = [user.name for user in people(session, *(f"person {number}" for number in range(6)))]
+        where = project(session, tasks=5, votes=6).name
+
+    def come_back(name: str) -> int:
+        with database.writing() as session:
+            me = session.scalars(select(User).where(User.name == name)).one()
+            return len(lease(session, find_project(session, where), me, count=5, now=NOW))
+
+    with ThreadPoolExecutor(len(names)) as pool:
+        assert [come_back(name) for name in names] == [5] * len(names)
+        for _ in range(4):
+            with database.writing() as session:
+                for one in session.scalars(select(Assignment)):
+                    one.state, one.leased_at = "released", rng.random()
+                session.execute(update(Task).values(seats_taken=0))
+            assert list(pool.map(come_back, names)) == [5] * len(names)
+
+
 @pytest.mark.parametrize("seed", range(3))
 def test_the_books_balance_whatever_happens(database: Database, seed: int) -> None:
     """A random walk of leases, judgements, corrections, undos, skips, lapses and late answers."""
@@ -388,27 +424,6 @@ def test_the_books_balance_whatever_happens(database: Database, seed: int) -> No
                 said = rng.choice([FIRST, SECOND, Said("skip"), Said("problem")])
                 judge(session, who, f"{step}", rng.choice(mine).id, said, now=now)
             assert_books_balance(session)
-
-
-def meanwhile(database: Database, first: Callable[[Session], object], second: Callable[[Session], object]) -> None:
-    """`second` in another thread while what `first` did is not committed yet."""
-    failures: list[BaseException] = []
-
-    def other() -> None:
-        try:
-            with database.writing() as session:
-                second(session)
-        except BaseException as error:
-            failures.append(error)
-
-    thread = threading.Thread(target=other)
-    with database.writing() as session:
-        first(session)
-        session.flush()
-        thread.start()
-        thread.join(0.3)  # time enough to be wrong
-    thread.join()
-    assert failures == []
 
 
 def one_seat_lapsed(database: Database, votes: int) -> tuple[int, str]:
@@ -527,27 +542,6 @@ def test_gold_is_not_told_by_how_much_is_left(database: Database) -> None:
         (ann,) = people(session, "ann")
         assert left_for(session, project(session, tasks=13, gold_share=0.1), ann) == 20
         assert left_for(session, project(session, tasks=14), ann) == 14
-
-
-def assert_books_balance(session: Session) -> None:
-    """Seats, votes and what stands, counted from the assignments and from the log of judgements."""
-    session.flush()
-    session.expire_all()
-    log: dict[str, Judgement] = {}
-    for row in session.scalars(select(Judgement).order_by(Judgement.id)):
-        log[row.assignment_id] = row
-    seats: Counter[int] = Counter()
-    votes: Counter[int] = Counter()
-    for one in session.scalars(select(Assignment)):
-        last = log.get(one.id)
-        stands = last is not None and last.verdict != "withdrawn"
-        assert one.judgement_id == (last.id if stands and last else None)
-        assert (one.state == "done") == (stands and last is not None and last.verdict == "answer")
-        if one.occasion == 0:
-            seats[one.task_id] += one.task.purpose == "label" and one.state in ("leased", "done")
-            votes[one.task_id] += one.state == "done"
-    for task in session.scalars(select(Task)):
-        assert (task.seats_taken, task.votes) == (seats[task.id], votes[task.id])
 
 
 def progress_of_seats(session: Session) -> int:

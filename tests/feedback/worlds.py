@@ -1,18 +1,21 @@
-"""Small worlds to test the store in: people, a project, tasks."""
+"""Small worlds to test the store in: people, a project, tasks; and what must be so in each of them."""
 
 from __future__ import annotations
 
+import threading
 import uuid
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
+from keel.feedback.database import Database
 from keel.feedback.judgements import Said, judge
 from keel.feedback.leases import take_seat
 from keel.feedback.projects import Settings, add_project
-from keel.feedback.tables import Assignment, Kind, Project, Task, User
+from keel.feedback.tables import Assignment, Judgement, Kind, Project, Task, User
 from keel.feedback.tasks import NewResponse, NewTask, add_tasks
 
 NOW = 1_000_000.0
@@ -81,3 +84,51 @@ def _as_shown(answer: dict[str, Any], order: Sequence[int]) -> dict[str, Any]:
 def tasks_of(session: Session, made: Project) -> Sequence[Task]:
     """In the order in which they were put there."""
     return session.scalars(select(Task).where(Task.project_id == made.id).order_by(Task.id)).all()
+
+
+def meanwhile(
+    database: Database,
+    first: Callable[[Session], object],
+    second: Callable[[Session], object],
+    then: Callable[[Session], object] = lambda session: None,
+) -> None:
+    """`second` in another thread while what `first` did is not committed yet; `then` ends that transaction."""
+    failures: list[BaseException] = []
+
+    def other() -> None:
+        try:
+            with database.writing() as session:
+                second(session)
+        except BaseException as error:
+            failures.append(error)
+
+    thread = threading.Thread(target=other)
+    with database.writing() as session:
+        first(session)
+        session.flush()
+        thread.start()
+        thread.join(0.3)  # time enough to be wrong
+        then(session)
+    thread.join()
+    assert failures == []
+
+
+def assert_books_balance(session: Session) -> None:
+    """Seats, votes and what stands, counted from the assignments and from the log of judgements."""
+    session.flush()
+    session.expire_all()
+    log: dict[str, Judgement] = {}
+    for row in session.scalars(select(Judgement).order_by(Judgement.id)):
+        log[row.assignment_id] = row
+    seats: Counter[int] = Counter()
+    votes: Counter[int] = Counter()
+    for one in session.scalars(select(Assignment)):
+        last = log.get(one.id)
+        stands = last is not None and last.verdict != "withdrawn"
+        assert one.judgement_id == (last.id if stands and last else None)
+        assert (one.state == "done") == (stands and last is not None and last.verdict == "answer")
+        if one.occasion == 0:
+            seats[one.task_id] += one.task.purpose == "label" and one.state in ("leased", "done")
+            votes[one.task_id] += one.state == "done"
+    for task in session.scalars(select(Task)):
+        assert (task.seats_taken, task.votes) == (seats[task.id], votes[task.id])

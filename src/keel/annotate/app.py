@@ -18,7 +18,7 @@ from keel.feedback.judgements import standing
 from keel.feedback.refused import for_the_terminal
 from keel.feedback.sampled import asked_of, project_for, tasks_of, votes_by
 from keel.feedback.tables import Project, User
-from keel.feedback.tasks import add_tasks, as_kept, progress
+from keel.feedback.tasks import add_tasks, as_kept, has_batch, progress
 from keel.schema import Sampled
 
 
@@ -54,7 +54,10 @@ class PeopleInApp:
         for number, (task, _) in enumerate(zip(tasks, questions, strict=True)):
             self._numbers.setdefault(asked_of(as_kept(task.prompt), [one.text for one in task.responses]), number)
         with for_the_terminal("collect.annotator.people: "), _reaching(), self._database.writing() as session:
-            return add_tasks(session, self._project(session), tasks, now=time.time()).new
+            project = self._project(session)
+            if has_batch(session, project, self._batch):  # whole, for it came at once; withdrawn, perhaps
+                return 0
+            return add_tasks(session, project, tasks, now=time.time()).new
 
     def standing(self) -> Standing:
         with _reaching(), self._database.reading() as session:

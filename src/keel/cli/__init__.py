@@ -17,7 +17,7 @@ from keel.cli.evaluate import evaluate
 from keel.cli.export import export
 from keel.cli.feedback import feedback_app
 from keel.cli.feedback_people import password
-from keel.cli.feedback_projects import backup, import_files, quality, restore
+from keel.cli.feedback_projects import backup, import_files, quality, restore, withdraw
 from keel.cli.feedback_projects import export as export_feedback
 from keel.cli.feedback_sample import prioritise, sample
 from keel.cli.generate import generate
@@ -58,7 +58,7 @@ data_app.command(no_args_is_help=True)(audit)
 app.add_typer(data_app, name="data")
 feedback_app.command("import", no_args_is_help=True)(import_files)
 feedback_app.command("export", no_args_is_help=True)(export_feedback)
-for command in (sample, prioritise, quality, backup, restore, password):
+for command in (sample, prioritise, withdraw, quality, backup, restore, password):
     feedback_app.command(no_args_is_help=True)(command)
 app.add_typer(feedback_app, name="feedback")
 app.add_typer(debug_app, name="debug")

@@ -55,8 +55,7 @@ def serve(
 
     from keel.serve.launch import is_loopback, listen, run_until_told, url_of
 
-    opened = open_database(database)
-    try:
+    with database_at(database, new=True) as opened:
         from keel.feedback.app import make_app
 
         ending = asyncio.Event()
@@ -72,14 +71,12 @@ def serve(
             _print_setup(opened, url)
             print("Ctrl-C ends it.", flush=True)
             run_until_told(app, listening, ending)
-    finally:
-        opened.close()
     print("Ended.")
 
 
 @contextmanager
 def database_at(url: str, *, new: bool = False) -> Iterator[Database]:
-    """The database, made only where that may be. What it refuses is a UserError."""
+    """The database, made only where that may be, and for nothing that fails. What it refuses is a UserError."""
     from keel.errors import UserError
 
     if not new and "://" not in url and not Path(url).exists():
@@ -88,10 +85,12 @@ def database_at(url: str, *, new: bool = False) -> Iterator[Database]:
     from keel.feedback.refused import for_the_terminal
 
     try:
-        with for_the_terminal():
+        with for_the_terminal(), database.for_the_terminal():
             yield database
-    finally:
-        database.close()
+    except BaseException:
+        database.discard()
+        raise
+    database.close()
 
 
 def _print_setup(database: Database, url: str) -> None:

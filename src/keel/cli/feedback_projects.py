@@ -1,8 +1,10 @@
-"""`keel feedback import`, `export`, `quality`, `backup` and `restore`: into a feedback database, and out of it."""
+"""`keel feedback import`, `withdraw`, `export`, `quality`, `backup`, `restore`: into a database and out of it."""
 
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -15,6 +17,7 @@ from keel.feedback.opening import DATABASE
 if TYPE_CHECKING:
     from sqlalchemy.orm import Session
 
+    from keel.feedback.contents import Import
     from keel.feedback.export import What
     from keel.feedback.importing import Imported
     from keel.feedback.projects import Settings
@@ -65,12 +68,39 @@ def import_files(
     _tell(project, done)
 
 
+def withdraw(
+    project: ProjectName,
+    number: Annotated[
+        int | None, typer.Argument(metavar="IMPORT", help="Its number; without one all are listed.")
+    ] = None,
+    put_back: Annotated[bool, typer.Option("--put-back", help="Give its tasks to people again.")] = False,
+    database: DatabaseOption = DATABASE,
+) -> None:
+    """Withdraw what was put in by mistake: nobody is given its tasks, and they count nowhere. What was said stays.
+
+    Example: keel feedback withdraw helpful 17 --database feedback.db
+    """
+    from keel.feedback.contents import imports, set_withdrawn
+    from keel.feedback.projects import find_project
+
+    if number is None and put_back:
+        raise typer.BadParameter("--put-back needs the number of an import")
+    with database_at(database) as store, store.reading() if number is None else store.writing() as session:
+        found = find_project(session, project)
+        if number is None:
+            _list(imports(session, found))
+            return
+        done = set_withdrawn(session, found, number, not put_back, now=time.time())
+    what = "are put back" if put_back else "are withdrawn; --put-back gives them to people again"
+    typer.echo(f"{done.tasks:,} tasks of {project}, with {done.votes:,} votes, {what}")
+
+
 def export(
     project: ProjectName,
     out: Annotated[Path, typer.Argument(metavar="OUT.jsonl")],
     round: Annotated[int | None, typer.Option(min=1, help="Of this round alone.")] = None,
     everything: Annotated[
-        bool, typer.Option("--all", help="Gold, practice and hidden repeats too, each marked.")
+        bool, typer.Option("--all", help="Gold, practice, hidden repeats and what was withdrawn too, each marked.")
     ] = False,
     ties: Annotated[
         Path | None, typer.Option(help="Where comparisons go that call neither better, as rankings.")
@@ -110,21 +140,28 @@ def quality(project: ProjectName, database: DatabaseOption = DATABASE) -> None:
     Example: keel feedback quality helpful --database feedback.db
     """
     from rich.console import Console
-    from rich.table import Table
+    from rich.table import Column, Table
     from rich.text import Text
 
     from keel.cli.console import printable
     from keel.feedback.projects import find_project
-    from keel.feedback.quality import HEADER, quality, summary, table
+    from keel.feedback.quality import CHECKS, HEADER, quality, summary, table
 
     with database_at(database) as store, store.snapshot() as session:
         found = quality(session, find_project(session, project))
     console = Console()
     console.print(summary(found), markup=False, highlight=False, soft_wrap=True)
-    shown = Table(*HEADER)
-    for line in table(found):
-        shown.add_row(*(Text(printable(cell)) for cell in line))
-    console.print(shown)
+    lines, columns = table(found), range(len(HEADER))
+    for part in (columns[1 : CHECKS.start], columns[CHECKS]):  # all in one are wider than a terminal
+        known = [column for column in part if any(line[column] for line in lines)]
+        if not known:
+            continue
+        name = Column(HEADER[0], overflow="fold")
+        shown = Table(name, *(Column(HEADER[column], no_wrap=True) for column in known))
+        for line in lines:
+            cells = (line[column].replace(" (", "\n(") for column in known)
+            shown.add_row(*(Text(printable(cell)) for cell in (line[0], *cells)))
+        console.print(shown)
 
 
 def backup(
@@ -179,14 +216,15 @@ def _read_settings(file: Path) -> Settings:
 def _project_to_be(session: Session, name: str, kind: Judging | None, given: Settings | None) -> Project:
     """The project as it is, or as it will be made or changed; that of no session."""
     from keel.errors import UserError
-    from keel.feedback.projects import Settings, settings_of
+    from keel.feedback.projects import Settings, free_name, settings_of
     from keel.feedback.tables import Project
 
     found = _found(session, name)
     if found is None:
         if kind is None:
             raise UserError(f"there is no project {name}; say how it is judged to make it, such as --kind compare")
-        return Project(name=name, kind=kind.value, settings=(given or Settings()).model_dump(mode="json"))
+        settings = (given or Settings()).model_dump(mode="json")
+        return Project(name=free_name(session, name), kind=kind.value, settings=settings)
     if kind is not None and kind.value != found.kind:
         raise UserError(f"{name} is a {found.kind} project, and --kind says {kind.value}; leave it out")
     return Project(name=name, kind=found.kind, settings=(given or settings_of(found)).model_dump(mode="json"))
@@ -213,11 +251,32 @@ def _found(session: Session, name: str) -> Project | None:
     return session.scalar(select(Project).where(Project.name == name))
 
 
+def _list(found: Sequence[Import]) -> None:
+    """What was put in at once, by the number that withdraws it."""
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    from keel.cli.console import one_line
+
+    shown = Table("import", "put in (UTC)", "for", "round", "policy", "tasks", "votes", box=box.SIMPLE_HEAD)
+    for one in found:
+        when = datetime.fromtimestamp(one.created_at, UTC).strftime("%Y-%m-%d %H:%M")
+        purpose = f"{one.purpose}\nwithdrawn" if one.withdrawn_at else one.purpose
+        policy = one_line(one.policy_version or "", 12)
+        cells = (str(one.number), when, purpose, str(one.round), policy, f"{one.tasks:,}", f"{one.votes:,}")
+        shown.add_row(*map(Text, cells))
+    Console().print(shown)
+
+
 def _tell(project: str, done: Imported) -> None:
     from keel.cli.console import printable
 
     known = f", {done.added.known:,} were there already" if done.added.known else ""
     typer.echo(f"{done.added.new:,} new tasks in {project}{known}")
+    if done.never_given:
+        typer.echo(f"But {done.never_given}.")
     if done.repeated:
         typer.echo(f"{done.repeated:,} responses said the same as another to their prompt, and were left out")
     findings = done.check.table()

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, cast
+from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
@@ -12,7 +13,9 @@ from keel.cli.feedback import DatabaseOption, Judging, ProjectName, database_at
 from keel.feedback.opening import DATABASE
 
 if TYPE_CHECKING:
+    from keel.feedback.database import Database
     from keel.feedback.tables import Kind
+    from keel.feedback.tasks import Added, NewTask
 
 
 def sample(
@@ -47,14 +50,13 @@ def sample(
         raise UserError(f"{prompts} holds no prompt that can be used")
     version = hash_model(model)
     with database_at(database, new=True) as store:
-        from keel.feedback.projects import find_project
-        from keel.feedback.sampled import project_for, tasks_of
-        from keel.feedback.tasks import add_tasks
+        from keel.feedback.sampled import open_project, tasks_of
 
         wanted = cast("Kind | None", kind and kind.value)
-        with store.writing() as session:
-            made = project_for(session, project, wanted, None, now=time.time())
-            name, judging = made.name, made.kind
+        with store.reading() as session:
+            there = open_project(session, project, wanted, None)
+            judging = there.kind if there else wanted or "compare"
+        _require_tasks(judging, per_prompt)
 
         from keel.build import generate_responses  # torch: no sooner than a mistake is named
 
@@ -68,10 +70,54 @@ def sample(
         tasks = tasks_of(judging, sampled, round=round, policy_version=version)
         if not tasks:
             raise UserError(f"the {per_prompt} responses to each prompt are identical; raise --temperature")
-        with store.writing() as session:
-            added = add_tasks(session, find_project(session, name), tasks, now=time.time())
+        added, name = _put(store, project, judging, tasks)
+        if there is None:
+            print(f"The project {name} is new; people find it by keel feedback serve --database {store}")
     known = f", {added.known:,} were there already" if added.known else ""
     print(f"{added.new:,} new tasks in {name}{known}: round {round}, policy {version[:12]}")
+
+
+def _require_tasks(judging: Kind, per_prompt: int) -> None:
+    """Raises UserError where so many responses to a prompt make no task."""
+    from keel.errors import UserError
+    from keel.feedback.answers import RESPONSES
+
+    least, most = RESPONSES[judging]
+    if per_prompt < least:
+        raise UserError(f"to {judging}, people need {least} responses to a prompt; raise --per-prompt {per_prompt}")
+    if least < most < per_prompt:  # else each `least` of them are a task
+        raise UserError(f"people {judging} at most {most} responses to a prompt; lower --per-prompt {per_prompt}")
+
+
+def _put(store: Database, project: str, kind: Kind, tasks: Sequence[NewTask]) -> tuple[Added, str]:
+    """Into the project of that name, and its name. Raises UserError, once they are in a file, where that cannot be."""
+    from keel.data.write import write_rows
+    from keel.errors import UserError
+    from keel.feedback.refused import for_the_terminal
+    from keel.feedback.sampled import project_for
+    from keel.feedback.tasks import add_tasks
+    from keel.runs.files import written
+
+    try:
+        with for_the_terminal(), store.for_the_terminal(), store.writing() as session:
+            made = project_for(session, project, kind, None, now=time.time())
+            return add_tasks(session, made, tasks, now=time.time()), made.name
+    except UserError as error:
+        first = tasks[0]
+        file = Path(f"sampled-{str(first.batch)[:12]}.jsonl")
+        with written(file):
+            write_rows(file, map(_row, tasks))
+        read = f"import PROJECT {file} --kind {kind} --round {first.round} --policy-version {first.policy_version}"
+        raise UserError(f"{error}; what was sampled is not lost: `keel feedback {read}` reads it") from None
+
+
+def _row(task: NewTask) -> dict[str, Any]:
+    """As `keel feedback import` reads it."""
+    from keel.feedback.tasks import as_kept
+
+    texts = [response.text for response in task.responses]
+    said = {"responses": texts} if len(texts) > 1 else {"response": texts[0]}
+    return {"prompt": as_kept(task.prompt), **said}
 
 
 def prioritise(

@@ -10,12 +10,22 @@ from fastapi import FastAPI
 from sqlalchemy.exc import IntegrityError, OperationalError
 from sqlalchemy.exc import TimeoutError as NoConnection
 
-from keel.feedback.database import Database
+from keel.feedback.database import Busy, Database
 from keel.feedback.passwords import Passwords
 from keel.feedback.refused import Refused
 from keel.feedback.watch.app import watch_router
 from keel.feedback.watch.runs import Runs
-from keel.feedback.web import home, judge_pages, judging, people_api, people_pages, projects_api, projects_pages
+from keel.feedback.web import (
+    home,
+    judge_pages,
+    judging,
+    people_api,
+    people_pages,
+    projects_api,
+    projects_pages,
+    tasks_api,
+    tasks_pages,
+)
 from keel.feedback.web.access import Access, csrf, viewer
 from keel.feedback.web.shell import Pages, make_shell
 from keel.feedback.web.sites import Sites
@@ -28,15 +38,18 @@ ROUTERS = (
     people_api.router,
     projects_pages.router,
     projects_api.router,
+    tasks_pages.router,
+    tasks_api.router,
 )
 WATCH = "/watch"
-HOME: tuple[home.Provider, ...] = (judge_pages.to_judge, projects_pages.home_list)
+HOME: tuple[home.Provider, ...] = (judge_pages.to_judge, judge_pages.judged_before, projects_pages.home_list)
 """The lists of the first page, in their order."""
 
-_BUSY = Refused("busy", "the database is busy, or cannot be reached; try again in a moment", retry_after=2)
+_BUSY = Refused("busy", "the database is busy, has no room or cannot be reached; try again in a moment", retry_after=2)
 _REFUSALS: Mapping[type[Exception], Refused] = {
     OperationalError: _BUSY,  # locked for too long, two that waited for each other, a server that is gone
     NoConnection: _BUSY,
+    Busy: _BUSY,
     IntegrityError: Refused("conflict", "somebody else changed that at the same time; load it anew, and try again"),
 }
 

@@ -16,14 +16,14 @@ from itertools import groupby, islice
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import func, insert, select, text
+from sqlalchemy import JSON, MetaData, Table, func, insert, select, text
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Session
 
 from keel.data.files import lines_of, opened
 from keel.data.write import in_one_step
 from keel.errors import UserError, first_line
-from keel.feedback.database import Database
+from keel.feedback.database import Database, revisions, upgrade
 from keel.feedback.tables import Base
 
 _FORMAT = "keel feedback backup"
@@ -61,20 +61,27 @@ def backup(database: Database, out: Path, *, now: float) -> Mapping[str, int]:
 def restore(database: Database, source: Path) -> Mapping[str, int]:
     """Put a backup into an empty database, in one transaction; ids stay. Returns the number of rows of each table.
 
-    Raises UserError where the database holds anything, or the file is no whole backup of this schema.
+    One of an older schema goes into tables of that schema, which are then upgraded. Raises UserError where the database
+    holds anything, or the file is no whole backup of a schema that is known.
     """
     with database.writing() as session:
         for table in Base.metadata.sorted_tables:
             if session.execute(select(table).limit(1)).first() is not None:
                 raise UserError(f"the database {database} is not empty ({table.name}); restore into a new one")
         counts: Counter[str] = Counter()
-        try:
-            for name, rows in groupby(_rows(source, _schema(session)), key=lambda one: one[0]):
-                while batch := [row for _, row in islice(rows, _AT_ONCE)]:
-                    session.execute(insert(Base.metadata.tables[name]), batch)
-                    counts[name] += len(batch)
-        except SQLAlchemyError as error:
-            raise UserError(f"{source} does not fit the database ({first_line(error)})") from None
+        with opened(source) as file:
+            lines = lines_of(file)
+            first, schema = _check_head(source, next(lines, None))
+            tables = _tables(session, schema)
+            try:
+                for name, rows in groupby(_rows(source, first, lines, tables), key=lambda one: one[0]):
+                    while batch := [row for _, row in islice(rows, _AT_ONCE)]:
+                        session.execute(insert(tables[name]), batch)
+                        counts[name] += len(batch)
+            except (SQLAlchemyError, OverflowError) as error:
+                raise UserError(f"{source} does not fit the database ({first_line(error)})") from None
+        if tables is not Base.metadata.tables:
+            upgrade(session.connection())
         if not database.embedded:
             _count_on(session)
     return counts
@@ -84,38 +91,53 @@ def _schema(session: Session) -> str:
     return str(session.execute(text("SELECT version_num FROM alembic_version")).scalar_one())
 
 
-def _rows(source: Path, schema: str) -> Iterator[tuple[str, dict[str, Any]]]:
-    """(table, row) of a backup. Raises UserError, at the latest after the last one, where it is not whole."""
-    digest = hashlib.sha256()
+def _tables(session: Session, schema: str) -> Mapping[str, Table]:
+    """By name, as that schema has them; the empty ones that are there make room for those of an older one."""
+    if schema == _schema(session):
+        return Base.metadata.tables
+    connection = session.connection()
+    ours = {"alembic_version", *Base.metadata.tables}  # there may be others'
+    empty, there = MetaData(), MetaData()
+    empty.reflect(connection, only=lambda name, _: name in ours)
+    empty.drop_all(connection)
+    upgrade(connection, schema)
+    there.reflect(connection, only=lambda name, _: name in ours)
+    for column in (column for table in there.sorted_tables for column in table.columns):
+        if isinstance(column.type, JSON):
+            column.type.none_as_null = True  # as where a table of ours has a null
+    return {name: table for name, table in there.tables.items() if name in Base.metadata.tables}
+
+
+def _rows(
+    source: Path, first: bytes, lines: Iterator[bytes | None], tables: Mapping[str, Table]
+) -> Iterator[tuple[str, dict[str, Any]]]:
+    """(table, row) of a backup's lines. Raises UserError, at the latest after the last one, where it is not whole."""
+    digest = hashlib.sha256(first)
     counts: Counter[str] = Counter()
-    with opened(source) as file:
-        lines = lines_of(file)
-        digest.update(_check_head(source, next(lines, None), schema))
-        for line in lines:
-            match _parsed(line):
-                case [str(name), dict(row)] if name in Base.metadata.tables and line is not None:
-                    counts[name] += 1
-                    digest.update(line)
-                    yield name, row
-                case {"rows": rows, "sha256": sha256}:
-                    if rows != counts or sha256 != digest.hexdigest() or next(lines, None) is not None:
-                        break
-                    return
-                case _:
+    for line in lines:
+        match _parsed(line):
+            case [str(name), dict(row)] if name in tables and line is not None:
+                counts[name] += 1
+                digest.update(line)
+                yield name, row
+            case {"rows": rows, "sha256": sha256}:
+                if rows != counts or sha256 != digest.hexdigest() or next(lines, None) is not None:
                     break
+                return
+            case _:
+                break
     raise UserError(f"{source} is damaged, or not whole; take another backup")
 
 
-def _check_head(source: Path, line: bytes | None, schema: str) -> bytes:
+def _check_head(source: Path, line: bytes | None) -> tuple[bytes, str]:
+    """The line and the schema that it names."""
     head = _parsed(line)
     if line is None or not isinstance(head, dict) or head.get("format") != _FORMAT:
         raise UserError(f"{source} is no backup of a feedback database; `keel feedback backup` writes one")
-    if head.get("version") != _VERSION or head.get("schema") != schema:
-        raise UserError(
-            f"{source} was made by another version of Keel (its schema is {head.get('schema')}, this one's {schema}); "
-            "restore it with that one, and open the database with this one"
-        )
-    return line
+    schema = head.get("schema")
+    if head.get("version") != _VERSION or schema not in revisions():
+        raise UserError(f"{source} was made by a newer Keel (its schema is {schema}); update Keel, then restore it")
+    return line, str(schema)
 
 
 def _parsed(line: bytes | None) -> Any:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import os
+import sqlite3
 import threading
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -21,33 +22,45 @@ from sqlalchemy.orm import Session
 from sqlalchemy.pool import ConnectionPoolEntry
 
 from keel.errors import UserError, first_line
+from keel.feedback.tables import Base
 
-_BUSY_SECONDS = 30.0  # that SQLite waits for another process; within one, writers wait for a lock
-_CONNECTIONS = 48  # as many requests as are served at a time, and some
-_WRITERS = 4  # at a time, on PostgreSQL: more only take the interpreter from each other
+_BUSY_SECONDS = 30.0  # that SQLite waits for another process, and writers within one for each other
+AT_ONCE = 4  # sessions that work: more only take the interpreter from each other
+_CONNECTIONS = 4 * AT_ONCE  # for snapshots too
 _WRITES = "keel_writes"
 _DRIVERS = {"sqlite": "sqlite", "postgresql": "postgresql+psycopg"}
 _ONLY_MINE = 0o600  # there are password hashes in it, and what cookies are signed with
+_MENDS = {
+    "SQLITE_CANTOPEN": "; name a file in a folder that is there and may be written to",
+    "SQLITE_READONLY": "; name a file that may be written to, in a folder that may be too",
+    "SQLITE_FULL": "; make room, then start it again: what was saved is there",
+}
 _ONE_UPGRADE = 0x6B65656C  # the number of PostgreSQL's lock on the schema, which is as good as any other
 
 
+class Busy(Exception):
+    """Others have kept the database for too long."""
+
+
 class Database:
-    """`with database.writing() as session:` is one transaction, committed at its end and rolled back by an error."""
+    """`with database.writing() as session:` is one transaction, committed at its end and rolled back by an error.
+
+    A session must not be opened within another of the same thread.
+    """
 
     def __init__(self, url: str | Path) -> None:
         """A path is an SQLite file, made where there is none. Raises UserError where the database cannot be had."""
         self.url = _url_of(url)
         self.embedded = self.url.get_backend_name() == "sqlite"
-        self._turn: AbstractContextManager[Any] = threading.Semaphore(1 if self.embedded else _WRITERS)
-        if self.embedded:
-            _make_private(self.url.database or "")
+        self._writers = threading.Lock()
+        self._workers = threading.BoundedSemaphore(AT_ONCE)
+        self._made = self.embedded and _make_private(self.url.database or "")
         self._engine = _engine_of(self.url, embedded=self.embedded)
         try:
             _upgrade(self._engine)
         except (DBAPIError, TypeError, ValueError) as error:  # the last two of options that the driver does not know
             self.close()
-            said = first_line(error).replace(self.url.password or "\n", "***")
-            raise UserError(f"the feedback database {self} cannot be opened: {said}") from None
+            raise UserError(f"the feedback database {self} cannot be opened: {self._in_words(error)}") from None
         except BaseException:
             self.close()
             raise
@@ -59,24 +72,65 @@ class Database:
     @contextmanager
     def reading(self) -> Iterator[Session]:
         """A session whose changes are forgotten."""
-        with Session(self._engine) as session:
+        with self._workers, Session(self._engine) as session:
             yield session
 
     @contextmanager
     def snapshot(self) -> Iterator[Session]:
-        """`reading` everything as it is at one moment, however many queries that takes and whoever writes meanwhile."""
+        """`reading` everything as it is at one moment, however many queries that takes and whoever writes meanwhile.
+
+        It may take long, and keeps nobody waiting.
+        """
         level = {} if self.embedded else {"isolation_level": "REPEATABLE READ"}  # SQLite's transactions are that anyway
         with Session(self._engine.execution_options(**level)) as session:
             yield session
 
     @contextmanager
     def writing(self) -> Iterator[Session]:
-        """A session that is committed at the end; on SQLite writers go one after the other, else a few at a time."""
-        with self._turn, Session(self._engine.execution_options(**{_WRITES: True})) as session, session.begin():
+        """A session that is committed at the end; on SQLite writers go one after the other.
+
+        Raises Busy where one of those before has not ended for long.
+        """
+        engine = self._engine.execution_options(**{_WRITES: True})
+        with self._turn(), self._workers, Session(engine) as session, session.begin():
             yield session
+
+    @contextmanager
+    def _turn(self) -> Iterator[None]:
+        """While it waits it is none of those that work: readers go on."""
+        if not self.embedded:
+            yield
+        elif self._writers.acquire(timeout=_BUSY_SECONDS):
+            try:
+                yield
+            finally:
+                self._writers.release()
+        else:
+            raise Busy
+
+    @contextmanager
+    def for_the_terminal(self) -> Iterator[None]:
+        """What the database itself cannot do inside, on a disk that is full, say, is a UserError."""
+        try:
+            yield
+        except DBAPIError as error:
+            raise UserError(f"the feedback database {self} cannot be used: {self._in_words(error)}") from None
 
     def close(self) -> None:
         self._engine.dispose()
+
+    def discard(self) -> None:
+        """Close it; where the file was made for it, nobody else has it open and it is empty, it is removed."""
+        self.close()
+        if self._made:
+            _remove_empty(Path(str(self.url.database)))
+
+    def _in_words(self, error: Exception) -> str:
+        """What it says, without the password, and what can be done."""
+        cause = getattr(error, "orig", None) or error
+        name = str(getattr(cause, "sqlite_errorname", ""))
+        mend = next((words for kind, words in _MENDS.items() if name.startswith(kind)), "")
+        return first_line(cause).replace(self.url.password or "\n", "***") + mend
 
 
 def _url_of(url: str | Path) -> URL:
@@ -96,10 +150,31 @@ def _url_of(url: str | Path) -> URL:
     return parsed.set(drivername=_DRIVERS[backend])
 
 
-def _make_private(file: str) -> None:
-    """Where there is none: an empty file for its owner alone, whose mode SQLite gives to those that it puts beside."""
-    with suppress(OSError, ValueError):  # it is there, or SQLite will say why it cannot be
+def _make_private(file: str) -> bool:
+    """Where there is none: an empty file for its owner alone, whose mode SQLite gives to those that it puts beside.
+
+    Returns whether there was none.
+    """
+    try:
         os.close(os.open(file, os.O_CREAT | os.O_EXCL | os.O_WRONLY, _ONLY_MINE))
+    except (OSError, ValueError):  # it is there, or SQLite will say why it cannot be
+        return False
+    return True
+
+
+def _remove_empty(file: Path) -> None:
+    """It stays where others have it open: SQLite then gives up no WAL.
+
+    Without one nobody loses what they put there: SQLite writes to no file that was removed meanwhile.
+    """
+    with (
+        suppress(sqlite3.Error, OSError),
+        closing(sqlite3.connect(file, timeout=0, isolation_level=None)) as connection,
+    ):
+        connection.execute("PRAGMA journal_mode = DELETE")
+        connection.execute("BEGIN EXCLUSIVE")
+        if not any(connection.execute(f"SELECT 1 FROM {name}").fetchone() for name in Base.metadata.tables):
+            file.unlink()
 
 
 def _engine_of(url: URL, *, embedded: bool) -> Engine:
@@ -128,15 +203,30 @@ def _begin(connection: sqlalchemy.Connection) -> None:
 
 def _upgrade(engine: Engine) -> None:
     """The newest schema. Raises UserError where the database was made by a newer Keel."""
-    config = Config()
-    config.set_main_option("script_location", str(Path(__file__).parent / "migrations"))
-    script = ScriptDirectory.from_config(config)
+    known = revisions()
     with engine.execution_options(**{_WRITES: True}).begin() as connection:
         if connection.dialect.name == "postgresql":  # SQLite has one writer at a time
             connection.execute(select(func.pg_advisory_xact_lock(_ONE_UPGRADE)))
         here = MigrationContext.configure(connection).get_current_revision()
-        if here is not None and here not in {one.revision for one in script.walk_revisions()}:
+        if here is not None and here not in known:
             raise UserError(f"the feedback database was made by a newer Keel (its schema is {here}); update Keel")
-        if here != script.get_current_head():
-            config.attributes["connection"] = connection
-            command.upgrade(config, "head")
+        if here != known[0]:
+            upgrade(connection)
+
+
+def revisions() -> list[str]:
+    """Every schema that this Keel knows, the newest first."""
+    return [one.revision for one in ScriptDirectory.from_config(_migrations()).walk_revisions()]
+
+
+def upgrade(connection: sqlalchemy.Connection, revision: str = "head") -> None:
+    """From the schema that is there, if there is one, to a later one."""
+    config = _migrations()
+    config.attributes["connection"] = connection
+    command.upgrade(config, revision)
+
+
+def _migrations() -> Config:
+    config = Config()
+    config.set_main_option("script_location", str(Path(__file__).parent / "migrations"))
+    return config

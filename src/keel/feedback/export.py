@@ -22,7 +22,7 @@ from keel.feedback.database import Database
 from keel.feedback.projects import settings_of
 from keel.feedback.secret import secret_of
 from keel.feedback.tables import Assignment, Judgement, Project, Response, Task, User
-from keel.feedback.tasks import prompt_of
+from keel.feedback.tasks import prompt_of, to_label
 from keel.schema import (
     CHOSEN_ENDED,
     CHOSEN_FIRST,
@@ -52,7 +52,7 @@ _AT_ONCE = 500
 
 @dataclass(frozen=True)
 class Wanted:
-    """Which judgements: those of one round, and with `everything` hidden repeats, gold and practice too."""
+    """Which judgements: of one round; with `everything` hidden repeats, gold, practice and withdrawn tasks too."""
 
     round: int | None = None
     everything: bool = False
@@ -129,7 +129,7 @@ def _standing(project: Project, wanted: Wanted) -> Select[Assignment, Judgement,
     )
     if wanted.round is not None:
         query = query.where(Task.round == wanted.round)
-    return query if wanted.everything else query.where(Task.purpose == "label", Assignment.occasion == 0)
+    return query if wanted.everything else query.where(to_label(project), Assignment.occasion == 0)
 
 
 @dataclass(frozen=True)
@@ -213,6 +213,8 @@ class _Judged:
             "task": task.id,
             "purpose": None if self.occasion is None else task.purpose,
             "occasion": self.occasion,
+            "withdrawn": None if task.withdrawn_at is None else True,
         }
-        others = {name: value for name, value in task.row.items() if name not in _TAKEN}
+        taken = _TAKEN if self.occasion is None else _TAKEN | {"withdrawn"}
+        others = {name: value for name, value in task.row.items() if name not in taken}
         return others | more | {name: value for name, value in found.items() if value is not None}

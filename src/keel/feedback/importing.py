@@ -6,11 +6,10 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from itertools import combinations, islice
+from itertools import combinations
 from tempfile import TemporaryFile
 from typing import IO, Any
 
-from sqlalchemy import insert, select
 from sqlalchemy.orm import Session
 
 from keel.config.data import DataConfig
@@ -21,15 +20,14 @@ from keel.data.reasons import Check, Finding, Reason, Unusable
 from keel.data.write import line_of
 from keel.errors import UserError
 from keel.feedback.answers import RESPONSES
-from keel.feedback.projects import Settings, settings_of
+from keel.feedback.projects import Settings, clean_text, never_given, settings_of
 from keel.feedback.refused import Refused
 from keel.feedback.tables import Kind as Judging
-from keel.feedback.tables import Project, Purpose, Response, Task
-from keel.feedback.tasks import Added, NewResponse, NewTask, task_row
+from keel.feedback.tables import Project, Purpose, Task
+from keel.feedback.tasks import Added, NewResponse, NewTask, add_rows, columns, task_row
 from keel.schema import Comparison, Demonstration, Feedback, Label, Prompt, Ranking, Rating
 
 MOST_TASKS = 1_000_000
-_AT_ONCE = 500
 _MOST_OF_A_ROW = 64  # responses of which each two, or each one, are a task
 _SOURCES = "sources"
 """The column that says who made each of `responses`."""
@@ -46,11 +44,15 @@ class Meant:
 
 @dataclass(frozen=True)
 class Imported:
-    """What became of the rows; `repeated` responses said the same as another to their prompt, and are no second one."""
+    """What became of the rows; `repeated` responses said the same as another to their prompt, and are no second one.
+
+    `never_given` says why nobody would be given such tasks as things stand, and is empty where people are.
+    """
 
     added: Added
     check: Check
     repeated: int
+    never_given: str
 
     @property
     def left_out(self) -> Mapping[Reason, int]:
@@ -63,6 +65,7 @@ class TasksRead:
     """Tasks that can be judged as `judged` says, in a file of our own, and what became of the rows."""
 
     judged: tuple[Judging, Settings]
+    meant: Meant
     check: Check
     repeated: int
     file: IO[bytes]
@@ -76,8 +79,10 @@ def read_tasks(project: Project, sources: Sequence[DataConfig], meant: Meant, *,
     and practice the row's own preference, ranks, rating or label is the expected answer. The project may be one that
     is yet to be made.
 
-    Raises UserError if a file cannot be read, or none of its rows is a task.
+    Raises UserError if a file cannot be read, or none of its rows is a task; Refused for a policy version that no
+    database holds.
     """
+    clean_text(meant.policy_version or "", "policy_version")
     count = repeated = 0
     checks = []
     with TemporaryFile(prefix="keel-import-") as file:
@@ -87,14 +92,17 @@ def read_tasks(project: Project, sources: Sequence[DataConfig], meant: Meant, *,
                 count += 1
                 if count > MOST_TASKS:
                     raise UserError(f"{source.name} makes more than {MOST_TASKS:,} tasks; import it in several files")
-                file.write(line_of(_columns(task)))  # a NaN is null there: PostgreSQL takes none
-            reading.check.enforce(1.0, source.name)
+                file.write(line_of(columns(task)))  # a NaN is null there: PostgreSQL takes none
+            try:
+                reading.check.enforce(1.0, source.name)
+            except UserError as error:
+                raise UserError(f"{str(error).removesuffix('.')}; {_taken(project.kind, meant.purpose)}") from None
             checks.append(reading.check)
             repeated += reading.repeated
         findings = tuple(finding for check in checks for finding in check.findings)
         total, usable = sum(check.total for check in checks), sum(check.usable for check in checks)
         judged = (project.kind, settings_of(project))
-        yield TasksRead(judged, Check(total, usable, findings), repeated, file)
+        yield TasksRead(judged, meant, Check(total, usable, findings), repeated, file)
 
 
 def put_tasks(session: Session, project: Project, read: TasksRead) -> Imported:
@@ -102,30 +110,8 @@ def put_tasks(session: Session, project: Project, read: TasksRead) -> Imported:
     if (project.kind, settings_of(project)) != read.judged:
         raise Refused("conflict", f"the settings of {project.name} changed while the files were read; import them anew")
     read.file.seek(0)
-    new = total = 0
-    while lines := list(islice(read.file, _AT_ONCE)):
-        new += _insert(session, project, [json.loads(line) for line in lines])
-        total += len(lines)
-    return Imported(Added(new=new, known=total - new), read.check, read.repeated)
-
-
-def _columns(row: Task | Response) -> dict[str, Any]:
-    """What is set of a row that is nowhere yet; of a task its responses too."""
-    found = {name: value for name, value in vars(row).items() if name in type(row).__table__.columns}
-    return found | {"responses": [_columns(one) for one in row.responses]} if isinstance(row, Task) else found
-
-
-def _insert(session: Session, project: Project, tasks: Sequence[dict[str, Any]]) -> int:
-    """In few statements, for others wait meanwhile; returns how many were not there already."""
-    there = select(Task.digest).where(Task.project_id == project.id, Task.digest.in_([one["digest"] for one in tasks]))
-    known = set(session.scalars(there))
-    new = {one["digest"]: one | {"project_id": project.id} for one in tasks if one["digest"] not in known}
-    if new:
-        responses = [one.pop("responses") for one in new.values()]
-        ids = session.scalars(insert(Task).returning(Task.id, sort_by_parameter_order=True), list(new.values()))
-        of_task = zip(ids.all(), responses, strict=True)
-        session.execute(insert(Response), [one | {"task_id": number} for number, some in of_task for one in some])
-    return len(new)
+    added = add_rows(session, project, map(json.loads, read.file))
+    return Imported(added, read.check, read.repeated, never_given(project, read.meant.purpose))
 
 
 @dataclass
@@ -253,6 +239,19 @@ def _expected(judging: Judging, record: Demonstration | Feedback, places: Sequen
     raise Unusable(Reason.MISSING_FIELD, f"no {_TELLS[judging]}, from which the expected answer is taken")
 
 
+def _taken(judging: Judging, purpose: Purpose) -> str:
+    """Which rows a project makes tasks of."""
+    if purpose != "label":
+        return f"{purpose} in a {judging} project is rows that say what is right, with {_TELLS[judging]}"
+    return f"a {judging} project takes rows with {_SHOWS[judging]}"
+
+
+_SHOWS: dict[Judging, str] = {
+    "compare": "prompt and responses, or prompt, chosen and rejected",
+    "rank": "prompt and responses",
+    "rate": "prompt and response, or responses",
+    "review": "prompt and response, or responses",
+}
 _TELLS: dict[Judging, str] = {
     "compare": "chosen and rejected",
     "rank": "ranks",

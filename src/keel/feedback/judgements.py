@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from sqlalchemy import ColumnElement, func, select
-from sqlalchemy.orm import Session, lazyload
+from sqlalchemy import ColumnElement, exists, func, select, update
+from sqlalchemy.orm import Session
 
 from keel.feedback.answers import Answer, disagreement, kept_answer, read_answer, read_criteria
 from keel.feedback.leases import free_seat, held_by, take_seat
@@ -42,10 +42,10 @@ def judge(session: Session, user: User, key: str, assignment_id: str, said: Said
     assignment = held_by(session, user, assignment_id, locked=True)
     before = session.scalar(select(Judgement).where(Judgement.key == key))
     if before is not None:
-        if not _same(session, before, assignment, said):
+        if not _same(before, assignment, said):
             raise Refused("conflict", "that key was used for another judgement; make a new one", field="key")
         return before
-    made = _judgement(session, assignment, key, said, now)
+    made = _judgement(assignment, key, said, now)
     session.add(made)
     session.flush()
     _settle(session, assignment, made, now)
@@ -53,15 +53,19 @@ def judge(session: Session, user: User, key: str, assignment_id: str, said: Said
 
 
 def standing(session: Session, project: Project, *, batch: str | None = None) -> list[tuple[Assignment, Judgement]]:
-    """The answers of a project that stand, with their assignments, in the order in which they were given."""
+    """The answers of a project that stand, with their assignments, in the order in which they were given.
+
+    Those to tasks that were withdrawn are left aside.
+    """
     query = (
         select(Assignment, Judgement)
         .join(Judgement, Judgement.id == Assignment.judgement_id)
-        .where(Assignment.project_id == project.id, Judgement.verdict == "answer")
+        .join(Task, Task.id == Assignment.task_id)
+        .where(Assignment.project_id == project.id, Judgement.verdict == "answer", Task.withdrawn_at.is_(None))
         .order_by(Judgement.id)
     )
     if batch is not None:
-        query = query.join(Task, Task.id == Assignment.task_id).where(Task.batch == batch)
+        query = query.where(Task.batch == batch)
     return [(assignment, judgement) for assignment, judgement in session.execute(query).unique()]
 
 
@@ -95,14 +99,20 @@ def answered_since(session: Session, project: Project, user: User, since: float)
     return session.scalar(query) or 0
 
 
+def closed_with_work_of(session: Session, user: User) -> Sequence[Project]:
+    """The closed projects in which this person ever judged, by name."""
+    theirs = exists().where(Judgement.project_id == Project.id, Judgement.user_id == user.id)
+    return session.scalars(select(Project).where(Project.closed_at.is_not(None), theirs).order_by(Project.name)).all()
+
+
 def _stands() -> ColumnElement[bool]:
     """Of an assignment's judgements, the one that counts."""
     return (Assignment.id == Judgement.assignment_id) & (Assignment.judgement_id == Judgement.id)
 
 
-def _judgement(session: Session, assignment: Assignment, key: str, said: Said, now: float) -> Judgement:
+def _judgement(assignment: Assignment, key: str, said: Said, now: float) -> Judgement:
     """The row to be, checked."""
-    project = session.get_one(Project, assignment.project_id)
+    project = assignment.project
     settings = settings_of(project)
     answer = None
     if (said.answer is not None) != (said.verdict == "answer"):
@@ -116,7 +126,7 @@ def _judgement(session: Session, assignment: Assignment, key: str, said: Said, n
         raise Refused("invalid", "duration: seconds, from 0 to a day", field="duration")
     return Judgement(
         key=clean_text(key, "key"),
-        assignment_id=assignment.id,
+        assignment=assignment,
         project_id=project.id,
         task_id=assignment.task_id,
         user_id=assignment.user_id,
@@ -131,12 +141,12 @@ def _judgement(session: Session, assignment: Assignment, key: str, said: Said, n
     )
 
 
-def _same(session: Session, before: Judgement, assignment: Assignment, said: Said) -> bool:
+def _same(before: Judgement, assignment: Assignment, said: Said) -> bool:
     """Whether what comes again is the row that is there; what that replaced is no part of what was said."""
     if (before.assignment_id, before.verdict, before.comment) != (assignment.id, said.verdict, said.comment):
         return False
     try:
-        again = _judgement(session, assignment, before.key, said, before.created_at)
+        again = _judgement(assignment, before.key, said, before.created_at)
     except Refused:  # it was taken, and the project has other settings since
         return True
     return (before.answer, before.criteria) == (again.answer, again.criteria)
@@ -150,7 +160,7 @@ def _settle(session: Session, assignment: Assignment, made: Judgement, now: floa
             raise Refused("conflict", "there is nothing to take back")
         assignment.state, assignment.judgement_id = "leased", None
         assignment.leased_at = now
-        assignment.expires_at = now + 60 * settings_of(session.get_one(Project, assignment.project_id)).lease_minutes
+        assignment.expires_at = now + 60 * settings_of(assignment.project).lease_minutes
     else:
         assignment.state = "done" if made.verdict == "answer" else "released"
         assignment.judgement_id = made.id
@@ -161,27 +171,21 @@ def _settle(session: Session, assignment: Assignment, made: Judgement, now: floa
         free_seat(session, assignment.task_id)
     session.flush()
     if assignment.occasion == 0:
-        _count(session, assignment.task_id, (made.verdict == "answer") - answered_before)
+        _count(session, assignment, (made.verdict == "answer") - answered_before)
 
 
-def _count(session: Session, task_id: int, change: int) -> None:
+def _count(session: Session, assignment: Assignment, change: int) -> None:
     """The task's votes; where the most disputed come first, also how disputed it is, and perhaps another seat."""
-    task = session.scalar(
-        select(Task)
-        .where(Task.id == task_id)
-        .options(lazyload(Task.responses))
-        .with_for_update(of=Task, key_share=True)
-        .execution_options(populate_existing=True)
-    )
-    assert task is not None
-    task.votes += change
-    project = session.get_one(Project, task.project_id)
-    settings = settings_of(project)
+    task, settings = assignment.task, settings_of(assignment.project)
+    of_task = update(Task).where(Task.id == task.id)
+    counted = of_task.values(votes=Task.votes + change).returning(Task.votes, Task.seats)
+    votes, seats = session.execute(counted).one()  # from here on the row is locked: nobody else counts
     if task.purpose != "label" or settings.choice != "disputed":
         return
-    task.priority = disagreement(answers_to(session, project, task), settings.scale)
-    if task.priority > 0 and task.votes >= task.seats and task.seats < settings.ceiling:
-        task.seats += 1
+    priority = disagreement(answers_to(session, assignment.project, task), settings.scale)
+    if priority > 0 and votes >= seats and seats < settings.ceiling:
+        seats += 1
+    session.execute(of_task.values(priority=priority, seats=seats))
 
 
 def answers_to(session: Session, project: Project, task: Task) -> Sequence[Answer]:

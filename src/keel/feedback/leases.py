@@ -6,11 +6,12 @@ import random
 import uuid
 
 from sqlalchemy import func, select, update
-from sqlalchemy.orm import Session, aliased, joinedload
+from sqlalchemy.orm import Session, aliased, contains_eager, joinedload
 
 from keel.feedback.projects import Settings, settings_of
 from keel.feedback.refused import Refused
 from keel.feedback.tables import Assignment, Judgement, Project, Purpose, Task, User
+from keel.feedback.tasks import to_label
 
 MOST_AHEAD = 5
 """Tasks that one person holds at a time."""
@@ -31,19 +32,12 @@ def lease(session: Session, project: Project, user: User, *, count: int, now: fl
     session.execute(one_browser_at_a_time)
     settings = settings_of(project)
     until = now + 60 * settings.lease_minutes
-    held = list(
-        session.scalars(
-            select(Assignment)
-            .where(Assignment.user_id == user.id, Assignment.project_id == project.id, Assignment.state == "leased")
-            .order_by(Assignment.leased_at, Assignment.id)
-            .with_for_update(of=Assignment)  # who takes back what lapsed passes over it, or was here first
-        )
-    )
+    held, lapsed = _begun(session, project, user)
     for one in held:
         if one.expires_at <= now:
             one.expires_at = until
     while len(held) < min(count, MOST_AHEAD):
-        found = _next(session, project, user, settings, now=now, until=until)
+        found = _next(session, project, user, settings, lapsed, now=now, until=until)
         if found is None:
             break
         held.append(found)
@@ -53,22 +47,23 @@ def lease(session: Session, project: Project, user: User, *, count: int, now: fl
 def renew(session: Session, user: User, assignment_id: str, *, now: float) -> Assignment:
     """Hold a task for as long again, also one whose time was over if nobody else has it.
 
-    Raises Refused where it is none of theirs, was judged, or went to somebody else.
+    Raises Refused where it is none of theirs, was judged, was withdrawn, or went to somebody else.
     """
     one = held_by(session, user, assignment_id, locked=True)
     if one.judgement_id is not None:
         raise Refused("conflict", "that task is judged")
+    if one.state == "released" and one.task.withdrawn_at is not None:
+        raise Refused("gone", "the time for this task is over, and nobody is asked about it any more")
     if one.state == "released" and one.sits and not take_seat(session, one.task_id):
         raise Refused("gone", "the time for this task is over, and somebody else has it now")
-    minutes = settings_of(session.get_one(Project, one.project_id)).lease_minutes
-    one.state, one.expires_at = "leased", now + 60 * minutes
+    one.state, one.expires_at = "leased", now + 60 * settings_of(one.project).lease_minutes
     return one
 
 
 def held_by(session: Session, user: User, assignment_id: str, *, locked: bool = False) -> Assignment:
     """An assignment of this person's, whatever became of it. Raises Refused where it is another's, or none."""
     query = select(Assignment).where(Assignment.id == assignment_id, Assignment.user_id == user.id)
-    query = query.options(joinedload(Assignment.task).lazyload(Task.responses))
+    query = query.options(joinedload(Assignment.task).lazyload(Task.responses), joinedload(Assignment.project))
     found = session.scalar(query.with_for_update(of=Assignment) if locked else query)
     if found is None:
         raise Refused("not_found", "there is no such assignment of yours")
@@ -82,8 +77,7 @@ def left_for(session: Session, project: Project, user: User) -> int:
     """
     theirs = select(Assignment.task_id).where(Assignment.user_id == user.id, Assignment.project_id == project.id)
     query = select(func.count(Task.id)).where(
-        Task.project_id == project.id,
-        Task.purpose == "label",
+        to_label(project),
         Task.id.not_in(theirs.where(Assignment.judgement_id.is_not(None), Assignment.occasion == 0)),
         (Task.seats_taken < Task.seats) | Task.id.in_(theirs.where(Assignment.state == "leased")),
     )
@@ -126,23 +120,61 @@ def free_seat(session: Session, task_id: int) -> None:
 
 
 def take_seat(session: Session, task_id: int, *, even_if_full: bool = False) -> bool:
-    """Whether a seat was free and is now taken: the one statement that decides who works on a task."""
+    """Whether a seat was free and is now taken: the one statement that decides who works on a task.
+
+    What was withdrawn has none to give; `even_if_full` is for an answer that comes late, which is taken all the same.
+    """
     query = update(Task).where(Task.id == task_id).values(seats_taken=Task.seats_taken + 1)
     if not even_if_full:
-        query = query.where(Task.seats_taken < Task.seats)
+        query = query.where(Task.seats_taken < Task.seats, Task.withdrawn_at.is_(None))
     return bool(session.execute(query.returning(Task.id)).all())
 
 
+def _begun(session: Session, project: Project, user: User) -> tuple[list[Assignment], list[Assignment]]:
+    """What this person holds, the oldest first, and what they held, never judged and can be given again.
+
+    What was withdrawn is in neither: they are not shown it again, and it lapses.
+    """
+    free = (Task.seats_taken < Task.seats) | (Task.purpose != "label") | (Assignment.occasion == 1)
+    rows = session.scalars(
+        select(Assignment)
+        .join(Assignment.task)
+        .options(contains_eager(Assignment.task))
+        .where(
+            Assignment.user_id == user.id,
+            Assignment.project_id == project.id,
+            Task.withdrawn_at.is_(None),
+            (Assignment.state == "leased")
+            | ((Assignment.state == "released") & Assignment.judgement_id.is_(None) & free),
+        )
+        .order_by(Assignment.state, Assignment.leased_at, Assignment.id)  # "leased" comes before "released"
+        .limit(MOST_AHEAD)
+        .with_for_update(of=Assignment)  # who takes back what lapsed passes over it, or was here first
+    ).all()
+    lapsed = [one for one in rows if one.state == "released"]
+    in_order = sorted(lapsed, key=lambda one: one.task_id)  # in which everybody takes seats: nobody waits in a circle
+    return [one for one in rows if one.state == "leased"], in_order
+
+
 def _next(
-    session: Session, project: Project, user: User, settings: Settings, *, now: float, until: float
+    session: Session,
+    project: Project,
+    user: User,
+    settings: Settings,
+    lapsed: list[Assignment],
+    *,
+    now: float,
+    until: float,
 ) -> Assignment | None:
     """Practice first; then what lapsed; then gold, a repeat or a label, by a die that nobody can foresee."""
     practice = _unseen(session, project, user, "practice")
     if practice is not None:
         return _assign(session, practice, user, 0, now=now, until=until)
-    resumed = _resumed(session, project, user, now=now, until=until)
-    if resumed is not None:
-        return resumed
+    while lapsed:
+        one = lapsed.pop(0)
+        if not one.sits or take_seat(session, one.task_id):
+            one.state, one.leased_at, one.expires_at = "leased", now, until
+            return one
     die = _chance.random()
     if die < settings.gold_share and (gold := _unseen(session, project, user, "gold")) is not None:
         return _assign(session, gold, user, 0, now=now, until=until)
@@ -156,32 +188,11 @@ def _unseen(session: Session, project: Project, user: User, purpose: Purpose) ->
     """The first free task that this person never had. PostgreSQL passes over one that another is just being lent."""
     seen = select(Assignment.task_id).where(Assignment.user_id == user.id, Assignment.project_id == project.id)
     query = select(Task).where(Task.project_id == project.id, Task.purpose == purpose, Task.id.not_in(seen))
+    query = query.where(Task.withdrawn_at.is_(None))
     query = query.order_by(Task.priority.desc(), Task.shuffle.desc()).limit(1)
     if purpose == "label":
         query = query.where(Task.seats_taken < Task.seats).with_for_update(skip_locked=True, key_share=True)
     return session.scalar(query)
-
-
-def _resumed(session: Session, project: Project, user: User, *, now: float, until: float) -> Assignment | None:
-    """A task that this person held and never judged, if it still has a seat."""
-    one = session.scalar(
-        select(Assignment)
-        .join(Task, Task.id == Assignment.task_id)
-        .where(
-            Assignment.user_id == user.id,
-            Assignment.project_id == project.id,
-            Assignment.state == "released",
-            Assignment.judgement_id.is_(None),
-            (Task.seats_taken < Task.seats) | (Task.purpose != "label") | (Assignment.occasion == 1),
-        )
-        .order_by(Assignment.leased_at)
-        .limit(1)
-        .with_for_update(of=Assignment)  # or it is judged, or renewed, at the same time
-    )
-    if one is None or (one.sits and not take_seat(session, one.task_id)):
-        return None
-    one.state, one.leased_at, one.expires_at = "leased", now, until
-    return one
 
 
 def _repeatable(session: Session, project: Project, user: User) -> Task | None:
@@ -197,8 +208,7 @@ def _repeatable(session: Session, project: Project, user: User) -> Task | None:
         select(Task)
         .join(Assignment, Assignment.task_id == Task.id)
         .where(
-            Task.project_id == project.id,
-            Task.purpose == "label",
+            to_label(project),
             Assignment.user_id == user.id,
             Assignment.state == "done",
             Task.id.not_in(recent.scalar_subquery()),

@@ -17,7 +17,7 @@ from sqlalchemy.orm import Session
 from keel.config.data import DataConfig
 from keel.data.audit.audit import Audit, audit
 from keel.data.audit.gather import Source
-from keel.data.audit.intervals import Rate
+from keel.data.audit.intervals import Rate, rate
 from keel.data.convert import COMPARISONS, LABELS, RANKINGS, RATINGS, Kind
 from keel.data.read import read_rows
 from keel.errors import UserError
@@ -42,11 +42,12 @@ class Remark:
 
 
 def answers_by_person(session: Session, project: Project) -> list[tuple[str, int]]:
-    """(name, answers that stand), most first; of gold, practice and repeats too."""
+    """(name, answers that stand), most first; of gold, practice and repeats too, and not of withdrawn tasks."""
     query = (
         select(User.name, func.count())
         .join(Assignment, Assignment.user_id == User.id)
-        .where(Assignment.project_id == project.id, Assignment.state == "done")
+        .join(Task, Task.id == Assignment.task_id)
+        .where(Assignment.project_id == project.id, Assignment.state == "done", Task.withdrawn_at.is_(None))
         .group_by(User.id, User.name)
         .order_by(func.count().desc(), User.name)
     )
@@ -54,23 +55,26 @@ def answers_by_person(session: Session, project: Project) -> list[tuple[str, int
 
 
 def answers_by_day(session: Session, project: Project) -> list[tuple[str, int]]:
-    """(day by UTC, answers that stand), in order; days without any are left out."""
+    """(day by UTC, answers that stand), in order; days without any are left out. Withdrawn tasks are none."""
     query = (
         select(Judgement.created_at)
         .join(Assignment, Assignment.judgement_id == Judgement.id)
-        .where(Assignment.project_id == project.id, Judgement.verdict == "answer")
+        .join(Task, Task.id == Assignment.task_id)
+        .where(Assignment.project_id == project.id, Judgement.verdict == "answer", Task.withdrawn_at.is_(None))
     )
     days = Counter(datetime.fromtimestamp(time, UTC).strftime("%Y-%m-%d") for time in session.scalars(query))
     return sorted(days.items())
 
 
 def remarks(session: Session, project: Project) -> list[Remark]:
-    """The newest MOST_REMARKS problems and comments that stand, newest first."""
+    """The newest MOST_REMARKS problems and comments that stand, newest first; not on what was withdrawn."""
     query = (
         select(Judgement, User.name)
         .join(Assignment, Assignment.judgement_id == Judgement.id)
         .join(User, User.id == Judgement.user_id)
-        .where(Assignment.project_id == project.id, or_(Judgement.verdict == "problem", Judgement.comment != ""))
+        .join(Task, Task.id == Judgement.task_id)
+        .where(Assignment.project_id == project.id, Task.withdrawn_at.is_(None))
+        .where(or_(Judgement.verdict == "problem", Judgement.comment != ""))
         .order_by(Judgement.id.desc())
         .limit(MOST_REMARKS)
     )
@@ -121,7 +125,7 @@ def audit_of(session: Session, project: Project) -> Audited:
         except UserError as error:
             raise UserError(str(error).replace(str(out), "the export")) from None
         tasks = [row.value["task"] for row in read_rows(config) if row.value is not None]
-    return Audited(_findings(found, tasks), _figures(found, ties=counts["ties"]))
+    return Audited(_findings(found, tasks), _figures(found, project.kind, ties=counts["ties"]))
 
 
 def _findings(found: Audit, tasks: Sequence[int]) -> list[Finding]:
@@ -140,19 +144,33 @@ def _findings(found: Audit, tasks: Sequence[int]) -> list[Finding]:
     ]
 
 
-def _figures(found: Audit, *, ties: int) -> list[tuple[str, str]]:
-    """`ties` of comparisons, which are not among what is audited; those of rankings are."""
-    figures = [
-        ("comparisons", f"{len(found.gathered.labels):,}"),
+def _figures(found: Audit, kind: Judging, *, ties: int) -> list[tuple[str, str]]:
+    """`ties` of comparisons, which are not among what is audited; those of rankings are.
+
+    Of responses that were judged each by itself only those comparisons are told of that follow, if any do.
+    """
+    comparisons = len(found.gathered.labels)
+    compared = [
         ("the longer response is preferred", _in_words(found.length.longer)),
-        ("the response that stood first is preferred", _in_words(found.position.first)),
-        ("ties", f"{found.balance.ties + ties:,}"),
         ("prompts whose judgements agree with no order", f"{found.order.prompts:,}"),
     ]
     if found.annotators.ceiling is not None:
         low, high = found.annotators.ceiling
-        figures.append(("the best rule is right on", f"{low:.0%} to {high:.0%} of the votes"))
-    return figures
+        compared.append(("the best rule is right on", f"{low:.0%} to {high:.0%} of the votes"))
+    if kind in ("compare", "rank"):
+        first = ("the response that stood first is preferred", _in_words(found.position.first))
+        return [("comparisons", f"{comparisons:,}"), ("ties", f"{found.balance.ties + ties:,}"), first, *compared]
+    judged = _judged_alone(found, kind)
+    return [*judged, ("comparisons that follow", f"{comparisons:,}"), *compared] if comparisons else judged
+
+
+def _judged_alone(found: Audit, kind: Judging) -> list[tuple[str, str]]:
+    judged = found.gathered.ratings
+    count = f"{len(judged.number):,}"
+    if kind == "review":
+        return [("labels", count), ("accepted", _in_words(rate(judged.number == 1, judged.prompt)))]
+    each = ", ".join(f"{number:g}: {times:,}" for number, times in found.balance.numbers.items())
+    return [("ratings", count), ("how often each was given", each)]
 
 
 def _in_words(found: Rate) -> str:

@@ -10,15 +10,16 @@ import hashlib
 import re
 import secrets
 import unicodedata
+from dataclasses import dataclass
 from typing import get_args
 
-from sqlalchemy import ColumnElement, delete, exists, select, update
+from sqlalchemy import ColumnElement, delete, exists, func, select, update
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
 from keel.feedback.passwords import Passwords
 from keel.feedback.refused import Refused
-from keel.feedback.tables import Invitation, Login, Role, Token, User, name_key
+from keel.feedback.tables import Assignment, Invitation, Judgement, Login, Role, Token, User, name_key
 
 INVITED_FOR = 7 * 86_400.0
 SIGNED_IN_FOR = 14 * 86_400.0
@@ -31,12 +32,24 @@ _TOKEN = "keel_"  # by which a token that was left somewhere is found
 _WRONG = "the name or the password is wrong"
 
 
+@dataclass(frozen=True)
+class Account:
+    """Somebody, and what an admin sees of them."""
+
+    user: User
+    judgements: int
+    """Answers that stand, in all projects; of gold, practice and repeats too."""
+    last_judged_at: float | None
+    note: str
+    """Of the invitation that the account came of."""
+
+
 # --- invitations ---
 
 
-def invite(session: Session, role: Role, *, by: User, now: float) -> tuple[Invitation, str]:
-    """An invitation, and the secret of its link."""
-    return _invite(session, role, by=by.id, now=now)
+def invite(session: Session, role: Role, *, by: User, now: float, note: str = "") -> tuple[Invitation, str]:
+    """An invitation, and the secret of its link. The note says whom it is for. Raises Refused where it is too long."""
+    return _invite(session, role, by=by.id, now=now, note=_line(note, "note", _LONGEST_LABEL, shortest=0))
 
 
 def setup_secret(session: Session, *, now: float) -> str | None:
@@ -54,11 +67,11 @@ def invitation_of(session: Session, secret: str, *, now: float) -> Invitation:
     """The invitation of a link. Raises Refused where there is none, or it is used up or too old."""
     invitation = session.scalar(select(Invitation).where(Invitation.secret_hash == _digest(secret)))
     if invitation is None:
-        raise Refused("not_found", "no invitation has this link; ask for a new one")
+        raise Refused("not_found", f"no invitation has this link; {_where_from(session)}")
     if invitation.user_id is not None:
         raise Refused("gone", "this invitation has been used; sign in, or ask for a new one")
     if invitation.expires_at <= now:
-        raise Refused("gone", "this invitation has expired; ask for a new one")
+        raise Refused("gone", f"this invitation has expired, or was withdrawn; {_where_from(session)}")
     if invitation.created_by is None and has_admin(session):
         raise Refused("gone", "the first admin is there already; ask them for an invitation")
     return invitation
@@ -108,9 +121,22 @@ def key_of(name: str) -> str:
         return ""
 
 
-def everybody(session: Session) -> list[User]:
+def everybody(session: Session) -> list[Account]:
     """All accounts, the ended ones too, by name."""
-    return list(session.scalars(select(User).order_by(User.name_key)))
+    answers = (
+        select(Assignment.user_id, func.count().label("count"), func.max(Judgement.created_at).label("last"))
+        .join(Judgement, Judgement.id == Assignment.judgement_id)
+        .where(Assignment.state == "done")
+        .group_by(Assignment.user_id)
+        .subquery()
+    )
+    query = (
+        select(User, func.coalesce(answers.c.count, 0), answers.c.last, func.coalesce(Invitation.note, ""))
+        .outerjoin(answers, answers.c.user_id == User.id)
+        .outerjoin(Invitation, Invitation.user_id == User.id)
+        .order_by(User.name_key)
+    )
+    return [Account(user, count, last, note) for user, count, last, note in session.execute(query)]
 
 
 def has_admin(session: Session) -> bool:
@@ -253,14 +279,19 @@ def user_of_token(session: Session, secret: str) -> User | None:
     return session.scalar(of_token.where(Token.secret_hash == _digest(secret), Token.revoked_at.is_(None), User.active))
 
 
-def _invite(session: Session, role: Role, *, by: int | None, now: float) -> tuple[Invitation, str]:
+def _invite(session: Session, role: Role, *, by: int | None, now: float, note: str = "") -> tuple[Invitation, str]:
     secret = secrets.token_urlsafe(32)
     invitation = Invitation(
-        secret_hash=_digest(secret), role=role, created_by=by, created_at=now, expires_at=now + INVITED_FOR
+        secret_hash=_digest(secret), role=role, created_by=by, created_at=now, expires_at=now + INVITED_FOR, note=note
     )
     session.add(invitation)
     session.flush()
     return invitation, secret
+
+
+def _where_from(session: Session) -> str:
+    """A good link is to be had."""
+    return "ask for a new one" if has_admin(session) else "the server's terminal has a new one at each start"
 
 
 def _is_open(now: float) -> ColumnElement[bool]:
@@ -282,11 +313,11 @@ def _leave_an_admin(session: Session, user: User) -> None:
         raise Refused("conflict", f"{user.name} is the only admin; make somebody else one first")
 
 
-def _line(text: str, field: str, longest: int) -> str:
+def _line(text: str, field: str, longest: int, *, shortest: int = 1) -> str:
     """Text of one line in its normal form: Unicode's NFKC, single spaces, nothing that cannot be seen."""
     line = re.sub(r"\s+", " ", unicodedata.normalize("NFKC", text)).strip()
-    if not 1 <= len(line) <= longest:
-        raise Refused("invalid", f"a {field} has 1 to {longest} characters", field=field)
+    if not shortest <= len(line) <= longest:
+        raise Refused("invalid", f"a {field} has {shortest} to {longest} characters", field=field)
     if any(unicodedata.category(character).startswith("C") for character in line):
         raise Refused("invalid", f"a {field} has no control characters", field=field)
     return line

@@ -10,6 +10,7 @@ from sqlalchemy.orm import Session
 from keel.feedback.projects import change_settings, settings_of
 from keel.feedback.refused import Refused
 from keel.feedback.tables import Project, Task
+from keel.feedback.tasks import to_label
 
 
 def open_tasks(session: Session, project: Project) -> Sequence[Task]:
@@ -21,7 +22,7 @@ def open_tasks(session: Session, project: Project) -> Sequence[Task]:
         raise Refused("invalid", f"the project {project.name} is there to {project.kind}: nothing in it is compared")
     if settings_of(project).choice == "disputed":
         raise Refused("conflict", f"the project {project.name} gives what is disputed first; set its choice: uncertain")
-    query = select(Task).where(Task.project_id == project.id, Task.purpose == "label", Task.votes < Task.seats)
+    query = select(Task).where(to_label(project), Task.votes < Task.seats)
     return session.scalars(query.order_by(Task.id)).all()
 
 

@@ -7,12 +7,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Annotated, Any
 
 from pydantic import Field, StringConstraints, ValidationError
-from sqlalchemy import case, func, select, update
+from sqlalchemy import case, select, update
 from sqlalchemy.orm import Session
 
 from keel.config.base import Config, without_effect
 from keel.feedback.refused import Refused, not_valid
-from keel.feedback.tables import Choice, Kind, Project, Task
+from keel.feedback.tables import Choice, Kind, Project, Purpose, Task, name_key
 
 Name = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=80)]
 MOST_RESPONSES = 9
@@ -70,15 +70,27 @@ def settings_of(project: Project) -> Settings:
 
 def add_project(session: Session, name: str, kind: Kind, settings: Settings, *, now: float) -> Project:
     """A new project. Raises Refused where its name is taken, empty or too long."""
-    name = clean_text(name, "name").strip()
-    if not 1 <= len(name) <= 80 or any(unicodedata.category(letter).startswith("C") for letter in name):
-        raise Refused("invalid", "a project's name has 1 to 80 letters, and no control characters", field="name")
-    if session.scalar(select(Project.id).where(func.lower(Project.name) == name.lower())) is not None:
-        raise Refused("conflict", f"there is a project {name} already", field="name")
-    project = Project(name=name, kind=kind, settings=_kept(settings), created_at=now)
+    project = Project(name=free_name(session, name), kind=kind, settings=_kept(settings), created_at=now)
     session.add(project)
     session.flush()
     return project
+
+
+def clean_name(name: str) -> str:
+    """As a project bears it. Raises Refused where it is empty, too long or no text."""
+    name = clean_text(name, "name").strip()
+    if not 1 <= len(name) <= 80 or any(unicodedata.category(letter).startswith("C") for letter in name):
+        raise Refused("invalid", "a project's name has 1 to 80 letters, and no control characters", field="name")
+    return name
+
+
+def free_name(session: Session, name: str) -> str:
+    """`clean_name` for a new project. Raises Refused, too, where a reader would take it for one that is there."""
+    name = clean_name(name)
+    for there in session.scalars(select(Project.name)):
+        if name_key(there) == name_key(name):
+            raise Refused("conflict", f"there is a project {there} already", field="name")
+    return name
 
 
 def change_settings(session: Session, project: Project, settings: Settings) -> None:
@@ -103,6 +115,15 @@ def close_project(project: Project, *, now: float) -> None:
 def reopen_project(project: Project) -> None:
     """Its tasks are given out again."""
     project.closed_at = None
+
+
+def never_given(project: Project, purpose: Purpose) -> str:
+    """Why nobody would be given tasks of that purpose, and what mends it; empty where people are."""
+    if project.closed_at is not None:
+        return f"nobody is given a task of {project.name} while it is closed; open it again"
+    if purpose == "gold" and settings_of(project).gold_share == 0:
+        return f"nobody is given gold in {project.name} while its gold_share is 0; set it to 0.05, say, in its settings"
+    return ""
 
 
 def find_project(session: Session, name: str | int) -> Project:

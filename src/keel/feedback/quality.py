@@ -61,7 +61,10 @@ class Quality:
 
 
 def quality(session: Session, project: Project) -> Quality:
-    """Of the judgements that stand; labels count for agreement, and neither gold, practice nor hidden repeats."""
+    """Of the judgements that stand; labels count for agreement, and neither gold, practice nor hidden repeats.
+
+    Nothing that was said of withdrawn tasks is among them.
+    """
     settings = settings_of(project)
     said = list(_said(session, project))
     labels = [one for one in said if one.is_label]
@@ -81,9 +84,11 @@ def quality(session: Session, project: Project) -> Quality:
 
 
 HEADER = (
-    "annotator", "answers", "skips", "problems", "median seconds", "too fast", "gold right", "repeats alike",
-    "takes the first", "agrees with others",
+    "annotator", "answers", "skips", "problems", "median seconds", "agrees with others", "too fast", "gold right",
+    "repeats alike", "takes the first",
 )  # fmt: skip
+CHECKS = slice(6, None)
+"""Of HEADER, what tells whether somebody takes care; before it stands how much they did."""
 
 
 def summary(found: Quality) -> str:
@@ -106,8 +111,8 @@ def table(found: Quality) -> list[tuple[str, ...]]:
             f"{one.skips:,}",
             f"{one.problems:,}",
             "" if one.median_seconds is None else f"{one.median_seconds:.1f}",
-            *(_in_words(each) for each in (one.fast, one.gold, one.repeats, one.first)),
             "" if one.agreement is None else f"{one.agreement:.0%} of {one.others:,}",
+            *(_in_words(each) for each in (one.fast, one.gold, one.repeats, one.first)),
         )
         for one in found.people
     ]
@@ -149,7 +154,7 @@ def _said(session: Session, project: Project) -> Iterator[_Said]:
         )
         .join(Judgement, Judgement.id == Assignment.judgement_id)
         .join(Task, Task.id == Assignment.task_id)
-        .where(Assignment.project_id == project.id)
+        .where(Assignment.project_id == project.id, Task.withdrawn_at.is_(None))
         .order_by(Judgement.id)
     )  # fmt: skip
     for person, task, purpose, occasion, verdict, answer, expected, order, duration in session.execute(query):

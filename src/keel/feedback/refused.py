@@ -46,11 +46,34 @@ class _Invalid(Protocol):
     def errors(self) -> Sequence[Any]: ...
 
 
+_MENDS = {
+    "missing": "give it",
+    "extra_forbidden": "there is no such field; leave it out",
+    "int_parsing": "give a whole number",
+    "int_type": "give a whole number",
+    "int_from_float": "give a whole number",
+    "float_parsing": "give a number",
+    "float_type": "give a number",
+    "finite_number": "give a number",
+    "greater_than": "give more than {gt}",
+    "greater_than_equal": "give {ge} or more",
+    "less_than_equal": "give {le} or less",
+    "string_too_short": "give {min_length} or more characters",
+    "string_too_long": "give {max_length} characters or fewer",
+    "too_short": "give {min_length} or more, not {actual_length}",
+    "too_long": "give {max_length} or fewer, not {actual_length}",
+    "literal_error": "give {expected}",
+}
+"""What to do, by pydantic's name of what is wrong; of the rest it says itself."""
+
+
 def not_valid(error: _Invalid, whole: str, *, within: Sequence[str] = (), skip: int = 0) -> Refused:
-    """What pydantic found first, in its words; `whole` is what it is of where no field is to blame.
+    """What pydantic found first, and what mends it; `whole` is what it is of where no field is to blame.
 
     The field's path begins with `within`, and leaves out the first `skip` parts of pydantic's.
     """
     first = error.errors()[0]
     field = ".".join((*within, *map(str, first["loc"][skip:])))
-    return Refused("invalid", f"{field or whole}: {first['msg'].removeprefix('Value error, ')}", field=field or None)
+    mend = _MENDS.get(first["type"])
+    words = first["msg"].removeprefix("Value error, ") if mend is None else mend.format(**first.get("ctx", {}))
+    return Refused("invalid", f"{field or whole}: {words}", field=field or None)

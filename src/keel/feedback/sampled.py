@@ -11,21 +11,33 @@ from itertools import combinations
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
-from keel.feedback.projects import Settings, add_project, settings_of
+from keel.feedback.projects import Settings, add_project, clean_name, free_name, settings_of
 from keel.feedback.refused import Refused
 from keel.feedback.tables import Assignment, Judgement, Kind, Project, Task, User
-from keel.feedback.tasks import NewResponse, NewTask, as_kept, prompt_of
+from keel.feedback.tasks import NewResponse, NewTask, as_kept, prompt_of, to_label
 from keel.schema import Dialogue, Message, Sampled
 
 
 def project_for(session: Session, name: str, kind: Kind | None, votes: int | None, *, now: float) -> Project:
     """The project of that name; where there is none it is made, to compare unless another kind is given.
 
-    Raises Refused for one of another kind, or that wants another number of votes a task, or is closed.
+    Raises Refused for one that `open_project` refuses.
     """
-    project = session.scalar(select(Project).where(Project.name == name.strip()))
+    made = open_project(session, name, kind, votes)
+    return made or add_project(session, name, kind or "compare", Settings(votes=votes or 1), now=now)
+
+
+def open_project(session: Session, name: str, kind: Kind | None, votes: int | None) -> Project | None:
+    """The project of that name, if there is one.
+
+    Raises Refused for one of another kind, or that wants another number of votes a task, or is closed; and where there
+    is none, for a name that none may get.
+    """
+    name = clean_name(name)
+    project = session.scalar(select(Project).where(Project.name == name))
     if project is None:
-        return add_project(session, name, kind or "compare", Settings(votes=votes or 1), now=now)
+        free_name(session, name)
+        return None
     if kind not in (None, project.kind):
         raise Refused("conflict", f"the project {name} is there to {project.kind}, not to {kind}; name another one")
     wanted = settings_of(project).votes
@@ -70,7 +82,7 @@ def votes_by(session: Session, project: Project, *, batch: str) -> dict[str, int
         .join(Judgement, Judgement.user_id == User.id)
         .join(Assignment, Assignment.judgement_id == Judgement.id)
         .join(Task, Task.id == Judgement.task_id)
-        .where(Task.project_id == project.id, Task.batch == batch)
+        .where(to_label(project), Task.batch == batch)
         .where(Judgement.verdict == "answer", Assignment.occasion == 0)
         .group_by(User.name)
         .order_by(count.desc(), User.name)

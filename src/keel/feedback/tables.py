@@ -16,7 +16,7 @@ State = Literal["leased", "done", "released"]
 Verdict = Literal["answer", "skip", "problem", "withdrawn"]
 
 
-_OPEN = text("seats_taken < seats")
+_OPEN = text("seats_taken < seats AND withdrawn_at IS NULL")
 
 
 class Base(DeclarativeBase):
@@ -73,6 +73,8 @@ class Invitation(Base):
     expires_at: Mapped[float]
     user_id: Mapped[int | None] = mapped_column(ForeignKey("users.id"))
     """Who came of it; a link with somebody here is used up."""
+    note: Mapped[str] = mapped_column(default="", server_default="")
+    """Whom it is for, in the words of who made it."""
 
 
 class Login(Base):
@@ -158,6 +160,9 @@ class Task(Base):
     shuffle: Mapped[float]
     """In [0, 1): the order among equals."""
     created_at: Mapped[float]
+    """The same for all tasks of one import."""
+    withdrawn_at: Mapped[float | None]
+    """Nobody is lent it any more and it counts nowhere; what was said of it stays."""
 
     responses: Mapped[list[Response]] = relationship(order_by="Response.position", lazy="selectin")
 
@@ -201,6 +206,7 @@ class Assignment(Base):
     """The judgement that stands, if there is one: the last. (No foreign key: each would be the other's.)"""
 
     task: Mapped[Task] = relationship(lazy="joined")
+    project: Mapped[Project] = relationship()
 
     @property
     def sits(self) -> bool:
@@ -230,3 +236,5 @@ class Judgement(Base):
     order: Mapped[list[int]]
     replaces: Mapped[int | None] = mapped_column(ForeignKey("judgements.id"))
     created_at: Mapped[float]
+
+    assignment: Mapped[Assignment] = relationship()

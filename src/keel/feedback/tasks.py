@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import islice
 from typing import Any
 
-from sqlalchemy import func, select
+from sqlalchemy import ColumnElement, exists, func, insert, select
 from sqlalchemy.orm import Session
 
 from keel.feedback.answers import RESPONSES, read_answer
@@ -17,7 +18,9 @@ from keel.feedback.refused import Refused
 from keel.feedback.tables import Project, Purpose, Response, Task
 from keel.schema import Dialogue, Message, Prompt
 
-_A_QUERY = 500
+_AT_ONCE = 500
+DIGEST = 64
+"""Letters of a digest; of a task that was withdrawn more follow, so that the same can be put in again."""
 
 
 @dataclass(frozen=True)
@@ -67,26 +70,59 @@ def add_tasks(session: Session, project: Project, tasks: Sequence[NewTask], *, n
     rows = []
     for number, task in enumerate(tasks, start=1):
         try:
-            rows.append(task_row(project, task, now=now))
+            rows.append(columns(task_row(project, task, now=now)))
         except Refused as refused:
             raise Refused(refused.code, f"task {number}: {refused}", field=refused.field) from None
     return add_rows(session, project, rows)
 
 
-def add_rows(session: Session, project: Project, rows: Sequence[Task]) -> Added:
-    """Put rows of the project's tasks into the database, but for those that are there."""
-    one_at_a_time = select(Project.id).where(Project.id == project.id).with_for_update(key_share=True)
-    session.execute(one_at_a_time)
-    known: set[str] = set()
-    for start in range(0, len(rows), _A_QUERY):
-        digests = [task.digest for task in rows[start : start + _A_QUERY]]
-        known.update(
-            session.scalars(select(Task.digest).where(Task.project_id == project.id, Task.digest.in_(digests)))
-        )
-    new = {task.digest: task for task in rows if task.digest not in known}
-    session.add_all(new.values())
-    session.flush()
-    return Added(new=len(new), known=len(rows) - len(new))
+def columns(row: Task | Response) -> dict[str, Any]:
+    """What is set of a row that is nowhere yet; of a task its responses too."""
+    found = {name: value for name, value in vars(row).items() if name in type(row).__table__.columns}
+    return found | {"responses": [columns(one) for one in row.responses]} if isinstance(row, Task) else found
+
+
+def add_rows(session: Session, project: Project, rows: Iterable[dict[str, Any]]) -> Added:
+    """Put tasks, as `columns` gives them, into the project, but for those that are there.
+
+    In few statements, for others wait meanwhile.
+    """
+    one_at_a_time(session, project)
+    new = total = 0
+    waiting = iter(rows)
+    while some := list(islice(waiting, _AT_ONCE)):
+        named = (Task.project_id == project.id) & Task.digest.in_([one["digest"] for one in some])
+        known = set(session.scalars(select(Task.digest).where(named)))
+        new += _insert(session, project, [one for one in some if one["digest"] not in known])
+        total += len(some)
+    return Added(new=new, known=total - new)
+
+
+def _insert(session: Session, project: Project, rows: Sequence[dict[str, Any]]) -> int:
+    """How many there are, each counted once."""
+    new = {one["digest"]: one | {"project_id": project.id} for one in rows}
+    if new:
+        responses = [one.pop("responses") for one in new.values()]
+        ids = session.scalars(insert(Task).returning(Task.id, sort_by_parameter_order=True), list(new.values()))
+        of_task = zip(ids.all(), responses, strict=True)
+        session.execute(insert(Response), [one | {"task_id": number} for number, some in of_task for one in some])
+    return len(new)
+
+
+def has_batch(session: Session, project: Project, batch: str) -> bool:
+    """Whether a batch was put in, also if it was withdrawn since."""
+    one_at_a_time(session, project)
+    return bool(session.scalar(select(exists().where(Task.project_id == project.id, Task.batch == batch))))
+
+
+def one_at_a_time(session: Session, project: Project) -> None:
+    """Who puts tasks in, withdraws them or puts them back waits here for whoever else does."""
+    session.execute(select(Project.id).where(Project.id == project.id).with_for_update(key_share=True))
+
+
+def to_label(project: Project) -> ColumnElement[bool]:
+    """The project's tasks that count: neither gold nor practice, and not withdrawn."""
+    return (Task.project_id == project.id) & (Task.purpose == "label") & Task.withdrawn_at.is_(None)
 
 
 _COUNTS = (
@@ -99,7 +135,7 @@ _COUNTS = (
 
 def progress(session: Session, project: Project, *, batch: str | None = None) -> Progress:
     """How far a project is, or those of its tasks that came with `batch`."""
-    query = select(*_COUNTS).where(Task.project_id == project.id, Task.purpose == "label")
+    query = select(*_COUNTS).where(to_label(project))
     if batch is not None:
         query = query.where(Task.batch == batch)
     tasks, complete, votes, wanted = session.execute(query).one()
@@ -108,11 +144,19 @@ def progress(session: Session, project: Project, *, batch: str | None = None) ->
 
 def progress_of_rounds(session: Session, project: Project) -> dict[int, Progress]:
     """The same of each round, in their order."""
-    query = select(Task.round, *_COUNTS).where(Task.project_id == project.id, Task.purpose == "label")
+    query = select(Task.round, *_COUNTS).where(to_label(project))
     found = session.execute(query.group_by(Task.round).order_by(Task.round))
     return {
         round: Progress(tasks, complete, int(votes), int(wanted)) for round, tasks, complete, votes, wanted in found
     }
+
+
+def known_answers(session: Session, project: Project) -> dict[str, int]:
+    """How many gold and practice tasks there are."""
+    gold, practice = (func.count().filter(Task.purpose == one) for one in ("gold", "practice"))
+    query = select(gold, practice).where(Task.project_id == project.id, Task.withdrawn_at.is_(None))
+    found = session.execute(query).one()
+    return {"gold": found[0], "practice": found[1]}
 
 
 def task_row(project: Project, task: NewTask, *, now: float) -> Task:

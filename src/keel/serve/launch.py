@@ -12,6 +12,8 @@ from typing import Any
 from keel.errors import UserError
 
 _BACKLOG = 2048
+_IDLE_SECONDS = 75  # that a connection is kept: people think for longer than the usual five
+_THREADS = 100  # in which plain functions answer: those that wait for others must not keep pages and files from them
 
 
 def is_loopback(host: str) -> bool:
@@ -43,15 +45,23 @@ def run_until_told(app: Any, listening: socket.socket, ending: asyncio.Event | N
 
     `ending` is set before these are waited for: it tells answers that never end by themselves.
     """
+    import anyio.to_thread
     import uvicorn
 
     class Server(uvicorn.Server):
+        async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+            anyio.to_thread.current_default_thread_limiter().total_tokens = _THREADS
+            await super().startup(sockets)
+
         async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
             if ending is not None:
                 ending.set()
             await super().shutdown(sockets)
 
-    server = Server(uvicorn.Config(app, log_level="warning", access_log=False, lifespan="off"))
+    config = uvicorn.Config(
+        app, log_level="warning", access_log=False, lifespan="off", timeout_keep_alive=_IDLE_SECONDS
+    )
+    server = Server(config)
     kinds = (signal.SIGINT, signal.SIGTERM)
     before = [signal.signal(kind, signal.SIG_IGN) for kind in kinds]  # uvicorn raises them anew when it has ended
     try:

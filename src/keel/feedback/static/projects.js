@@ -5,7 +5,8 @@ function words(done) {
   const left = done.left_out.map((one) => `${one.count} left out: ${one.meaning} (row ${one.row}${one.detail ? `, ${one.detail}` : ""})`);
   const known = done.known ? `, ${done.known} were there already` : "";
   const repeated = done.repeated ? [`${done.repeated} responses said the same as another to their prompt`] : [];
-  return [`${done.new} new tasks${known}.`, ...repeated, ...left].join(" ");
+  const never = done.never_given ? [`But ${done.never_given}.`] : [];
+  return [`${done.new} new tasks${known}.`, ...never, ...repeated, ...left].join(" ");
 }
 
 function say(text, kind) {
@@ -37,7 +38,7 @@ form?.addEventListener("submit", async (event) => {
     });
     const done = await answer.json();
     if (answer.ok) {
-      say(words(done), "good");
+      say(words(done), done.never_given ? "" : "good");
       await count();
     } else say(done.error.message.replace(/\.?$/, "."), "bad");
   } catch {

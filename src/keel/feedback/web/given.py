@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Annotated, Any
 
-from fastapi import Depends, Path, Request
-from pydantic import BaseModel
+from fastapi import Depends, Path, Query, Request
+from pydantic import BaseModel, BeforeValidator, Field
 
 from keel.feedback.database import Database
 from keel.feedback.refused import Code
@@ -26,6 +26,11 @@ TheDatabase = Annotated[Database, Depends(_database)]
 ThePages = Annotated[Pages, Depends(_pages)]
 Id = Annotated[int, Path(ge=1, le=2**31 - 1)]
 """A row's number in a path: no more than the databases take."""
+Round = Annotated[int, Query(ge=1, le=2**31 - 1)]
+Below = Annotated[float, Query(allow_inf_nan=False, description="by priority: that of the last one seen, as it was")]
+UnlessEmpty = BeforeValidator(lambda given: given or None)
+"""For a field of a form that may be left empty."""
+Seconds = Annotated[float, Field(description="seconds since 1970, UTC")]
 
 
 class Reason(BaseModel):

@@ -8,6 +8,7 @@ from fastapi import APIRouter, Query, Request
 from fastapi.responses import HTMLResponse
 from sqlalchemy.orm import Session
 
+from keel.feedback.judgements import closed_with_work_of
 from keel.feedback.leases import left_for
 from keel.feedback.projects import all_projects, find_project
 from keel.feedback.tables import User
@@ -30,6 +31,13 @@ def to_judge(session: Session, user: User) -> HomeList | None:
         for project in all_projects(session)
     ]
     return HomeList("To judge", entries, empty="No project is open.")
+
+
+def judged_before(session: Session, user: User) -> HomeList | None:
+    """The closed projects that they judged in, for those who may judge."""
+    closed = [] if user.role == "viewer" else closed_with_work_of(session, user)
+    entries = [Entry(project.name, f"/projects/{project.id}/history", "What you said") for project in closed]
+    return HomeList("Closed projects", entries, empty="") if entries else None
 
 
 @router.get("/projects/{project_id}/judge")
@@ -64,7 +72,7 @@ def history_page(
 ) -> HTMLResponse:
     lines = own_lines(database, user, project_id, before=before, count=_A_PAGE)
     with database.reading() as session:
-        name = find_project(session, project_id).name
+        project = find_project(session, project_id)
     older = lines[-1].number if len(lines) == _A_PAGE else None
     said = [(line, in_words(line.said)) for line in lines]
-    return pages(request, "history.html.j2", project=project_id, name=name, lines=said, older=older)
+    return pages(request, "history.html.j2", project=project, lines=said, older=older)

@@ -17,7 +17,7 @@ from keel.feedback.database import Database
 from keel.feedback.differences import marked
 from keel.feedback.leases import MOST_AHEAD, give_back, held_by, lease, left_for, release_lapsed, renew
 from keel.feedback.projects import find_project
-from keel.feedback.tables import Assignment, Judgement, Project, Response, User
+from keel.feedback.tables import Assignment, Judgement, Response, User
 from keel.feedback.web.access import Annotator
 from keel.feedback.web.given import PROBLEMS, Id, TheDatabase
 from keel.feedback.web.shown import (
@@ -128,7 +128,7 @@ def next_tasks(
     lapses.release(now)
     with database.writing() as session:
         project = find_project(session, project_id)
-        lent = [held(project, one, None) for one in lease(session, project, user, count=wanted.count, now=now)]
+        lent = [held(one, None) for one in lease(session, project, user, count=wanted.count, now=now)]
     return Lent(tasks=[shown(one, now=now) for one in lent])
 
 
@@ -143,8 +143,7 @@ def judge(user: Annotator, database: TheDatabase, key: uuid.UUID, said: NewJudge
         answer = _as_meant(session, said)
         what = judgements.Said(said.verdict, answer, said.criteria, said.comment, said.duration)
         made = judgements.judge(session, user, str(key), said.assignment, what, now=time.time())
-        assignment = session.get_one(Assignment, said.assignment)
-        answered = kept(session.get_one(Project, made.project_id), assignment, made)
+        answered = kept(made)
     return with_html(answered)
 
 
@@ -168,7 +167,7 @@ def assignment(user: Annotator, database: TheDatabase, assignment_id: Assignment
     with database.reading() as session:
         found = held_by(session, user, assignment_id)
         judgement = None if found.judgement_id is None else session.get(Judgement, found.judgement_id)
-        one = held(session.get_one(Project, found.project_id), found, judgement)
+        one = held(found, judgement)
     return shown(one, now=time.time())
 
 

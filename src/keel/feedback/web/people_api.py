@@ -35,6 +35,12 @@ class Person(_Row):
     active: bool
 
 
+class Member(Person):
+    judgements: int = Field(description="answers that stand, in all projects")
+    last_judged_at: _Seconds | None
+    note: str = Field(description="of the invitation that the account came of")
+
+
 class Changes(_Body):
     """What is left out stays."""
 
@@ -61,10 +67,12 @@ class MadeToken(TokenLine):
 
 class NewInvitation(_Body):
     role: Role
+    note: str = Field(default="", description="for whom: up to 80 characters, which they do not see")
 
 
 class InvitationLine(_Row):
     role: Role
+    note: str
     expires_at: _Seconds
 
 
@@ -104,10 +112,10 @@ def revoke_token(user: SignedIn, database: TheDatabase, token_id: Id) -> None:
 
 
 @router.get("/users")
-def users(user: Admin, database: TheDatabase) -> list[Person]:
+def users(user: Admin, database: TheDatabase) -> list[Member]:
     """Every account, those that have ended too, by name."""
     with database.reading() as session:
-        return [Person.model_validate(one) for one in people.everybody(session)]
+        return [_member(one) for one in people.everybody(session)]
 
 
 @router.patch("/users/{user_id}")
@@ -135,7 +143,7 @@ def invite(
     request: Request, user: Admin, database: TheDatabase, access: TheAccess, body: NewInvitation
 ) -> MadeInvitation:
     with database.writing() as session:
-        invitation, secret = people.invite(session, body.role, by=user, now=time.time())
+        invitation, secret = people.invite(session, body.role, by=user, now=time.time(), note=body.note)
         line = InvitationLine.model_validate(invitation)
     return MadeInvitation(**line.model_dump(), url=access.link(request, f"/join/{secret}"))
 
@@ -144,3 +152,8 @@ def invite(
 def withdraw(user: Admin, database: TheDatabase, invitation_id: Id) -> None:
     with database.writing() as session:
         people.withdraw_invitation(session, invitation_id, now=time.time())
+
+
+def _member(one: people.Account) -> Member:
+    person = Person.model_validate(one.user).model_dump()
+    return Member(**person, judgements=one.judgements, last_judged_at=one.last_judged_at, note=one.note)

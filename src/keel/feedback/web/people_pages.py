@@ -9,11 +9,12 @@ from fastapi import APIRouter, Form, Request
 from fastapi.responses import HTMLResponse, RedirectResponse, Response
 
 from keel.feedback import people
+from keel.feedback.database import Database
 from keel.feedback.refused import Refused
-from keel.feedback.tables import Role
+from keel.feedback.tables import Role, User
 from keel.feedback.web.access import COOKIE, Access, Admin, SignedIn, TheAccess
 from keel.feedback.web.given import Id, TheDatabase, ThePages
-from keel.feedback.web.shell import STATUS
+from keel.feedback.web.shell import STATUS, Pages
 
 SIGN_IN = "/sign-in"
 _Text = Annotated[str, Form()]
@@ -25,22 +26,28 @@ router = APIRouter(include_in_schema=False)
 
 
 @router.get(SIGN_IN)
-def sign_in_page(request: Request, pages: ThePages, access: TheAccess, next: str = "/") -> Response:
+def sign_in_page(
+    request: Request, database: TheDatabase, pages: ThePages, access: TheAccess, next: str = "/"
+) -> Response:
     if access.by_cookie(request) is not None:
         return RedirectResponse(_here(next), status_code=303)
-    return pages(request, "sign_in.html.j2", next=_here(next), name="", refused=None)
+    return _sign_in(request, database, pages, next=next)
 
 
 @router.post(SIGN_IN)
 def sign_in(
-    request: Request, pages: ThePages, access: TheAccess, name: _Text = "", password: _Text = "", next: _Text = "/"
+    request: Request,
+    database: TheDatabase,
+    pages: ThePages,
+    access: TheAccess,
+    name: _Text = "",
+    password: _Text = "",
+    next: _Text = "/",
 ) -> Response:
     try:
         login = access.sign_in(request, name, password)
     except Refused as refused:
-        page = pages(
-            request, "sign_in.html.j2", status=STATUS[refused.code], next=_here(next), name=name, refused=refused
-        )
+        page = _sign_in(request, database, pages, next=next, name=name, refused=refused)
         if refused.retry_after is not None:
             page.headers["Retry-After"] = str(refused.retry_after)
         return page
@@ -87,8 +94,20 @@ def join(
 
 
 @router.get("/account")
-def account(request: Request, user: SignedIn, database: TheDatabase, pages: ThePages) -> HTMLResponse:
-    return _account(request, user, database, pages)
+def account(
+    request: Request, user: SignedIn, database: TheDatabase, pages: ThePages, access: TheAccess, new: str = ""
+) -> Response:
+    said = access.slips.read(request, new)
+    page = _account(request, user, database, pages, new=new, said=said)
+    return access.slips.end(request, page) if said else page
+
+
+@router.get("/account/password")
+@router.get("/account/tokens")
+@router.get("/account/tokens/{number}/revoke")
+def back_to_account() -> Response:
+    """Where a refusal was shown, when that address is opened again."""
+    return RedirectResponse("/account", status_code=303)
 
 
 @router.post("/account/password")
@@ -100,24 +119,30 @@ def change_password(
     access: TheAccess,
     current: _Text = "",
     new: _Text = "",
-) -> HTMLResponse:
+) -> Response:
     try:
         access.change_password(request, user, current, new)
     except Refused as refused:
         return _account(request, user, database, pages, refused=refused)
-    return _account(request, user, database, pages, done="The password is changed; other browsers are signed out.")
+    return access.slips.send(request, "/account", "password", "changed")
 
 
 @router.post("/account/tokens")
 def make_token(
-    request: Request, user: SignedIn, database: TheDatabase, pages: ThePages, label: _Text = ""
-) -> HTMLResponse:
+    request: Request,
+    user: SignedIn,
+    database: TheDatabase,
+    pages: ThePages,
+    access: TheAccess,
+    label: _Text = "",
+) -> Response:
     try:
         with database.writing() as session:
-            _, secret = people.make_token(session, user, label, now=time.time())
+            token, secret = people.make_token(session, user, label, now=time.time())
+            number = token.id
     except Refused as refused:
-        return _account(request, user, database, pages, refused=refused)
-    return _account(request, user, database, pages, secret=secret)
+        return _account(request, user, database, pages, refused=refused, label=label)
+    return access.slips.send(request, "/account", number, secret)
 
 
 @router.post("/account/tokens/{token_id}/revoke")
@@ -131,8 +156,22 @@ def revoke_token(user: SignedIn, database: TheDatabase, token_id: Id) -> Respons
 
 
 @router.get("/people")
-def people_page(request: Request, user: Admin, database: TheDatabase, pages: ThePages) -> HTMLResponse:
-    return _people(request, database, pages)
+def people_page(
+    request: Request, user: Admin, database: TheDatabase, pages: ThePages, access: TheAccess, new: str = ""
+) -> Response:
+    secret = access.slips.read(request, new)
+    link = access.link(request, f"/join/{secret}") if secret else ""
+    page = _people(request, database, pages, new=new, link=link)
+    return access.slips.end(request, page) if secret else page
+
+
+@router.get("/people/invitations")
+@router.get("/people/invitations/{number}/withdraw")
+@router.get("/people/{number}/role")
+@router.get("/people/{number}/active")
+def back_to_people() -> Response:
+    """As `back_to_account`."""
+    return RedirectResponse("/people", status_code=303)
 
 
 @router.post("/people/invitations")
@@ -143,10 +182,15 @@ def invite(
     pages: ThePages,
     access: TheAccess,
     role: Annotated[Role, Form()],
-) -> HTMLResponse:
-    with database.writing() as session:
-        _, secret = people.invite(session, role, by=user, now=time.time())
-    return _people(request, database, pages, link=access.link(request, f"/join/{secret}"), role=role)
+    note: _Text = "",
+) -> Response:
+    try:
+        with database.writing() as session:
+            invitation, secret = people.invite(session, role, by=user, now=time.time(), note=note)
+            number = invitation.id
+    except Refused as refused:
+        return _people(request, database, pages, refused=refused, role=role, note=note)
+    return access.slips.send(request, "/people", number, secret)
 
 
 @router.post("/people/invitations/{invitation_id}/withdraw")
@@ -200,38 +244,80 @@ def _here(next: str) -> str:
     return next if ours else "/"
 
 
+def _sign_in(
+    request: Request,
+    database: Database,
+    pages: Pages,
+    *,
+    next: str,
+    name: str = "",
+    refused: Refused | None = None,
+) -> HTMLResponse:
+    with database.reading() as session:
+        set_up = people.has_admin(session)
+    context = {"next": _here(next), "name": name, "refused": refused, "set_up": set_up}
+    return pages(request, "sign_in.html.j2", status=200 if refused is None else STATUS[refused.code], **context)
+
+
 def _account(
     request: Request,
-    user: SignedIn,
-    database: TheDatabase,
-    pages: ThePages,
+    user: User,
+    database: Database,
+    pages: Pages,
     *,
     refused: Refused | None = None,
-    done: str = "",
-    secret: str = "",
+    new: str = "",
+    said: str = "",
+    label: str = "",
 ) -> HTMLResponse:
+    """`new` is what was just made or done, `said` what is said of that once, `label` what the next token would have."""
     with database.reading() as session:
         tokens = people.tokens_of(session, user)
     status = 200 if refused is None else STATUS[refused.code]
-    context = {"refused": refused, "done": done, "secret": secret}
-    return pages(request, "account.html.j2", status=status, tokens=tokens, **context)
+    made = next((token for token in tokens if str(token.id) == new), None)
+    changed = new == "password" and said != ""
+    return pages(
+        request,
+        "account.html.j2",
+        status=status,
+        refused=refused,
+        tokens=tokens,
+        made=made,
+        secret=said,
+        changed=changed,
+        label=label,
+    )
 
 
 def _people(
     request: Request,
-    database: TheDatabase,
-    pages: ThePages,
+    database: Database,
+    pages: Pages,
     *,
     refused: Refused | None = None,
+    new: str = "",
     link: str = "",
     role: Role = "annotator",
+    note: str = "",
 ) -> HTMLResponse:
+    """`new` is the invitation that was just made, and `link` its link, which is shown once; `role` and `note` are what
+    the next one would have.
+    """
     with database.reading() as session:
-        context = {
-            "everybody": people.everybody(session),
-            "invitations": people.open_invitations(session, now=time.time()),
-        }
+        everybody = people.everybody(session)
+        invitations = people.open_invitations(session, now=time.time())
     status = 200 if refused is None else STATUS[refused.code]
+    made = next((one for one in invitations if str(one.id) == new), None)
     return pages(
-        request, "people.html.j2", status=status, roles=people.ROLES, refused=refused, link=link, role=role, **context
+        request,
+        "people.html.j2",
+        status=status,
+        roles=people.ROLES,
+        refused=refused,
+        everybody=everybody,
+        invitations=invitations,
+        made=made,
+        link=link,
+        role=role,
+        note=note,
     )

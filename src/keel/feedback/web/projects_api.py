@@ -1,25 +1,20 @@
-"""Projects for programs: make and change them, put tasks in, see how they go, take judgements out."""
+"""Projects for programs: make and change them, see how they go, take judgements out."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack
-from pathlib import Path
-from tempfile import TemporaryDirectory, TemporaryFile
+from tempfile import TemporaryFile
 from typing import Annotated, Any, Literal
 
-from fastapi import APIRouter, Depends, Query, Request
+from fastapi import APIRouter, Query
 from fastapi.responses import StreamingResponse
 from pydantic import BaseModel, ConfigDict, Field
 
-from keel.config.data import DataConfig
-from keel.data.files import ENDINGS
-from keel.errors import UserError
 from keel.feedback import overview
 from keel.feedback.database import Database
 from keel.feedback.export import Wanted, What, by_name, by_pseudonym, write_export
-from keel.feedback.importing import Imported, Meant, put_tasks, read_tasks
 from keel.feedback.projects import (
     Settings,
     add_project,
@@ -30,21 +25,14 @@ from keel.feedback.projects import (
     reopen_project,
 )
 from keel.feedback.quality import quality
-from keel.feedback.refused import Refused
-from keel.feedback.tables import Kind, Purpose, Verdict
-from keel.feedback.tasks import progress, progress_of_rounds
-from keel.feedback.web.access import FORMS, Admin, Viewer
-from keel.feedback.web.given import PROBLEMS, Id, TheDatabase
-from keel.feedback.web.shell import MOST_BYTES
-from keel.feedback.web.sites import is_bearer
+from keel.feedback.tables import Kind, Verdict
+from keel.feedback.tasks import known_answers, progress, progress_of_rounds
+from keel.feedback.web.access import Admin, Viewer
+from keel.feedback.web.given import PROBLEMS, Id, Round, Seconds, TheDatabase
 
-MOST_UPLOADED = 256 << 20
 _A_PIECE = 1 << 16
 
 router = APIRouter(prefix="/api/v1/projects", responses=PROBLEMS, tags=["projects"])
-
-_Seconds = Annotated[float, Field(description="seconds since 1970, UTC")]
-Round = Annotated[int, Query(ge=1, le=2**31 - 1)]
 
 
 class _Row(BaseModel):
@@ -60,8 +48,8 @@ class ProjectLine(_Row):
     name: str
     kind: Kind
     settings: Settings
-    created_at: _Seconds
-    closed_at: _Seconds | None
+    created_at: Seconds
+    closed_at: Seconds | None
 
 
 class NewProject(_Body):
@@ -72,21 +60,6 @@ class NewProject(_Body):
 
 class Closed(_Body):
     closed: bool = Field(description="true: nobody is given a task of it any more")
-
-
-class LeftOut(BaseModel):
-    reason: str
-    meaning: str
-    count: int
-    row: int = Field(description="the first of them; rows count from 0")
-    detail: str
-
-
-class ImportedTasks(BaseModel):
-    new: int
-    known: int = Field(description="that were there already")
-    repeated: int = Field(description="responses that said the same as another to their prompt")
-    left_out: list[LeftOut]
 
 
 class Counts(_Row):
@@ -111,6 +84,10 @@ class DayAnswers(BaseModel):
 
 
 class ProjectProgress(Counts):
+    """Of the tasks to be labelled; gold and practice have no number of votes."""
+
+    gold: int = Field(description="tasks with a known answer, hidden among the others")
+    practice: int = Field(description="tasks with a known answer, shown first")
     rounds: list[RoundCounts]
     people: list[PersonAnswers]
     days: list[DayAnswers]
@@ -155,7 +132,7 @@ class RemarkLine(_Row):
     person: str
     verdict: Verdict
     comment: str
-    created_at: _Seconds
+    created_at: Seconds
 
 
 @router.get("")
@@ -198,76 +175,6 @@ def set_closed(user: Admin, database: TheDatabase, project_id: Id, body: Closed)
         return ProjectLine.model_validate(found)
 
 
-async def _uploaded(
-    request: Request,
-    user: Admin,
-    name: Annotated[str, Query(max_length=255, description="what the file is called: its ending says what it is")] = "",
-) -> AsyncIterator[Path]:
-    """The body in a file, which goes with the request. Only an admin's is taken beyond the usual size."""
-    if _is_a_form(request):
-        raise Refused("invalid", "send the file itself as the body, as application/octet-stream, and no form around it")
-    request.scope[MOST_BYTES] = MOST_UPLOADED
-    ending = next((one for one in ENDINGS if name.lower().removesuffix(".gz").endswith(one)), ".jsonl")
-    with TemporaryDirectory(prefix="keel-upload-") as folder:
-        file = Path(folder, f"upload{ending}")
-        with file.open("wb") as out:
-            async for piece in request.stream():
-                out.write(piece)
-        yield file
-
-
-def _is_a_form(request: Request) -> bool:
-    """Some programs call any body a form, and show a token; where none is shown, it was read as one."""
-    kind = request.headers.get("content-type", "").lower()
-    return kind.startswith(FORMS) and not (is_bearer(request) and kind.startswith(FORMS[0]))
-
-
-_FILE = {"schema": {"type": "string", "format": "binary"}}
-
-
-@router.post(
-    "/{project_id}/tasks",
-    status_code=201,
-    openapi_extra={"requestBody": {"required": True, "content": {"application/octet-stream": _FILE}}},
-)
-def upload(
-    database: TheDatabase,
-    project_id: Id,
-    file: Annotated[Path, Depends(_uploaded)],
-    purpose: Purpose = "label",
-    round: Round = 1,
-    policy_version: Annotated[str | None, Query(max_length=200)] = None,
-) -> ImportedTasks:
-    """Tasks from a file, which is the body: JSON lines, or JSON, CSV or Parquet by its name; all of it, or nothing."""
-    with database.reading() as session:
-        found = find_project(session, project_id)
-    meant = Meant(purpose, round, policy_version)
-    try:
-        with (
-            read_tasks(found, [DataConfig(path=str(file))], meant, now=time.time()) as read,
-            database.writing() as session,
-        ):
-            done = put_tasks(session, find_project(session, project_id), read)
-    except UserError as error:
-        raise UserError(str(error).replace(str(file), "the file")) from None
-    return _imported(done)
-
-
-def _imported(done: Imported) -> ImportedTasks:
-    findings = done.check.table()
-    left_out = [
-        LeftOut(
-            reason=reason.value,
-            meaning=reason.sentence,
-            count=count,
-            row=findings[reason][0].row,
-            detail=findings[reason][0].detail,
-        )
-        for reason, count in done.left_out.items()
-    ]
-    return ImportedTasks(new=done.added.new, known=done.added.known, repeated=done.repeated, left_out=left_out)
-
-
 @router.get("/{project_id}/progress")
 def get_progress(user: Viewer, database: TheDatabase, project_id: Id) -> ProjectProgress:
     with database.snapshot() as session:
@@ -275,6 +182,7 @@ def get_progress(user: Viewer, database: TheDatabase, project_id: Id) -> Project
         rounds = progress_of_rounds(session, found).items()
         return ProjectProgress(
             **Counts.model_validate(progress(session, found)).model_dump(),
+            **known_answers(session, found),
             rounds=[RoundCounts(round=round, **Counts.model_validate(one).model_dump()) for round, one in rounds],
             people=[PersonAnswers(name=name, answers=n) for name, n in overview.answers_by_person(session, found)],
             days=[DayAnswers(day=day, answers=n) for day, n in overview.answers_by_day(session, found)],
@@ -308,7 +216,9 @@ def export(
     project_id: Id,
     what: What = "judgements",
     round: Round | None = None,
-    purpose: Annotated[Literal["label", "all"], Query(description="all: gold, practice and repeats too")] = "label",
+    purpose: Annotated[
+        Literal["label", "all"], Query(description="all: gold, practice, repeats and withdrawn tasks too")
+    ] = "label",
     anonymous: bool = False,
 ) -> StreamingResponse:
     """What people said, as `keel feedback export` writes it."""

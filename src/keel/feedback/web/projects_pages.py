@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Form, Request
 from fastapi.responses import HTMLResponse, RedirectResponse, Response
@@ -14,7 +14,7 @@ from starlette.datastructures import FormData
 
 from keel.errors import UserError
 from keel.feedback import overview
-from keel.feedback.answers import kept_answer
+from keel.feedback.contents import imports
 from keel.feedback.export import Wanted, What
 from keel.feedback.projects import (
     Settings,
@@ -23,22 +23,22 @@ from keel.feedback.projects import (
     change_settings,
     close_project,
     find_project,
+    never_given,
     read_settings,
     reopen_project,
     settings_of,
 )
 from keel.feedback.quality import HEADER, quality, summary, table
 from keel.feedback.refused import Refused
-from keel.feedback.render import markdown, turns
-from keel.feedback.tables import Assignment, Judgement, Kind, Project, Task, User
-from keel.feedback.tasks import progress, progress_of_rounds
+from keel.feedback.tables import Kind, Task, User
+from keel.feedback.tasks import known_answers, progress, progress_of_rounds
 from keel.feedback.web.access import Admin, Viewer
-from keel.feedback.web.given import Id, TheDatabase, ThePages
+from keel.feedback.web.given import Id, Round, TheDatabase, ThePages, UnlessEmpty
 from keel.feedback.web.home import Entry, HomeList
 from keel.feedback.web.judging import beginning
-from keel.feedback.web.projects_api import MOST_UPLOADED, Round, exported
+from keel.feedback.web.projects_api import exported
 from keel.feedback.web.shell import STATUS
-from keel.feedback.web.shown import answer_in_words
+from keel.feedback.web.tasks_api import MOST_UPLOADED
 
 KINDS: Mapping[Kind, str] = {
     "compare": "Compare: which of two responses is better",
@@ -111,6 +111,9 @@ def project(request: Request, user: Viewer, database: TheDatabase, pages: ThePag
             settings=settings_of(found),
             most=MOST_UPLOADED >> 20,
             progress=progress(session, found),
+            known=known_answers(session, found),
+            no_gold=never_given(found, "gold"),
+            imports=imports(session, found) if user.role == "admin" else [],
             rounds=progress_of_rounds(session, found),
             people=overview.answers_by_person(session, found),
             days=overview.answers_by_day(session, found),
@@ -195,57 +198,17 @@ def audit_page(request: Request, user: Viewer, database: TheDatabase, pages: The
     return pages(request, "project_audit.html.j2", project=project, found=found, why_not=why_not)
 
 
-@router.get("/{project_id}/tasks/{task_id}")
-def task_page(
-    request: Request, user: Viewer, database: TheDatabase, pages: ThePages, project_id: Id, task_id: Id
-) -> HTMLResponse:
-    with database.reading() as session:
-        project = find_project(session, project_id)
-        task = session.get(Task, task_id)
-        if task is None or task.project_id != project.id:
-            raise Refused("not_found", f"the project {project.name} has no task {task_id}")
-        responses = list(task.responses)
-        said = [_said(project, *one) for one in overview.said_of(session, task)]
-    return pages(
-        request,
-        "project_task.html.j2",
-        project=project,
-        task=task,
-        turns=turns(task.prompt),
-        responses=[(one, markdown(one.text)) for one in responses],
-        said=said,
-    )
-
-
-def _said(project: Project, name: str, assignment: Assignment, judgement: Judgement) -> dict[str, Any]:
-    """What somebody said of a task: responses are called by their positions, criteria by what they ask."""
-    answer = None if judgement.answer is None else kept_answer(project.kind, judgement.answer)
-    questions = {one.name: one.question or one.name for one in settings_of(project).criteria}
-    verdict = {"skip": "skipped", "problem": "reported a problem"}.get(judgement.verdict, judgement.verdict)
-    return {
-        "name": name,
-        "words": verdict if answer is None else answer_in_words(answer),
-        "replacement": getattr(answer, "edited", None),
-        "criteria": [
-            (questions.get(key, key), value) for key, value in judgement.criteria.items() if value is not None
-        ],
-        "assignment": assignment,
-        "judgement": judgement,
-    }
-
-
 @router.get("/{project_id}/export.jsonl")
 def export(
     user: Viewer,
     database: TheDatabase,
     project_id: Id,
     what: What = "judgements",
-    round: Round | Literal[""] = "",
+    round: Annotated[Round | None, UnlessEmpty] = None,
     everything: bool = False,
     anonymous: bool = False,
 ) -> Response:
-    wanted = Wanted(round or None, everything)
-    return exported(database, project_id, what, wanted, anonymous=anonymous)
+    return exported(database, project_id, what, Wanted(round, everything), anonymous=anonymous)
 
 
 # --- the form of the settings ---

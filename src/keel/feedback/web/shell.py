@@ -36,10 +36,12 @@ STATUS: dict[Code, int] = {
     "busy": 503,
 }
 _CODES: dict[int, Code] = {status: code for code, status in STATUS.items()}
+_NO_ROUTE = {404: "there is nothing at this address", 405: "nothing at this address takes such a request"}
 _TITLES: dict[Code, str] = {
-    "unauthorised": "Sign in first",
+    "unauthorised": "Not signed in",
     "forbidden": "Not yours to see",
     "not_found": "Nothing here",
+    "gone": "Too late",
     "too_many": "Too many attempts",
     "failed": "The server failed",
     "busy": "Busy for now",
@@ -78,7 +80,7 @@ class Pages:
             undefined=jinja2.StrictUndefined,
         )
         self.environment.globals.update(common)
-        self.environment.filters |= {"day": _day, "sentence": _sentence}
+        self.environment.filters |= {"day": _day, "minute": _minute, "sentence": _sentence}
 
     def __call__(self, request: Request, template: str, *, status: int = 200, **context: Any) -> HTMLResponse:
         """The page made of a template."""
@@ -88,6 +90,10 @@ class Pages:
 
 def _day(seconds: float) -> str:
     return time.strftime("%Y-%m-%d", time.gmtime(seconds))
+
+
+def _minute(seconds: float) -> str:
+    return time.strftime("%Y-%m-%d %H:%M", time.gmtime(seconds))
 
 
 def _sentence(words: object) -> str:
@@ -154,7 +160,8 @@ def _refused(error: Exception) -> Refused:
     if isinstance(error, RequestValidationError):
         return not_valid(error, "the request", skip=1)  # whether it stands in the body or the query
     if isinstance(error, HTTPException):
-        return Refused(_CODES.get(error.status_code, "invalid"), str(error.detail))
+        said = _NO_ROUTE.get(error.status_code, str(error.detail))
+        return Refused(_CODES.get(error.status_code, "invalid"), said)
     _logger.error("a request failed", exc_info=error)
     return Refused("failed", "the server failed; its terminal says why")
 

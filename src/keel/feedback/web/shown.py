@@ -128,7 +128,7 @@ class Held:
     said: Said | None
 
 
-def held(project: Project, assignment: Assignment, judgement: Judgement | None) -> Held:
+def held(assignment: Assignment, judgement: Judgement | None) -> Held:
     """`judgement` is the one that stands."""
     task = assignment.task
     return Held(
@@ -137,7 +137,7 @@ def held(project: Project, assignment: Assignment, judgement: Judgement | None) 
         expires_at=assignment.expires_at,
         prompt=task.prompt,
         responses=in_order(assignment),
-        said=None if judgement is None else said_as_shown(project, judgement),
+        said=None if judgement is None else said_as_shown(assignment.project, judgement),
     )
 
 
@@ -179,8 +179,8 @@ def with_html(kept: Kept) -> Kept:
     return kept
 
 
-def kept(project: Project, assignment: Assignment, judgement: Judgement) -> Kept:
-    return Kept(key=judgement.key, verdict=judgement.verdict, practice=_outcome(project, assignment, judgement))
+def kept(judgement: Judgement) -> Kept:
+    return Kept(key=judgement.key, verdict=judgement.verdict, practice=_outcome(judgement))
 
 
 def in_words(said: Said) -> str:
@@ -214,14 +214,15 @@ def _letter(place: int) -> str:
     return "ABCDEFGHI"[place]
 
 
-def _outcome(project: Project, assignment: Assignment, judgement: Judgement) -> Outcome | None:
-    task = assignment.task
+def _outcome(judgement: Judgement) -> Outcome | None:
+    assignment = judgement.assignment
+    task, kind = assignment.task, assignment.project.kind
     if task.purpose != "practice" or task.expected is None or judgement.answer is None:
         return None
-    expected: Any = kept_answer(project.kind, task.expected)
+    expected: Any = kept_answer(kind, task.expected)
     why = task.row.get("why")
     return Outcome(
-        agrees=kept_answer(project.kind, judgement.answer).agrees(expected),
+        agrees=kept_answer(kind, judgement.answer).agrees(expected),
         expected=answer_in_words(expected.placed(_seen_at(assignment.order))),
         why=why if isinstance(why, str) else "",
     )

@@ -26,31 +26,58 @@ class Sites:
         self.public = None if public_url is None else _origin(public_url)
         """The public URL without a slash at its end."""
         self.secure = (self.public or "").startswith("https:")
-        named = (host, self.public and urlsplit(self.public).hostname)
+        self._public_name = urlsplit(self.public or "").hostname  # a proxy may take the TLS off it
+        named = (host, self._public_name)
         self._names = {"localhost", *(name.lower() for name in named if name)}
 
     async def check(self, request: Request) -> None:
         """A dependency of every route. Raises Refused."""
         host = request.headers.get("host", "")
-        if not self._is_ours(host):
+        name = _name_of(host)
+        if not self._is_ours(name):
             raise Refused(
                 "forbidden", f"this server is not called {host!r}; start it with --public-url to give it a name"
             )
         origin = request.headers.get("origin")
-        if request.method in SAFE or origin is None or is_bearer(request):
+        if request.method in SAFE:
+            in_the_open = request.url.scheme == "http" and name != self._public_name and _asks_for_password(request)
+        elif origin is None or is_bearer(request):
             return
-        if origin not in (self.public, f"http://{host}", f"https://{host}"):
+        elif origin not in (self.public, f"http://{host}", f"https://{host}"):
             raise Refused("forbidden", "the request comes from a page of another site")
+        else:
+            in_the_open = origin.startswith("http:")
+        if self.secure and in_the_open and not _is_this_machine(name):
+            raise Refused("invalid", f"no browser stays signed in at an address without TLS; open {self.public}")
 
-    def _is_ours(self, host: str) -> bool:
-        try:
-            name = urlsplit(f"//{host}").hostname or ""
-            if name in self._names:
-                return True
-            ipaddress.ip_address(name)
-        except ValueError:
-            return False
-        return True
+    def _is_ours(self, name: str) -> bool:
+        return name in self._names or _address(name) is not None
+
+
+def _asks_for_password(request: Request) -> bool:
+    return request.url.path.startswith(("/sign-in", "/join/"))
+
+
+def _name_of(host: str) -> str:
+    """Without the port; empty where it is none."""
+    try:
+        return urlsplit(f"//{host}").hostname or ""
+    except ValueError:
+        return ""
+
+
+def _address(name: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
+    """The address that these digits are."""
+    try:
+        return ipaddress.ip_address(name)
+    except ValueError:
+        return None
+
+
+def _is_this_machine(name: str) -> bool:
+    """Browsers trust it without TLS, and keep its cookies."""
+    address = _address(name)
+    return name == "localhost" or (address is not None and address.is_loopback)
 
 
 def is_bearer(request: Request) -> bool:

@@ -187,7 +187,7 @@ def _append_only(dialect: str) -> list[str]:
             for verb in ("UPDATE", "DELETE")
         ]
     return [
-        "CREATE FUNCTION judgements_append_only() RETURNS trigger LANGUAGE plpgsql AS "
+        "CREATE OR REPLACE FUNCTION judgements_append_only() RETURNS trigger LANGUAGE plpgsql AS "
         f"$$ BEGIN RAISE EXCEPTION '{why}'; END $$",
         "CREATE TRIGGER judgements_append_only BEFORE UPDATE OR DELETE ON judgements "
         "FOR EACH ROW EXECUTE FUNCTION judgements_append_only()",
