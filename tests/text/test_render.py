@@ -6,7 +6,7 @@ from collections.abc import Callable
 from itertools import groupby
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from keel.batching import text_batches
@@ -205,6 +205,7 @@ def test_any_response_survives(response: str, space: str) -> None:
         survives(renderer, CHAT, response)
 
 
+@example("a\u2581b")  # which the prefix-space tokenizers write for a space, and no other
 @given(st.text(max_size=20))
 def test_cutting_a_response_anywhere_never_invents_a_beginning(response: str) -> None:
     """Half a character's bytes at the end become a replacement sign; what was whole before them stays."""
@@ -212,7 +213,7 @@ def test_cutting_a_response_anywhere_never_invents_a_beginning(response: str) ->
         ids = renderer.codec.encode(response)
         for end in range(len(ids) + 1):
             said = renderer.codec.decode(ids[:end]).rstrip("\ufffd")
-            assert response.replace("\u2581", " ").startswith(said)
+            assert response.replace("\u2581", " ").startswith(said.replace("\u2581", " "))
 
 
 def test_a_response_of_half_a_character_is_one_replacement_sign() -> None:
