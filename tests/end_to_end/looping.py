@@ -22,6 +22,7 @@ from tests.end_to_end.tiny import tiny_recipe
 
 PROJECT = "talk"
 VOTES = 2
+PATIENCE = 300.0  # seconds until a test that hangs fails
 Judging = Callable[[int], None]
 """People judge everything that is open, which so many tasks of the project are."""
 
@@ -67,13 +68,13 @@ def running(recipe: Recipe, out: Path) -> Iterator[None]:
     thread = threading.Thread(target=run, daemon=True)
     thread.start()
     yield
-    thread.join(60)
+    thread.join(PATIENCE)
     if wrong:
         raise wrong[0]
     assert not thread.is_alive(), "the run still waits"
 
 
-def until(happened: Callable[[], bool], seconds: float = 60) -> None:
+def until(happened: Callable[[], bool], seconds: float = PATIENCE) -> None:
     end = time.monotonic() + seconds
     while not happened():
         assert time.monotonic() < end, "it never happened"

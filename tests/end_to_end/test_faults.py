@@ -92,7 +92,7 @@ def test_another_process_finds_the_same_rows(tmp_path: Path) -> None:
         run_recipe(tiny_recipe([*ALONE, "ppo.kl={coef: 0.1}", *ppo]), tmp_path / "run", console=Heard())
     step = tmp_path / "run" / "ppo" / "faults" / "step-1"
     command = [sys.executable, "-m", "keel", "debug", "replay", str(step)]
-    shown = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "COLUMNS": "400"}, timeout=120)
+    shown = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "COLUMNS": "400"}, timeout=300)
     assert shown.returncode == 0, shown.stderr
     assert shown.stdout.startswith("ppo: the gradient of step 1 is not finite")
     lines = [[cell.strip() for cell in line.split("│")[1:-1]] for line in shown.stdout.splitlines() if "│" in line]

@@ -22,6 +22,7 @@ from keel.runs.files import read_json
 from keel.runs.metrics import read_lines
 from keel.runs.progress import KeptProgress
 from tests.end_to_end.killing import differences, two_stages
+from tests.end_to_end.looping import PATIENCE, until
 from tests.pipeline.support import Heard
 from tests.runs.support import SFT, opened
 
@@ -45,7 +46,7 @@ def start(recipe: Recipe, out: Path, console: Console | None = None) -> int:
     return child
 
 
-def wait_for(metrics: Path, lines: int, child: int, seconds: float = 120) -> None:
+def wait_for(metrics: Path, lines: int, child: int, seconds: float = PATIENCE) -> None:
     end = time.monotonic() + seconds
     while len(read_lines(metrics)) < lines:
         assert os.waitpid(child, os.WNOHANG) == (0, 0), "it ended by itself"
@@ -83,16 +84,25 @@ def test_told_to_end_it_finishes_the_step_and_goes_on_from_there(tmp_path: Path,
 
 
 class Stuck(Heard):
-    """A step that does not end."""
+    """A step that does not end, and notes when it has been told to."""
+
+    def __init__(self, told: Path) -> None:
+        super().__init__()
+        self.told = told
 
     def progress(self, stage: str, done: int, total: int, numbers: Mapping[str, float]) -> None:
+        while not leaving.asked():
+            time.sleep(0.01)
+        self.told.touch()
         time.sleep(3600)
 
 
 def test_told_again_it_ends_at_once(tmp_path: Path) -> None:
-    child = start(two_stages(ENDLESS), tmp_path, Stuck())
-    wait_for(tmp_path / "sft" / "metrics.jsonl", 1, child)
+    told = tmp_path / "told"
+    child = start(two_stages(ENDLESS), tmp_path / "run", Stuck(told))
+    wait_for(tmp_path / "run" / "sft" / "metrics.jsonl", 1, child)
     os.kill(child, signal.SIGTERM)
+    until(told.exists)  # two signals that nobody has seen yet are one
     time.sleep(0.3)
     assert os.waitpid(child, os.WNOHANG) == (0, 0)  # it would finish its step
     os.kill(child, signal.SIGTERM)

@@ -33,7 +33,7 @@ from keel.runs.console import SilentConsole
 from keel.runs.metrics import read_lines
 from keel.schema import CHOSEN_FIRST
 from tests.end_to_end.killing import differences, run_in_child
-from tests.end_to_end.looping import until
+from tests.end_to_end.looping import PATIENCE, until
 from tests.end_to_end.test_leaving import start
 from tests.end_to_end.tiny import tiny_recipe
 from tests.feedback.judging import annotator, judge_all
@@ -71,7 +71,7 @@ def asked(database: Database) -> int:
         return session.scalar(select(func.count(Task.id))) or 0
 
 
-def ended(child: int, seconds: float = 60) -> int:
+def ended(child: int, seconds: float = PATIENCE) -> int:
     """Its exit code; one that waits for ever is ended."""
     timer = threading.Timer(seconds, os.kill, (child, signal.SIGKILL))
     timer.start()
@@ -208,7 +208,7 @@ def test_who_does_not_wait_leaves_with_all_processes(policy: Path, tmp_path: Pat
     file.write_text(json.dumps(recipe.model_dump(mode="json", exclude_unset=True)), encoding="utf-8")
     command = [sys.executable, "-m", "keel", "run", str(file), "--out", str(out), "--processes", "2", "--restarts", "1"]
     for _ in range(2):
-        found = subprocess.run(command, capture_output=True, text=True, timeout=120)
+        found = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE)
         assert (found.returncode, found.stderr) == (143, "")
         assert found.stdout.count("and does not wait while people judge") == 1
     assert asked(Database(tmp_path / "feedback.db")) == len(read_lines(out / "collect" / "samples.jsonl"))

@@ -21,8 +21,9 @@ import pytest
 from keel.build import run_recipe
 from keel.errors import UserError
 from keel.feedback.watch.status import of_run
+from keel.runs.metrics import read_lines
 from tests.cli.serving import serving
-from tests.end_to_end.killing import run_in_child, two_stages
+from tests.end_to_end.killing import two_stages
 from tests.end_to_end.test_leaving import ENDLESS, start, wait_for
 from tests.feedback.watch.support import live
 from tests.feedback.watch.test_events import PATIENCE, Stream
@@ -107,8 +108,9 @@ def test_a_run_that_failed_says_why_and_forgets_it_when_it_goes_on(tmp_path: Pat
 
 
 def test_what_was_told_to_end_was_left_and_what_was_killed_is_not(tmp_path: Path) -> None:
+    metrics = tmp_path / "ppo" / "metrics.jsonl"
     child = start(two_stages(ENDLESS), tmp_path)
-    wait_for(tmp_path / "ppo" / "metrics.jsonl", 3, child)
+    wait_for(metrics, 3, child)
     running = of_run(live(tmp_path))
     assert (running.state, running.ending) == ("running", None)
     os.kill(child, signal.SIGTERM)
@@ -120,5 +122,8 @@ def test_what_was_told_to_end_was_left_and_what_was_killed_is_not(tmp_path: Path
         r"left after step \d+, as asked; the same command, without --fresh-from, goes on from there\.",
         left.ending.sentence,
     )
-    assert not run_in_child(two_stages(ENDLESS), tmp_path, kill_after=5.0)
+    again = start(two_stages(ENDLESS), tmp_path)
+    wait_for(metrics, len(read_lines(metrics)) + 1, again)
+    os.kill(again, signal.SIGKILL)
+    os.waitpid(again, 0)
     assert not (tmp_path / "ended.json").exists()
