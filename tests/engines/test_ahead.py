@@ -32,6 +32,7 @@ PROMPTS = items((1, 9, 4, 7))
 NEXT = DrawKey(Draws(0, "test"), "rollout", iteration=3, first_sample=12)
 HELD_OUT = DrawKey(Draws(0, "test"), "held-out", iteration=0)
 SAMPLING = SamplingConfig(max_new_tokens=5, temperature=0.7)
+PATIENCE = 60.0  # seconds until a test that hangs fails
 
 
 def renderer() -> Renderer:
@@ -50,7 +51,7 @@ class Gated:
     def __call__(self, asked: Asked) -> Reply:
         if asked.path == "/v1/completions" and not self.gate.is_set():
             self.waiting.set()
-            self.gate.wait(10)
+            self.gate.wait(PATIENCE)
         return self.policy(asked)
 
     @property
@@ -95,7 +96,7 @@ def test_it_is_drawn_under_the_weights_of_its_beginning_and_taken_later(tmp_path
         expected = remote.sample(PROMPTS, SAMPLING, NEXT)
         server.gate.clear()
         sampler.begin(PROMPTS, SAMPLING, NEXT, version=2)
-        assert server.waiting.wait(10)  # nobody waited for it here
+        assert server.waiting.wait(PATIENCE)  # nobody waited for it here
         moved(trained)
         server.gate.set()
         found = sampler.sample(PROMPTS, SAMPLING, NEXT)
@@ -170,30 +171,27 @@ def test_its_error_is_raised_where_it_is_taken(tmp_path: Path) -> None:
 
 def test_a_server_that_hangs_ends_it_in_time(tmp_path: Path) -> None:
     server = Gated()
-    with ahead(tmp_path, server, timeout=0.2) as (sampler, remote, _):
-        remote.sample(PROMPTS, SAMPLING, HELD_OUT)
-        server.gate.clear()
+    server.gate.clear()
+    with ahead(tmp_path, server, timeout=0.2) as (sampler, _, _):
         sampler.begin(PROMPTS, SAMPLING, NEXT, version=2)
-        started = time.monotonic()
         with pytest.raises(UserError, match=r"no server is left that answers: .*no answer in time"):
-            sampler.sample(PROMPTS, SAMPLING, NEXT)
-        assert time.monotonic() - started < 5
+            sampler.sample(PROMPTS, SAMPLING, NEXT)  # before the gate's patience ends
         server.gate.set()
 
 
 def test_the_end_of_a_run_leaves_no_thread_though_a_server_hangs(tmp_path: Path) -> None:
     server = Gated()
-    with ahead(tmp_path, server, timeout=1.0, max_in_flight=2) as (sampler, remote, _):
-        remote.sample(PROMPTS, SAMPLING, HELD_OUT)
-        server.gate.clear()
+    server.gate.clear()
+    with ahead(tmp_path, server, timeout=2.0, max_in_flight=2) as (sampler, remote, _):
         sampler.begin(PROMPTS, SAMPLING, NEXT, version=2)
-        assert server.waiting.wait(10)
+        assert server.waiting.wait(PATIENCE)
         assert ours()
-        drawn, started = server.num_drawn, time.monotonic()
-        remote.close()
-        assert time.monotonic() - started < 4
+        remote.close()  # while the gate is shut
+        deadline = time.monotonic() + PATIENCE
+        while ours() and time.monotonic() < deadline:
+            time.sleep(0.01)
         assert not ours()
         with pytest.raises(UserError, match="were given up"):
             sampler.sample(PROMPTS, SAMPLING, NEXT)
         server.gate.set()
-        assert server.num_drawn <= drawn + 2  # those in flight, and no other
+        assert server.num_drawn <= 2  # those in flight, and no other

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
+import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +34,7 @@ KEY = DrawKey(Draws(0, "test"), "response", iteration=3, first_sample=20)
 ENDS = range(60)  # a fifth of all tokens, so that responses of every length end
 LENGTHS = (1, 9, 4, 4, 13, 2, 7, 5, 11, 3)
 Answer = Callable[[Asked], Reply]
+PATIENCE = 60.0  # seconds until a test that hangs fails
 
 
 def renderer() -> Renderer:
@@ -71,14 +74,12 @@ def served(**options: Any) -> ServedPolicy:
 
 def with_fault(policy: ServedPolicy, faults: Mapping[int, Reply]) -> Answer:
     """A fault at the given numbers of its completions; a reply that is cut or late is the policy's own."""
-    count = -1
+    numbers = count()
 
     def answer(asked: Asked) -> Reply:
-        nonlocal count
         if asked.path != "/v1/completions":
             return policy(asked)
-        count += 1
-        fault = faults.get(count, Reply())
+        fault = faults.get(next(numbers), Reply())
         if fault.status != 200 or fault.die:
             return fault
         return Reply(policy(asked).body, after=fault.after, cut=fault.cut)
@@ -132,7 +133,7 @@ def calm(tmp_path_factory: pytest.TempPathFactory) -> list[list[int]]:
 
 @pytest.mark.parametrize(
     "fault",
-    [Reply(status=500), Reply(status=429, headers={"Retry-After": "0.05"}), Reply(cut=True), Reply(after=0.5)],
+    [Reply(status=500), Reply(status=429, headers={"Retry-After": "0.05"}), Reply(cut=True), Reply(after=3.0)],
     ids=["500", "429", "cut", "timeout"],
 )
 def test_faults_change_no_response_and_nothing_is_drawn_twice(
@@ -140,7 +141,7 @@ def test_faults_change_no_response_and_nothing_is_drawn_twice(
 ) -> None:
     prompts, policy = items(LENGTHS), served()
     answer = with_fault(policy, {2: fault, 5: fault})
-    with remote(tmp_path, answer, timeout=0.3, max_in_flight=2) as (sampler, (fake,), _):
+    with remote(tmp_path, answer, timeout=1.0 if fault.after else PATIENCE, max_in_flight=2) as (sampler, (fake,), _):
         found = sampler.sample(prompts, sampling(), KEY)
         sent = [asked.id for asked in fake.asked if asked.path == "/v1/completions"]
     assert responses(found) == calm[: len(prompts)]
@@ -155,8 +156,21 @@ def test_a_server_that_dies_in_the_batch_leaves_its_requests_to_the_other(
     tmp_path: Path, calm: list[list[int]]
 ) -> None:
     prompts = items(LENGTHS * 2)
-    dying = with_fault(served(), {4: Reply(die=True)})
-    with remote(tmp_path, dying, served(), max_in_flight=2) as (sampler, (dead, _), trained):
+    dying, policy, lost = with_fault(served(), {4: Reply(die=True)}), served(), threading.Event()
+
+    def until_then(asked: Asked) -> Reply:
+        reply = dying(asked)
+        if reply.die:
+            lost.set()
+        return reply
+
+    def other(asked: Asked) -> Reply:
+        """Leaves the dying one what it dies at."""
+        if asked.path == "/v1/completions":
+            lost.wait(PATIENCE)
+        return policy(asked)
+
+    with remote(tmp_path, until_then, other, max_in_flight=2) as (sampler, (dead, _), trained):
         found = sampler.sample(prompts, sampling(), KEY)
         assert dead.dead
         assert responses(found) == calm

@@ -17,6 +17,7 @@ from keel.remote.server import Call, Failed, Refused, Server
 from tests.remote.fake import Asked, FakeServer, Reply
 
 Answer = Callable[[Asked], Reply]
+PATIENCE = 60.0  # seconds until a test that hangs fails
 
 
 def echo(asked: Asked) -> Reply:
@@ -36,7 +37,7 @@ def pool_of(
     *answers: Answer,
     max_in_flight: int = 4,
     retries: int = 2,
-    timeout: float = 5.0,
+    timeout: float = PATIENCE,
     bring: Callable[[Server, str], None] | None = None,
 ) -> Iterator[tuple[ServerPool, list[FakeServer]]]:
     with ExitStack() as stack:
@@ -52,22 +53,30 @@ def first_times(fault: Reply, count: int) -> Answer:
     return lambda asked: fault if asked.number < count else echo(asked)
 
 
-def test_answers_come_in_order_from_all_servers_and_no_server_has_more_than_its_share() -> None:
-    def slowly(asked: Asked) -> Reply:
-        return Reply(echo(asked).body, after=0.01)
+def together(count: int, answer: Answer = echo) -> Answer:
+    """Answers when `count` requests are there, at all servers that it is given to."""
+    all_there = threading.Barrier(count)
 
-    with pool_of(slowly, slowly, max_in_flight=3) as (pool, (one, other)):
+    def meeting(asked: Asked) -> Reply:
+        all_there.wait(PATIENCE)
+        return answer(asked)
+
+    return meeting
+
+
+def test_answers_come_in_order_from_all_servers_and_no_server_has_more_than_its_share() -> None:
+    by_sixes = together(6)
+    with pool_of(by_sixes, by_sixes, max_in_flight=3) as (pool, (one, other)):
         assert pool.map(calls(30), said) == list(range(30))
         assert (one.most_at_once, other.most_at_once) == (3, 3)
-        assert len(one.asked) + len(other.asked) == 30
-        assert 8 <= len(one.asked) <= 22
+        assert (len(one.asked), len(other.asked)) == (15, 15)
 
 
 def test_the_server_with_the_fewest_in_flight_is_asked() -> None:
     release = threading.Event()
 
     def stuck(asked: Asked) -> Reply:
-        release.wait(5)
+        release.wait(PATIENCE)
         return echo(asked)
 
     def freeing(asked: Asked) -> Reply:
@@ -82,20 +91,19 @@ def test_the_server_with_the_fewest_in_flight_is_asked() -> None:
 
 
 def test_what_is_in_flight_is_spread_evenly() -> None:
-    def slowly(asked: Asked) -> Reply:
-        return Reply(echo(asked).body, after=0.2)
-
-    with pool_of(slowly, slowly) as (pool, (one, other)):
+    by_fours = together(4)
+    with pool_of(by_fours, by_fours) as (pool, (one, other)):
         pool.map(calls(4), said)
         assert (len(one.asked), len(other.asked)) == (2, 2)
 
 
 def test_after_a_failure_one_request_goes_ahead_of_the_others() -> None:
     arrived: list[int] = []
+    fail = together(4, lambda asked: Reply(status=500))
 
     def recovering(asked: Asked) -> Reply:
         if asked.number < 4:
-            return Reply(status=500, after=0.05)  # the four that are in flight together
+            return fail(asked)  # those that are in flight together
         if asked.number == 4:
             time.sleep(0.1)
             arrived.append(len(fake.asked))
@@ -108,11 +116,12 @@ def test_after_a_failure_one_request_goes_ahead_of_the_others() -> None:
 
 @pytest.mark.parametrize(
     "fault",
-    [Reply(status=500), Reply({"said": 0}, cut=True), Reply(after=1.0), Reply(status=503)],
+    [Reply(status=500), Reply({"said": 0}, cut=True), Reply(after=3.0), Reply(status=503)],
     ids=["500", "cut", "timeout", "503"],
 )
 def test_what_may_pass_is_sent_again_under_the_same_id(fault: Reply) -> None:
-    with pool_of(first_times(fault, 2), timeout=0.15, max_in_flight=1) as (pool, (fake,)):
+    timeout = 1.0 if fault.after else PATIENCE
+    with pool_of(first_times(fault, 2), timeout=timeout, max_in_flight=1) as (pool, (fake,)):
         assert pool.map(calls(5), said) == list(range(5))
         sent = Counter((asked.id, asked.body["say"]) for asked in fake.asked)
         assert sorted(sent.values()) == [1, 1, 1, 2, 2]
@@ -124,27 +133,35 @@ def test_a_server_that_asks_for_peace_gets_it() -> None:
 
     def busy(asked: Asked) -> Reply:
         times.append(time.monotonic())
-        return Reply(status=429, headers={"Retry-After": "0.3"}) if asked.number == 0 else echo(asked)
+        return Reply(status=429, headers={"Retry-After": "1"}) if asked.number == 0 else echo(asked)
 
     with pool_of(busy, max_in_flight=1) as (pool, _):
         assert pool.map(calls(3), said) == [0, 1, 2]
-    assert times[1] - times[0] >= 0.3
-    assert times[2] - times[1] < 0.25
+    assert times[1] - times[0] >= 1
+    assert times[2] - times[1] < 1  # once
 
 
 def test_a_server_that_is_busy_for_ever_counts_as_gone() -> None:
     def busy(asked: Asked) -> Reply:
         return Reply(status=429, headers={"Retry-After": "0.01"})
 
-    with pool_of(busy, retries=1, timeout=0.2) as (pool, _), pytest.raises(UserError, match="busy"):
+    with pool_of(busy, retries=1, timeout=1.0) as (pool, _), pytest.raises(UserError, match="busy"):
         pool.map(calls(2), said)
 
 
 def test_a_server_that_dies_leaves_its_requests_to_the_others() -> None:
+    lost = threading.Event()
+
     def dying(asked: Asked) -> Reply:
-        return Reply(echo(asked).body, after=0.02, die=asked.number == 5)
+        if asked.number == 5:
+            lost.set()
+            return Reply(die=True)
+        while asked.number > 5 and not dead.dead:
+            time.sleep(0.005)
+        return Reply(echo(asked).body, after=0.02)
 
     def slowly(asked: Asked) -> Reply:
+        lost.wait(PATIENCE)
         return Reply(echo(asked).body, after=0.02)
 
     with pool_of(dying, slowly, retries=1) as (pool, (dead, alive)):
@@ -157,14 +174,23 @@ def test_a_server_that_dies_leaves_its_requests_to_the_others() -> None:
         assert pool.map(calls(3), said) == [0, 1, 2]  # and the next batch does without it
         assert len(dead.asked) == asked  # it is greeted first
         assert dead.greeted > 0
-        assert len({asked.id for asked in alive.asked}) >= 34
+        assert len({asked.id for asked in alive.asked}) >= 38  # all but the first five
 
 
 def test_a_server_that_comes_back_is_used_again() -> None:
-    def slowly(asked: Asked) -> Reply:
-        return Reply(echo(asked).body, after=0.01)
+    back = threading.Event()
 
-    with pool_of(first_times(Reply(status=500), 3), slowly, retries=1) as (pool, (fake, _)):
+    def failing(asked: Asked) -> Reply:
+        if asked.number == 10:
+            back.set()
+        return Reply(status=500) if asked.number < 3 else echo(asked)
+
+    def standing_in(asked: Asked) -> Reply:
+        if asked.number > 20:
+            back.wait(PATIENCE)
+        return echo(asked)
+
+    with pool_of(failing, standing_in, retries=1) as (pool, (fake, _)):
         assert pool.map(calls(100), said) == list(range(100))
         assert len(fake.asked) > 10
 
@@ -211,17 +237,28 @@ def test_what_a_server_refuses_is_not_sent_again() -> None:
 
 def test_a_server_is_made_fit_before_it_is_asked_and_again_after_a_failure() -> None:
     log: dict[str, list[str]] = {}
-    lock = threading.Lock()
+    changed = threading.Condition()
+
+    def until(true: Callable[[], bool]) -> None:
+        with changed:
+            assert changed.wait_for(true, PATIENCE)
 
     def bring(server: Server, version: str) -> None:
         server.post(Call("/bring", {"say": 0}))
-        with lock:
+        with changed:
             log.setdefault(server.url, []).append(version)
+            changed.notify_all()
+        until(lambda: sum(version in brought for brought in log.values()) == 2)  # neither does all without the other
 
     def fails_once(asked: Asked) -> Reply:
         return Reply(status=500) if asked.number == 3 else echo(asked)
 
-    with pool_of(fails_once, echo, bring=bring) as (pool, (one, other)):
+    def leaves_it_some(asked: Asked) -> Reply:
+        if asked.path == "/echo":
+            until(lambda: len(log[one.url]) > 1)
+        return echo(asked)
+
+    with pool_of(fails_once, leaves_it_some, bring=bring) as (pool, (one, other)):
         pool.version = "a"
         pool.map(calls(20), said)
         pool.version = "b"
@@ -259,9 +296,9 @@ def test_closing_gives_up_what_another_thread_maps() -> None:
     errors: list[BaseException] = []
 
     def resting(asked: Asked) -> Reply:
-        return Reply(status=429, headers={"Retry-After": "60"})
+        return Reply(status=429, headers={"Retry-After": "600"})
 
-    with pool_of(resting, max_in_flight=2, timeout=60.0) as (pool, (fake,)):
+    with pool_of(resting, max_in_flight=2, timeout=600.0) as (pool, (fake,)):
 
         def mapping() -> None:
             with pytest.raises(UserError, match="were given up") as raised:
@@ -272,10 +309,8 @@ def test_closing_gives_up_what_another_thread_maps() -> None:
         thread.start()
         while not fake.asked:
             time.sleep(0.005)
-        started = time.monotonic()
         pool.close()
-        thread.join(5)
-        assert time.monotonic() - started < 4
+        thread.join(PATIENCE)
         assert errors
         assert not any(one.is_alive() for one in pool._threads)
 
