@@ -110,6 +110,7 @@ def test_processes_that_open_a_new_database_at_once_make_one_schema(postgres: Po
 
 def test_no_more_sessions_work_at_a_time_than_do_so_fast(database: Database) -> None:
     lock, working, most = threading.Lock(), 0, 0
+    all_there = threading.Barrier(AT_ONCE)  # as many do work
 
     def work() -> None:
         nonlocal working, most
@@ -117,7 +118,8 @@ def test_no_more_sessions_work_at_a_time_than_do_so_fast(database: Database) -> 
             with lock:
                 working += 1
                 most = max(most, working)
-            time.sleep(0.02)
+            all_there.wait(60)
+            time.sleep(0.02)  # time enough for another to be wrong
             with lock:
                 working -= 1
 
@@ -142,10 +144,10 @@ def test_writers_that_wait_for_another_keep_nobody_from_reading(tmp_path: Path) 
         with database.writing():
             others = [pool.submit(write) for _ in range(waiting)]
             time.sleep(0.1)  # all of them wait
-            assert pool.submit(read).result(timeout=10) == 1
+            assert pool.submit(read).result(timeout=20) == 1  # and does not wait until it is told that all is busy
             assert not any(one.done() for one in others)
         for one in others:
-            one.result(timeout=10)
+            one.result(timeout=60)
     database.close()
 
 

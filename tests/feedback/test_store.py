@@ -17,6 +17,7 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm import Session
 
 from keel.errors import UserError
+from keel.feedback import leases
 from keel.feedback.database import Database
 from keel.feedback.judgements import Said, answered_since, judge, said_by, standing
 from keel.feedback.leases import REPEAT_AFTER, give_back, lease, left_for, release_lapsed, renew
@@ -264,7 +265,10 @@ def test_a_closed_project_lends_nothing_and_takes_what_is_under_way(database: Da
         assert progress(session, made).votes == 1
 
 
-def test_practice_comes_first_and_gold_and_repeats_are_hidden_among_the_tasks(database: Database) -> None:
+def test_practice_comes_first_and_gold_and_repeats_are_hidden_among_the_tasks(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(leases, "_chance", random.Random(0))
     right = {"best": 0, "strength": "clear"}
     with database.writing() as session:
         (ann,) = people(session, "ann")
@@ -291,7 +295,8 @@ def test_practice_comes_first_and_gold_and_repeats_are_hidden_among_the_tasks(da
         assert_books_balance(session)
 
 
-def test_both_orders_are_shown_as_often(database: Database) -> None:
+def test_both_orders_are_shown_as_often(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(leases, "_chance", random.Random(0))
     with database.writing() as session:
         (ann,) = people(session, "ann")
         made = project(session, tasks=200)
