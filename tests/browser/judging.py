@@ -17,7 +17,7 @@ from keel.feedback.database import Database
 from keel.feedback.projects import Settings, add_project, change_settings
 from keel.feedback.tables import Assignment, Judgement, Kind, Project, Task
 from keel.feedback.tasks import NewTask, add_tasks
-from tests.browser.support import assert_accessible, keep_picture, serving
+from tests.browser.support import PATIENCE, assert_accessible, keep_picture, serving
 from tests.feedback.support import PASSWORD, add_user, quick_app
 from tests.feedback.worlds import new_tasks
 
@@ -177,10 +177,18 @@ def looked_at(page: Page, name: str) -> None:
 
 
 def until(true: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + PATIENCE
     while not true():
         assert time.monotonic() < deadline
         time.sleep(0.05)
+
+
+def met(page: Page, true: Callable[[], object]) -> None:
+    """Wait for what the handlers of the page's requests bring about."""
+    deadline = time.monotonic() + PATIENCE
+    while not true():
+        assert time.monotonic() < deadline
+        page.wait_for_timeout(20)
 
 
 def _by_text(task: Task, row: Judgement) -> dict[str, Any]:

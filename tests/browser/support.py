@@ -13,10 +13,11 @@ from pathlib import Path
 from typing import Any
 
 import uvicorn
-from playwright.sync_api import Browser, BrowserContext, Page
+from playwright.sync_api import Browser, BrowserContext, Page, expect
 
 SIZES = {"desktop": (1280, 800), "phone": (390, 844)}
-_PATIENCE = 15.0
+PATIENCE = 60.0  # seconds until a test that hangs fails
+expect.set_options(timeout=PATIENCE * 1000)
 
 
 @contextmanager
@@ -27,7 +28,7 @@ def serving(app: Any) -> Iterator[str]:
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]})
         thread.start()
         try:
-            until = time.monotonic() + _PATIENCE
+            until = time.monotonic() + PATIENCE
             while not server.started:
                 assert thread.is_alive(), "the server did not start"
                 assert time.monotonic() < until
@@ -36,7 +37,7 @@ def serving(app: Any) -> Iterator[str]:
         finally:
             server.should_exit = True
             server.force_exit = True
-            thread.join(_PATIENCE)
+            thread.join(PATIENCE)
             assert not thread.is_alive()
 
 
@@ -59,7 +60,7 @@ class Visitors:
             is_mobile=size == "phone",
             **options,
         )
-        context.set_default_timeout(_PATIENCE * 1000)
+        context.set_default_timeout(PATIENCE * 1000)
         context.on("dialog", lambda dialog: dialog.accept())  # whether to leave a page with something unsent
         self._contexts.append(context)
         page = context.new_page()

@@ -16,6 +16,7 @@ from tests.browser.judging import (
     begin_review,
     desk,
     looked_at,
+    met,
     point,
     press,
     prompt,
@@ -272,10 +273,10 @@ def test_what_was_unsent_is_sent_before_what_was_begun_is_taken_up(visit: Visito
         begun = prompt(page)
         hung: list[Route] = []
         page.route(re.compile("/renew"), lambda route: hung.append(route))
-        page.unroute(JUDGEMENTS)
         page.reload()
-        page.wait_for_timeout(300)  # a press of undo waits for what was begun
-        take_back(page)
+        met(page, lambda: hung)
+        take_back(page)  # waits for what was begun
+        page.unroute(JUDGEMENTS)
         saved(page)
         assert [row["verdict"] for row in ann.said()] == ["answer"]
         for route in hung:
