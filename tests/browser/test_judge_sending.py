@@ -6,12 +6,14 @@ import json
 import re
 from pathlib import Path
 
-from playwright.sync_api import Route, expect
+from playwright.sync_api import APIResponse, Route, expect
 
 from keel.feedback.tasks import NewResponse, NewTask
-from tests.browser.judging import desk, press, prompt, saved, say
+from tests.browser.judging import JUDGEMENTS, desk, met, press, prompt, saved, say
 from tests.browser.support import Visitors
 from tests.feedback.worlds import new_tasks
+
+COUNTS = re.compile(r"/judging\?since=")
 
 
 def test_a_bare_reject_sends_no_replacement_whatever_ends_its_lines(visit: Visitors, tmp_path: Path) -> None:
@@ -50,6 +52,59 @@ def test_what_was_said_off_the_network_is_one_row_when_it_is_back(visit: Visitor
         page.unroute(judgements)
         saved(page)
         assert len(ann.said()) == 2
+
+
+def test_a_count_that_is_late_forgets_nothing_that_was_said_meanwhile(visit: Visitors, tmp_path: Path) -> None:
+    with desk(tmp_path, "compare", new_tasks(2)) as ann:
+        page = visit(ann.url)
+        late: list[tuple[Route, APIResponse]] = []
+        page.route(COUNTS, lambda route: late.append((route, route.fetch())), times=1)
+        ann.open(page)
+        met(page, lambda: late)
+        say(page, lambda: page.keyboard.press("1"))
+        saved(page)
+        for route, answer in late:
+            assert answer.json()["answered"] == 0
+            with page.expect_response(COUNTS):
+                route.fulfill(response=answer)
+        expect(page.locator("#progress")).to_have_text("1 judged today · 1 left for you")
+
+
+def test_what_the_server_counts_before_it_says_so_counts_once(visit: Visitors, tmp_path: Path) -> None:
+    with desk(tmp_path, "compare", new_tasks(2)) as ann:
+        page = visit(ann.url)
+        asked: list[Route] = []
+        sent: list[tuple[Route, APIResponse]] = []
+        page.route(COUNTS, lambda route: route.continue_() if asked else asked.append(route))
+        page.route(JUDGEMENTS, lambda route: sent.append((route, route.fetch())))
+        ann.open(page)
+        page.keyboard.press("1")
+        met(page, lambda: asked and sent)
+        with page.expect_response(COUNTS):
+            asked[0].continue_()
+        expect(page.locator("#progress")).to_contain_text("judged today")
+        for route, answer in sent:
+            route.fulfill(response=answer)
+        saved(page)
+        expect(page.locator("#progress")).to_have_text("1 judged today · 1 left for you")
+
+
+def test_a_practice_answer_on_its_way_is_none_that_counts(visit: Visitors, tmp_path: Path) -> None:
+    practice = new_tasks(1, purpose="practice", expected={"best": 0, "strength": "clear"})
+    with desk(tmp_path, "compare", [*practice, NewTask("next", [NewResponse("x"), NewResponse("y")])]) as ann:
+        page = visit(ann.url)
+        asked: list[Route] = []
+        sent: list[Route] = []
+        page.route(COUNTS, lambda route: route.continue_() if asked else asked.append(route))
+        page.route(JUDGEMENTS, lambda route: sent.append(route))
+        ann.open(page)
+        page.keyboard.press("1")
+        met(page, lambda: asked and sent)
+        asked[0].continue_()
+        expect(page.locator("#progress")).to_have_text("0 judged today · 1 left for you")
+        sent[0].continue_()
+        saved(page)
+        expect(page.locator("#progress")).to_have_text("0 judged today · 1 left for you")
 
 
 def test_what_no_longer_fits_the_project_is_kept_and_judged_anew(visit: Visitors, tmp_path: Path) -> None:

@@ -24,7 +24,7 @@ const leftovers = new Leftovers(byId("leftovers"), `keel-leftovers-${theirs}`);
 const guidelines = byId("guidelines") && new Guidelines(`keel-guidelines-${theirs}`);
 const panes = new Panes(byId("task"), byId("tools"), api);
 const past = []; // {task, verdict, begun}, what this page can take back
-const counts = { answered: 0, left: 0, since: 0 };
+const counts = { answered: 0, left: 0, since: 0, changes: 0 };
 let form = null;
 let awaited = null; // the key of a practice answer whose outcome is shown when it comes
 let watch = null; // how long the task was before somebody's eyes
@@ -35,6 +35,7 @@ let outdated = false; // the project is another than this page knows
 const outbox = new Outbox(api, `keel-outbox-${theirs}`, {
   told: tell,
   kept(item, answer) {
+    counts.changes += 1;
     if (corrects(item)) return location.assign(`${home}/history`);
     if (answer.practice && item.key === awaited) showOutcome(answer.practice);
     refill();
@@ -189,7 +190,7 @@ function post(task, said) {
     past.push({ task, verdict: said.verdict, begun });
     tally(task, said.verdict, 1);
   }
-  const key = outbox.add({ assignment: task.assignment, ...said, duration: begun.duration }, begun);
+  const key = outbox.add({ assignment: task.assignment, ...said, duration: begun.duration }, begun, task.practice);
   drafts.forget(task.assignment);
   return key;
 }
@@ -299,10 +300,12 @@ function tell(state) {
 }
 
 async function count() {
-  const midnight = new Date().setHours(0, 0, 0, 0) / 1000;
+  const midnight = new Date().setHours(0, 0, 0, 0) / 1000, { changes } = counts;
   try {
     const { answered, left } = await api("GET", `${home}/judging?since=${midnight}`);
-    const waiting = outbox.waiting.filter(({ body }) => body.verdict === "answer").length;
+    if (changes !== counts.changes) return count(); // what was kept meanwhile may not be in it
+    if (outbox.waiting.length) counts.since = 0; // and what is not yet may be: the next look tells
+    const waiting = outbox.waiting.filter(({ body, practice }) => body.verdict === "answer" && !practice).length;
     Object.assign(counts, { answered: answered + waiting, left: Math.max(0, left - waiting) });
     drawCounts();
   } catch {

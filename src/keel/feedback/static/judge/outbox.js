@@ -34,9 +34,9 @@ export class Outbox {
     return this.items.filter((item) => item.aside);
   }
 
-  /** `begun` is what stood in the form, of which `body` may be a part: it is kept with it, and not sent. */
-  add(body, begun = body) {
-    const item = { key: crypto.randomUUID?.() ?? uuid(), body, begun };
+  /** `begun` is what stood in the form, of which `body` may be a part: it is kept with it, and not sent; nor is `practice`. */
+  add(body, begun = body, practice = false) {
+    const item = { key: crypto.randomUUID?.() ?? uuid(), body, begun, practice };
     this.items = this.items.filter((other) => !other.aside || other.body.assignment !== body.assignment);
     this.items.push(item);
     write(this.place, this.items);
