@@ -88,7 +88,7 @@ def test_results_are_in_order_and_independent_of_the_number_of_workers(made: Any
 
 
 def test_more_than_one_process_is_at_work_and_none_holds_torch(made: Any, tmp_path: Path) -> None:
-    function = made(workers=2, timeout=30)
+    function = made(workers=2, timeout=120)
     pids = set(ask(function, ["meet", "meet"], tmp_path / "met"))
     assert len(pids) == 2
     assert os.getpid() not in pids
@@ -110,14 +110,14 @@ def test_closing_ends_the_processes_and_the_next_call_starts_others(made: Any) -
     [
         ("die", r"ended its worker process with exit code 7 \(row 1, prompt 'p', response 'die'\); mend the function$"),
         ("crash", r"ended its worker process with signal SIGABRT \(row 1, prompt 'p', response 'crash'\)"),
-        ("hang", r"took more than 0\.2 s \(row 1, prompt 'p', response 'hang'\); make it faster or raise `timeout`$"),
+        ("hang", r"took more than 1 s \(row 1, prompt 'p', response 'hang'\); make it faster or raise `timeout`$"),
         ("raise", r"raised ValueError: bad \(row 1, prompt 'p', response 'raise'\); mend the function$"),
     ],
 )
 def test_a_failure_stops_unless_it_may_be_no_opinion(
     made: Any, response: str, sentence: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    timeout = 0.2 if response == "hang" else None
+    timeout = 1.0 if response == "hang" else None
     stops = made(workers=2, timeout=timeout)
     with pytest.raises(UserError, match=r"^the function worker_taste:f " + sentence):
         ask(stops, ["a", response, "b"], tmp_path / "note")
@@ -163,8 +163,8 @@ def test_in_workers_the_sentences_are_those_of_the_function_in_process(made: Any
 
 
 def test_what_the_function_started_ends_with_its_worker(made: Any, tmp_path: Path) -> None:
-    function = made(workers=1, timeout=0.5)
-    with pytest.raises(UserError, match=r"took more than 0\.5 s"):
+    function = made(workers=1, timeout=3.0)
+    with pytest.raises(UserError, match="took more than 3 s"):
         ask(function, ["child"], tmp_path / "note")
     child = int((tmp_path / "note").read_text())
     assert_gone_soon(child)
@@ -179,7 +179,7 @@ def test_a_worker_ends_with_a_parent_that_is_killed(tmp_path: Path) -> None:
     )
     (tmp_path / "parent.py").write_text(script)
     with subprocess.Popen([sys.executable, "parent.py"], cwd=tmp_path) as parent:
-        deadline = time.monotonic() + 20
+        deadline = time.monotonic() + 120
         while not (note.exists() and note.read_text()) and time.monotonic() < deadline:
             time.sleep(0.02)
         worker = int(note.read_text())
@@ -210,7 +210,7 @@ def test_a_function_of_the_running_script(guard: str, tmp_path: Path) -> None:
 
 
 def assert_gone_soon(pid: int) -> None:
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + 60
     while not gone(pid) and time.monotonic() < deadline:
         time.sleep(0.02)
     assert gone(pid)

@@ -283,7 +283,7 @@ def test_sigkill_at_random_moments_leaves_a_whole_checkpoint(tmp_path: Path) -> 
     for _ in range(10):
         child = context.Process(target=save_for_ever, args=(tmp_path, last + 1))
         child.start()
-        deadline = time.monotonic() + 60
+        deadline = time.monotonic() + 300
         while _newest(tmp_path) <= last and time.monotonic() < deadline:
             time.sleep(0.002)
         time.sleep(moments.uniform(0, 0.1))

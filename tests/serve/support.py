@@ -21,7 +21,7 @@ from keel.serve.launch import listen, url_of
 from keel.serve.records import Asked, Drawing, Drawn, Ids, Response, Scored, ScoreItem, Settings, Update
 from keel.serve.worker import Worker
 
-PATIENCE = 20.0  # seconds until a test that hangs fails
+PATIENCE = 120.0  # seconds until a test that hangs fails
 
 
 class Parrot:
