@@ -292,6 +292,7 @@ def test_practice_comes_first_and_gold_and_repeats_are_hidden_among_the_tasks(
         assert 6 <= shares["repeat"] <= 54
         assert shares["practice"] == 0
         assert progress(session, made).votes == shares["label"]  # a repeat is no vote
+        assert answered_since(session, made, ann, 0) == 300 - 2  # nor is practice what was judged
         assert_books_balance(session)
 
 

@@ -89,11 +89,12 @@ def said_by(
 
 
 def answered_since(session: Session, project: Project, user: User, since: float) -> int:
-    """How many answers of this person stand that were given from that time on."""
+    """How many answers of this person stand that were given from that time on, those to practise left out."""
     query = (
         select(func.count(Judgement.id))
         .join(Assignment, _stands())
-        .where(Judgement.user_id == user.id, Judgement.project_id == project.id)
+        .join(Task, Task.id == Judgement.task_id)
+        .where(Judgement.user_id == user.id, Judgement.project_id == project.id, Task.purpose != "practice")
         .where(Judgement.verdict == "answer", Judgement.created_at >= since)
     )
     return session.scalar(query) or 0
