@@ -9,10 +9,13 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from keel.demo import polite
 from keel.dist import crew
 from keel.dist.launcher import Lost
 from keel.dist.world import joined
@@ -28,6 +31,9 @@ SFT_AND_PPO = [
     "evaluate=null",
     "ppo.reward=[{function: 'keel.demo:polite'}]",
 ]
+LEISURE = "KEEL_TEST_LEISURE"  # seconds that a reward takes
+AT_LEISURE = f"ppo.reward=[{{function: '{__name__}:polite_at_leisure'}}]"
+PATIENCE = 300.0  # seconds until a test that hangs fails
 
 
 @pytest.mark.parametrize("count", [1, 2, 3])
@@ -73,6 +79,17 @@ def test_a_process_that_is_lost_at_the_very_end_is_said(tmp_path: Path) -> None:
     assert pickle.loads((tmp_path / "0").read_bytes()).startswith("process 0 of 2 lost the others")
 
 
+def polite_at_leisure(prompts: Sequence[str], responses: Sequence[str], rows: Sequence[Any]) -> list[float]:
+    """So that whoever looks on has the time to interfere."""
+    time.sleep(float(os.environ.get(LEISURE, "0")))
+    return polite(prompts, responses, rows)
+
+
+def leisurely() -> dict[str, str]:
+    """The variables of such a process."""
+    return {**os.environ, LEISURE: "0.3"}
+
+
 def processes_of(launcher: int) -> dict[int, int]:
     """The id of each process that a launcher has started, by its rank."""
     found = {}
@@ -88,7 +105,7 @@ def processes_of(launcher: int) -> dict[int, int]:
     return found
 
 
-def wait_for_line(run: subprocess.Popen[bytes], metrics: Path, number: int, seconds: float = 120) -> None:
+def wait_for_line(run: subprocess.Popen[bytes], metrics: Path, number: int, seconds: float = PATIENCE) -> None:
     end = time.monotonic() + seconds
     while not metrics.exists() or len(metrics.read_bytes().splitlines()) < number:
         assert run.poll() is None, "the run has ended"
@@ -98,7 +115,7 @@ def wait_for_line(run: subprocess.Popen[bytes], metrics: Path, number: int, seco
 
 def test_a_process_that_is_killed_is_named_and_the_run_starts_again(tmp_path: Path) -> None:
     """One restart is allowed: the first kill is mended, the second one told; then the run ends as one left alone."""
-    recipe = tiny_recipe([*SFT_AND_PPO, "ppo.iterations=24"])
+    recipe = tiny_recipe([*SFT_AND_PPO, AT_LEISURE, "ppo.iterations=24"])
     file, out = tmp_path / "tiny.json", tmp_path / "killed"
     file.write_text(json.dumps(recipe.model_dump(mode="json", exclude_unset=True)), encoding="utf-8")
     metrics = out / "ppo" / "metrics.jsonl"
@@ -106,12 +123,12 @@ def test_a_process_that_is_killed_is_named_and_the_run_starts_again(tmp_path: Pa
     errors = tmp_path / "errors.txt"
     with (
         errors.open("w", encoding="utf-8") as file_of_errors,
-        subprocess.Popen(command, stderr=file_of_errors, stdout=subprocess.DEVNULL) as started,
+        subprocess.Popen(command, stderr=file_of_errors, stdout=subprocess.DEVNULL, env=leisurely()) as started,
     ):
         for rank, line in ((1, 3), (0, 12)):
             wait_for_line(started, metrics, line)
             os.kill(processes_of(started.pid)[rank], signal.SIGKILL)
-        started.wait(timeout=120)
+        started.wait(timeout=PATIENCE)
     assert started.returncode == 2
     said = errors.read_text(encoding="utf-8")
     assert said.splitlines()[-1].startswith("keel: process 0 of 2 ended with SIGKILL, after 1 restarts")
@@ -122,15 +139,16 @@ def test_a_process_that_is_killed_is_named_and_the_run_starts_again(tmp_path: Pa
 
 def test_told_to_end_the_processes_finish_their_step(tmp_path: Path) -> None:
     """The launcher is told, and hands it on; what they end with later is what was not interrupted."""
-    recipe = tiny_recipe([*SFT_AND_PPO, "ppo.iterations=16", "ppo.checkpoint_every=1000", "ppo.evaluate.every=1000"])
+    seldom = ["ppo.checkpoint_every=1000", "ppo.evaluate.every=1000"]
+    recipe = tiny_recipe([*SFT_AND_PPO, AT_LEISURE, "ppo.iterations=16", *seldom])
     file, out = tmp_path / "tiny.json", tmp_path / "told"
     file.write_text(json.dumps(recipe.model_dump(mode="json", exclude_unset=True)), encoding="utf-8")
     metrics = out / "ppo" / "metrics.jsonl"
     command = [sys.executable, "-m", "keel", "run", str(file), "--out", str(out), "--processes", "2"]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT) as started:
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, env=leisurely()) as started:
         wait_for_line(started, metrics, 4)
         started.send_signal(signal.SIGTERM)
-        said, _ = started.communicate(timeout=120)
+        said, _ = started.communicate(timeout=PATIENCE)
     assert started.returncode == 143
     assert b"death signal" not in said  # torch's words; ours say which step was saved
     assert b"the same command, without --fresh-from, goes on from there" in b" ".join(said.split())

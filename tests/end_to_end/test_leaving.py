@@ -54,12 +54,24 @@ def wait_for(metrics: Path, lines: int, child: int, seconds: float = PATIENCE) -
         time.sleep(0.01)
 
 
+class Held(Heard):
+    """Goes on from that step of a stage when it is told to end, and cannot be over before."""
+
+    def __init__(self, stage: str, step: int) -> None:
+        super().__init__()
+        self.held = (stage, step)
+
+    def progress(self, stage: str, done: int, total: int, numbers: Mapping[str, float]) -> None:
+        if (stage, done) == self.held:
+            until(leaving.asked)
+
+
 @pytest.mark.parametrize(("stage", "lines"), [("sft", 4), ("ppo", 3)])
 def test_told_to_end_it_finishes_the_step_and_goes_on_from_there(tmp_path: Path, stage: str, lines: int) -> None:
     """Checkpoints were far apart, and the exit code is the documented one."""
     seldom = ["sft.checkpoint_every=1000", "ppo.checkpoint_every=1000", "ppo.evaluate.every=1000", "sft.epochs=8"]
     recipe = two_stages(5, *seldom)
-    child = start(recipe, tmp_path / "told")
+    child = start(recipe, tmp_path / "told", Held(stage, lines))
     wait_for(tmp_path / "told" / stage / "metrics.jsonl", lines, child)
     os.kill(child, signal.SIGTERM)
     _, status = os.waitpid(child, 0)
