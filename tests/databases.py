@@ -6,6 +6,7 @@ import itertools
 import os
 import pwd
 import shutil
+import signal
 import socket
 import subprocess
 import tempfile
@@ -19,7 +20,7 @@ import pytest
 
 from keel.feedback.database import Database
 
-_START_SECONDS = 60
+_START_SECONDS = 300
 _numbers = itertools.count()
 
 
@@ -59,21 +60,22 @@ def postgres() -> Iterator[Postgres]:
             capture_output=True,
             user=owner,
         )
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            port = free.getsockname()[1]
-        options = ["-p", str(port), "-k", folder, "-c", "fsync=off", "-c", "max_connections=200"]
-        with Path(folder, "log").open("wb") as log:
-            server = subprocess.Popen([found, "-D", data, *options], stderr=log, stdout=log, user=owner)
-        try:
-            made = Postgres(port)
-            _wait_for(made, server)
-            made.run("CREATE DATABASE keel")
-            Database(made.url("keel")).close()
-            yield made
-        finally:
-            server.terminate()
-            server.wait()
+        with socket.socket() as mine:  # held, so that nobody else is given it before the server has it
+            mine.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            mine.bind(("127.0.0.1", 0))
+            port = mine.getsockname()[1]
+            options = ["-p", str(port), "-k", folder, "-c", "fsync=off", "-c", "max_connections=200"]
+            with Path(folder, "log").open("wb") as log:
+                server = subprocess.Popen([found, "-D", data, *options], stderr=log, stdout=log, user=owner)
+            try:
+                made = Postgres(port)
+                _wait_for(made, server)
+                made.run("CREATE DATABASE keel")
+                Database(made.url("keel")).close()
+                yield made
+            finally:
+                server.send_signal(signal.SIGINT)  # told otherwise it waits for whoever is connected
+                server.wait()
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])

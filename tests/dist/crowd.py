@@ -26,10 +26,9 @@ def in_processes(count: int, work: Callable[[], Any]) -> list[Any]:
 
 def start(count: int, work: Callable[[], Any], folder: Path) -> list[int]:
     """The ids of forked processes, each of which writes what `work` returns to a file named by its rank."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
     children = []
+    mine = held_port()
+    port = mine.getsockname()[1]
     for rank in range(count):
         child = os.fork()
         if child == 0:
@@ -39,7 +38,16 @@ def start(count: int, work: Callable[[], Any], folder: Path) -> list[int]:
             }
             _child(work, folder / str(rank))
         children.append(child)
+    mine.close()
     return children
+
+
+def held_port() -> socket.socket:
+    """Bound to a free port, that nobody else is given while a process forked from here has it, and may listen there."""
+    mine = socket.socket()
+    mine.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    mine.bind(("127.0.0.1", 0))
+    return mine
 
 
 def _child(work: Callable[[], Any], result: Path) -> None:

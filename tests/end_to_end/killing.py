@@ -11,13 +11,12 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import os
 import random
 import signal
-import socket
 import sys
 import tempfile
-import threading
 import time
 import traceback
 from pathlib import Path
@@ -30,8 +29,10 @@ from keel.build import run_recipe
 from keel.config.recipe import Recipe
 from keel.dist.launcher import LOST, Lost
 from keel.runs.console import SilentConsole
+from tests.dist.crowd import held_port
 from tests.end_to_end.tiny import tiny_recipe
 
+_GRACE = 10.0  # seconds until those that are left are killed too
 LAYOUTS = {
     "head": [],
     "network": ["ppo.critic=network"],
@@ -52,40 +53,53 @@ def run_in_child(
     **options: Any,
 ) -> bool:
     """Run the recipe in forked processes, one of which may be killed; True if they ended by themselves."""
-    where = _places(processes)
     children = []
+    mine = held_port()
+    where = _places(processes, mine.getsockname()[1])
     for rank, place in enumerate(where):
         child = os.fork()
         if child == 0:
             os.environ |= place
             _child(recipe, out, kill_at_sync if rank == victim else None, options)
         children.append(child)
-    timer = threading.Timer(kill_after, os.kill, (children[victim], signal.SIGKILL)) if kill_after is not None else None
-    if timer:
-        timer.start()
-    ends = [_end(child) for child in children]
-    if timer:
-        timer.cancel()
+    mine.close()
+    ends = _ends(children, children[victim], kill_after)
     if -signal.SIGKILL in ends:
         return False
     assert ends == [0] * processes, f"the run failed ({ends}); its traceback is above"
     return True
 
 
-def _places(processes: int) -> list[dict[str, str]]:
+def _places(processes: int, port: int) -> list[dict[str, str]]:
     """What a launcher tells each process; nothing to one alone."""
     if processes == 1:
         return [{}]
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = str(probe.getsockname()[1])
-    shared = {"WORLD_SIZE": str(processes), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "GLOO_SOCKET_IFNAME": "lo"}
+    shared = {"WORLD_SIZE": str(processes), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    shared["GLOO_SOCKET_IFNAME"] = "lo"
     return [shared | {"RANK": str(rank), "LOCAL_RANK": str(rank)} for rank in range(processes)]
 
 
-def _end(child: int) -> int:
-    """Its exit code; -9 where it was killed."""
-    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+def _ends(children: list[int], victim: int, kill_after: float | None) -> list[int]:
+    """The exit codes; -9 of those that were killed.
+
+    As a launcher does, this ends those that still wait for one that was killed: before they have met, they would wait
+    for an hour.
+    """
+    ends: dict[int, int] = {}
+    kill_at = math.inf if kill_after is None else time.monotonic() + kill_after
+    others_at = math.inf
+    while len(ends) < len(children):
+        for child in set(children) - ends.keys():
+            found, status = os.waitpid(child, os.WNOHANG)
+            if found:
+                ends[child] = os.waitstatus_to_exitcode(status)
+                if ends[child] == -signal.SIGKILL:
+                    others_at = min(others_at, time.monotonic() + _GRACE)
+        for child in set(children) - ends.keys():
+            if time.monotonic() >= (min(kill_at, others_at) if child == victim else others_at):
+                os.kill(child, signal.SIGKILL)
+        time.sleep(0.005)
+    return [ends[child] for child in children]
 
 
 def _child(recipe: Recipe, out: Path, kill_at_sync: int | None, options: dict[str, Any]) -> None:
