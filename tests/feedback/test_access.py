@@ -3,19 +3,25 @@
 from __future__ import annotations
 
 import re
+import shutil
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+from argon2 import PasswordHasher
 from fastapi import FastAPI
 from fastapi.routing import APIRoute
 from fastapi.testclient import TestClient
 from itsdangerous import Signer
 from sqlalchemy import update
+from sqlalchemy.orm import Session
 
 from keel.feedback import people
-from keel.feedback.app import ROUTERS
+from keel.feedback.app import ROUTERS, make_app
 from keel.feedback.database import Database
+from keel.feedback.passwords import Passwords
 from keel.feedback.tables import Login, User
 from keel.feedback.web.access import Admin, Annotator, SignedIn, Viewer
 from keel.feedback.web.home import Entry, HomeList
@@ -279,3 +285,54 @@ def test_two_servers_on_a_database_know_each_others_logins(store: Database, tmp_
     answer = visitor(quick_app(other), cookies=client.cookies).get("/account")
     assert answer.status_code == 200
     other.close()
+
+
+class Counting(Database):
+    """Knows how many of its sessions are open."""
+
+    open = 0
+
+    @contextmanager
+    def reading(self) -> Iterator[Session]:
+        with super().reading() as session, self._counted():
+            yield session
+
+    @contextmanager
+    def writing(self) -> Iterator[Session]:
+        with super().writing() as session, self._counted():
+            yield session
+
+    @contextmanager
+    def _counted(self) -> Iterator[None]:
+        self.open += 1
+        try:
+            yield
+        finally:
+            self.open -= 1
+
+
+def test_nobody_waits_for_the_database_while_a_password_is_hashed(three: Path, tmp_path: Path) -> None:
+    """Hashing is slow on purpose, and few sessions are open at a time: guesses would stop those who judge."""
+    database, open_meanwhile = Counting(shutil.copy(three, tmp_path)), []
+
+    class Watched(PasswordHasher):
+        def verify(self, hash: str | bytes, password: str | bytes) -> bool:  # type: ignore[override]  # looks, then the same
+            open_meanwhile.append(database.open)
+            return super().verify(hash, password)
+
+        def hash(self, password: str | bytes, *, salt: bytes | None = None) -> str:
+            open_meanwhile.append(database.open)
+            return super().hash(password, salt=salt)
+
+    app = make_app(database, passwords=Passwords(Watched(time_cost=1, memory_cost=8, parallelism=1)))
+    open_meanwhile.clear()
+    client = signed_in(app, "ann")
+    assert visitor(app).post("/sign-in", data={"name": "ann", "password": "wrong, wrong"}).status_code == 401
+    data = {"current": PASSWORD, "new": "another long one", "csrf": csrf_of(client)}
+    assert client.post("/account/password", data=data).status_code == 303
+    root = signed_in(app, "root", PASSWORD)
+    link = shown_once(root, root.post("/people/invitations", data={"role": "viewer", "csrf": csrf_of(root)}))
+    joined = visitor(app).post(link.removeprefix(URL), data={"name": "Zoe", "password": PASSWORD})
+    assert joined.status_code == 303
+    database.close()
+    assert open_meanwhile == [0] * 6  # three sign-ins, a change that checks and hashes, a new account

@@ -152,6 +152,12 @@ def account(session: Session, user_id: int, *, locked: bool = False) -> User:
     return user
 
 
+def find_user(session: Session, name: str, *, locked: bool = False) -> User | None:
+    """The account with this name, whatever its case and spacing; an account that has ended is found too."""
+    query = select(User).where(User.name_key == key_of(name))
+    return session.scalar(query.with_for_update() if locked else query)
+
+
 def set_role(session: Session, user_id: int, role: Role) -> User:
     """Raises Refused where there is no such account, or nobody would be admin any more."""
     user = account(session, user_id)
@@ -192,7 +198,7 @@ def reset_password(session: Session, name: str, password_hash: str) -> User:
 
     Raises Refused where nobody has that name.
     """
-    user = session.scalar(select(User).where(User.name_key == key_of(name)).with_for_update())
+    user = find_user(session, name, locked=True)
     if user is None:
         raise Refused("not_found", f"nobody is called {name}")
     user.password_hash = password_hash
@@ -204,9 +210,11 @@ def reset_password(session: Session, name: str, password_hash: str) -> User:
 # --- logins ---
 
 
-def check_password(session: Session, name: str, password: str, *, passwords: Passwords) -> User:
-    """Who signs in. Raises Refused, with the same words and after the same time, whatever is wrong."""
-    user = session.scalar(select(User).where(User.name_key == key_of(name)))
+def check_password(user: User | None, password: str, *, passwords: Passwords) -> User:
+    """Who signs in. Raises Refused, with the same words and after the same time, whatever is wrong.
+
+    Call it outside of any session: hashing takes long on purpose, and others would wait for the database meanwhile.
+    """
     fits = passwords.fits(password, user.password_hash if user else None)
     if user is None or not fits or not user.active:
         raise Refused("unauthorised", _WRONG)

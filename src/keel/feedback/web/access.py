@@ -52,8 +52,10 @@ class Access:
         now = time.time()
         address = _address(request)
         self._addresses.begin(address, now)
-        with self._guessing(name), self._database.reading() as session:
-            user = people.check_password(session, name, password, passwords=self._passwords)
+        with self._guessing(name):
+            with self._database.reading() as session:
+                found = people.find_user(session, name)
+            user = people.check_password(found, password, passwords=self._passwords)
         self._addresses.take_back(address)
         rehashed = self._passwords.hash(password) if self._passwords.outdated(user.password_hash) else None
         with self._database.writing() as session:
