@@ -21,7 +21,7 @@ from keel.feedback.answers import Answer, Compared, Ranked, Rated, Reviewed, kep
 from keel.feedback.database import Database
 from keel.feedback.projects import settings_of
 from keel.feedback.secret import secret_of
-from keel.feedback.tables import Assignment, Judgement, Project, Response, Task, User
+from keel.feedback.tables import STANDS, Assignment, Judgement, Project, Response, Task, User
 from keel.feedback.tasks import prompt_of, to_label
 from keel.schema import (
     CHOSEN_ENDED,
@@ -121,9 +121,9 @@ def _exported(session: Session, project: Project, wanted: Wanted, names: Names) 
 def _standing(project: Project, wanted: Wanted) -> Select[Assignment, Judgement, User]:
     query = (
         select(Assignment, Judgement, User)
-        .join(Judgement, Judgement.id == Assignment.judgement_id)
-        .join(User, User.id == Assignment.user_id)
-        .join(Task, Task.id == Assignment.task_id)
+        .join(Judgement, STANDS)
+        .join(User, User.id == Judgement.user_id)
+        .join(Task, Task.id == Judgement.task_id)
         .where(Assignment.project_id == project.id, Judgement.verdict == "answer")
         .order_by(Judgement.id)
     )

@@ -6,14 +6,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from sqlalchemy import ColumnElement, exists, func, select, update
+from sqlalchemy import exists, func, select, update
 from sqlalchemy.orm import Session
 
 from keel.feedback.answers import Answer, disagreement, kept_answer, read_answer, read_criteria
 from keel.feedback.leases import free_seat, held_by, take_seat
 from keel.feedback.projects import clean_text, settings_of
 from keel.feedback.refused import Refused
-from keel.feedback.tables import Assignment, Judgement, Project, Task, User, Verdict
+from keel.feedback.tables import STANDS, Assignment, Judgement, Project, Task, User, Verdict
 
 LONGEST_COMMENT = 10_000
 _LONGEST = 24 * 60 * 60.0  # seconds that anything takes; a browser left open says more
@@ -59,8 +59,8 @@ def standing(session: Session, project: Project, *, batch: str | None = None) ->
     """
     query = (
         select(Assignment, Judgement)
-        .join(Judgement, Judgement.id == Assignment.judgement_id)
-        .join(Task, Task.id == Assignment.task_id)
+        .join(Judgement, STANDS)
+        .join(Task, Task.id == Judgement.task_id)
         .where(Assignment.project_id == project.id, Judgement.verdict == "answer", Task.withdrawn_at.is_(None))
         .order_by(Judgement.id)
     )
@@ -78,7 +78,7 @@ def said_by(
     """
     query = (
         select(Assignment, Judgement)
-        .join(Judgement, _stands())
+        .join(Judgement, STANDS)
         .where(Judgement.user_id == user.id, Judgement.project_id == project.id)
         .order_by(Judgement.id.desc())
         .limit(count)
@@ -92,7 +92,7 @@ def answered_since(session: Session, project: Project, user: User, since: float)
     """How many answers of this person stand that were given from that time on, those to practise left out."""
     query = (
         select(func.count(Judgement.id))
-        .join(Assignment, _stands())
+        .join(Assignment, STANDS)
         .join(Task, Task.id == Judgement.task_id)
         .where(Judgement.user_id == user.id, Judgement.project_id == project.id, Task.purpose != "practice")
         .where(Judgement.verdict == "answer", Judgement.created_at >= since)
@@ -104,11 +104,6 @@ def closed_with_work_of(session: Session, user: User) -> Sequence[Project]:
     """The closed projects in which this person ever judged, by name."""
     theirs = exists().where(Judgement.project_id == Project.id, Judgement.user_id == user.id)
     return session.scalars(select(Project).where(Project.closed_at.is_not(None), theirs).order_by(Project.name)).all()
-
-
-def _stands() -> ColumnElement[bool]:
-    """Of an assignment's judgements, the one that counts."""
-    return (Assignment.id == Judgement.assignment_id) & (Assignment.judgement_id == Judgement.id)
 
 
 def _judgement(assignment: Assignment, key: str, said: Said, now: float) -> Judgement:
@@ -193,8 +188,8 @@ def answers_to(session: Session, project: Project, task: Task) -> Sequence[Answe
     """The answers to a task that stand, hidden repeats not among them."""
     kept = session.scalars(
         select(Judgement)
-        .join(Assignment, Assignment.judgement_id == Judgement.id)
-        .where(Assignment.task_id == task.id, Assignment.occasion == 0, Judgement.verdict == "answer")
+        .join(Assignment, STANDS)
+        .where(Judgement.task_id == task.id, Assignment.occasion == 0, Judgement.verdict == "answer")
         .order_by(Judgement.id)
     )
     return [kept_answer(project.kind, one.answer) for one in kept if one.answer is not None]

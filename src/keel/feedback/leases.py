@@ -209,6 +209,7 @@ def _repeatable(session: Session, project: Project, user: User) -> Task | None:
         .join(Assignment, Assignment.task_id == Task.id)
         .where(
             to_label(project),
+            Assignment.project_id == project.id,
             Assignment.user_id == user.id,
             Assignment.state == "done",
             Task.id.not_in(recent.scalar_subquery()),

@@ -22,7 +22,7 @@ from keel.data.convert import COMPARISONS, LABELS, RANKINGS, RATINGS, Kind
 from keel.data.read import read_rows
 from keel.errors import UserError
 from keel.feedback.export import Wanted, export_files
-from keel.feedback.tables import Assignment, Judgement, Project, Task, User, Verdict
+from keel.feedback.tables import STANDS, Assignment, Judgement, Project, Task, User, Verdict
 from keel.feedback.tables import Kind as Judging
 
 MOST_REMARKS = 200
@@ -58,8 +58,8 @@ def answers_by_day(session: Session, project: Project) -> list[tuple[str, int]]:
     """(day by UTC, answers that stand), in order; days without any are left out. Withdrawn tasks are none."""
     query = (
         select(Judgement.created_at)
-        .join(Assignment, Assignment.judgement_id == Judgement.id)
-        .join(Task, Task.id == Assignment.task_id)
+        .join(Assignment, STANDS)
+        .join(Task, Task.id == Judgement.task_id)
         .where(Assignment.project_id == project.id, Judgement.verdict == "answer", Task.withdrawn_at.is_(None))
     )
     days = Counter(datetime.fromtimestamp(time, UTC).strftime("%Y-%m-%d") for time in session.scalars(query))
@@ -70,7 +70,7 @@ def remarks(session: Session, project: Project) -> list[Remark]:
     """The newest MOST_REMARKS problems and comments that stand, newest first; not on what was withdrawn."""
     query = (
         select(Judgement, User.name)
-        .join(Assignment, Assignment.judgement_id == Judgement.id)
+        .join(Assignment, STANDS)
         .join(User, User.id == Judgement.user_id)
         .join(Task, Task.id == Judgement.task_id)
         .where(Assignment.project_id == project.id, Task.withdrawn_at.is_(None))
@@ -85,9 +85,9 @@ def said_of(session: Session, task: Task) -> list[tuple[str, Assignment, Judgeme
     """(who, assignment, judgement) of what stands of a task, in order."""
     query = (
         select(User.name, Assignment, Judgement)
-        .join(Assignment, Assignment.user_id == User.id)
-        .join(Judgement, Judgement.id == Assignment.judgement_id)
-        .where(Assignment.task_id == task.id)
+        .join(Judgement, Judgement.user_id == User.id)
+        .join(Assignment, STANDS)
+        .where(Judgement.task_id == task.id)
         .order_by(Judgement.id)
     )
     return [(name, assignment, judgement) for name, assignment, judgement in session.execute(query)]

@@ -19,7 +19,7 @@ from sqlalchemy.orm import Session
 
 from keel.feedback.passwords import Passwords
 from keel.feedback.refused import Refused
-from keel.feedback.tables import Assignment, Invitation, Judgement, Login, Role, Token, User, name_key
+from keel.feedback.tables import STANDS, Assignment, Invitation, Judgement, Login, Role, Token, User, name_key
 
 INVITED_FOR = 7 * 86_400.0
 SIGNED_IN_FOR = 14 * 86_400.0
@@ -125,7 +125,7 @@ def everybody(session: Session) -> list[Account]:
     """All accounts, the ended ones too, by name."""
     answers = (
         select(Assignment.user_id, func.count().label("count"), func.max(Judgement.created_at).label("last"))
-        .join(Judgement, Judgement.id == Assignment.judgement_id)
+        .join(Judgement, STANDS)
         .where(Assignment.state == "done")
         .group_by(Assignment.user_id)
         .subquery()

@@ -18,7 +18,7 @@ from keel.data.audit.intervals import Estimate, Rate, rate
 from keel.data.audit.reliability import interval, met, nominal, reliability
 from keel.feedback.answers import Answer, Compared, Ranked, Rated, Reviewed, kept_answer
 from keel.feedback.projects import Settings, settings_of
-from keel.feedback.tables import Assignment, Judgement, Kind, Project, Purpose, Task, User, Verdict
+from keel.feedback.tables import STANDS, Assignment, Judgement, Kind, Project, Purpose, Task, User, Verdict
 
 Ints = NDArray[np.int64]
 Floats = NDArray[np.float64]
@@ -152,8 +152,8 @@ def _said(session: Session, project: Project) -> Iterator[_Said]:
             Assignment.user_id, Assignment.task_id, Task.purpose, Assignment.occasion, Judgement.verdict,
             Judgement.answer, Task.expected, Judgement.order, Judgement.duration,
         )
-        .join(Judgement, Judgement.id == Assignment.judgement_id)
-        .join(Task, Task.id == Assignment.task_id)
+        .join(Judgement, STANDS)
+        .join(Task, Task.id == Judgement.task_id)
         .where(Assignment.project_id == project.id, Task.withdrawn_at.is_(None))
         .order_by(Judgement.id)
     )  # fmt: skip

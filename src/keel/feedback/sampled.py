@@ -13,7 +13,7 @@ from sqlalchemy.orm import Session
 
 from keel.feedback.projects import Settings, add_project, clean_name, free_name, settings_of
 from keel.feedback.refused import Refused
-from keel.feedback.tables import Assignment, Judgement, Kind, Project, Task, User
+from keel.feedback.tables import STANDS, Assignment, Judgement, Kind, Project, Task, User
 from keel.feedback.tasks import NewResponse, NewTask, as_kept, prompt_of, to_label
 from keel.schema import Dialogue, Message, Sampled
 
@@ -80,7 +80,7 @@ def votes_by(session: Session, project: Project, *, batch: str) -> dict[str, int
     rows = session.execute(
         select(User.name, count)
         .join(Judgement, Judgement.user_id == User.id)
-        .join(Assignment, Assignment.judgement_id == Judgement.id)
+        .join(Assignment, STANDS)
         .join(Task, Task.id == Judgement.task_id)
         .where(to_label(project), Task.batch == batch)
         .where(Judgement.verdict == "answer", Assignment.occasion == 0)

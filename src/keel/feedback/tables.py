@@ -189,6 +189,7 @@ class Assignment(Base):
     __table_args__ = (
         UniqueConstraint("task_id", "user_id", "occasion"),
         Index("ix_assignments_live", "state", "expires_at"),
+        Index("ix_assignments_project", "project_id"),
         Index("ix_assignments_user", "user_id", "project_id"),
     )
 
@@ -238,3 +239,10 @@ class Judgement(Base):
     created_at: Mapped[float]
 
     assignment: Mapped[Assignment] = relationship()
+
+
+STANDS = (Judgement.assignment_id == Assignment.id) & (Assignment.judgement_id == Judgement.id)
+"""The condition that joins each assignment to the one of its judgements that counts.
+
+`judgement_id` alone would do; with the foreign key beside it the database may start from either table.
+"""
