@@ -36,6 +36,15 @@ def test_a_viewer_finds_the_runs_from_the_first_page(watched: FastAPI) -> None:
         assert 'action="/sign-out"' in page
 
 
+def test_the_api_has_one_shape_of_error_with_runs_in_it_too(watched: FastAPI) -> None:
+    document = watched.openapi()
+    assert [name for name in document["components"]["schemas"] if "__" in name] == []  # two models of one name
+    for path, methods in document["paths"].items():
+        for operation in methods.values():
+            content = operation["responses"]["4XX"]["content"]["application/json"]
+            assert content["schema"] == {"$ref": "#/components/schemas/Problem"}, path
+
+
 def test_an_annotator_sees_none_of_them(watched: FastAPI) -> None:
     ann = signed_in(watched, "ann")
     assert "/watch/" not in ann.get("/").text

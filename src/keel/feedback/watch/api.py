@@ -20,6 +20,7 @@ from keel.feedback.watch import status
 from keel.feedback.watch.downsample import Floats
 from keel.feedback.watch.runs import LiveRun, Runs
 from keel.feedback.watch.stage import LiveStage
+from keel.feedback.web.shell import REFUSED
 
 _EVERY = 1.0  # seconds between two looks of a stream
 _SOON = 0.05  # while files that are there have not been read to their end
@@ -94,16 +95,9 @@ class Series(BaseModel):
     series: list[Points]
 
 
-class Problem(BaseModel):
-    """Why there is no answer."""
-
-    error: dict[str, str | None]
-
-
 def api(runs: Runs, ending: asyncio.Event, guard: Callable[..., Any]) -> APIRouter:
     """The routes under `/api/watch`; streams end when `ending` is set."""
-    problems: dict[int | str, dict[str, Any]] = {code: {"model": Problem} for code in (401, 403, 404, 422)}
-    router = APIRouter(prefix="/api/watch", tags=["watch"], dependencies=[Depends(guard)], responses=problems)
+    router = APIRouter(prefix="/api/watch", tags=["watch"], dependencies=[Depends(guard)], responses=REFUSED)
 
     @router.get("/runs")
     def list_runs() -> list[RunNow]:

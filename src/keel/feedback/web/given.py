@@ -1,14 +1,13 @@
-"""What every route may ask to be given, and how an error looks in the API's description."""
+"""What several routes share: dependencies, the types of their parameters, and the bases of the API's models."""
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated
 
 from fastapi import Depends, Path, Query, Request
-from pydantic import BaseModel, BeforeValidator, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
 from keel.feedback.database import Database
-from keel.feedback.refused import Code
 from keel.feedback.web.shell import Pages
 
 
@@ -33,18 +32,13 @@ UnlessEmpty = BeforeValidator(lambda given: given or None)
 Seconds = Annotated[float, Field(description="seconds since 1970, UTC")]
 
 
-class Reason(BaseModel):
-    code: Code
-    message: str
-    field: str | None
+class Body(BaseModel):
+    """What a request sends as JSON; a key that is not known is refused."""
+
+    model_config = ConfigDict(extra="forbid")
 
 
-class Problem(BaseModel):
-    error: Reason
+class FromRow(BaseModel):
+    """An answer whose fields are read from an object's attributes, of a table's row say."""
 
-
-PROBLEMS: dict[int | str, dict[str, Any]] = {
-    "4XX": {"model": Problem, "description": "Refused, and why"},
-    "503": {"model": Problem, "description": "The database is busy; ask again after the seconds of Retry-After"},
-}
-"""For `responses=` of an API's router."""
+    model_config = ConfigDict(from_attributes=True)

@@ -8,7 +8,7 @@ import uuid
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Path, Query, Request
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, Field
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
@@ -19,7 +19,8 @@ from keel.feedback.leases import MOST_AHEAD, give_back, held_by, lease, left_for
 from keel.feedback.projects import find_project
 from keel.feedback.tables import Assignment, Judgement, Response, User
 from keel.feedback.web.access import Annotator
-from keel.feedback.web.given import PROBLEMS, Id, TheDatabase
+from keel.feedback.web.given import Body, Id, Seconds, TheDatabase
+from keel.feedback.web.shell import REFUSED_OR_BUSY
 from keel.feedback.web.shown import (
     Kept,
     NewJudgement,
@@ -35,7 +36,7 @@ from keel.feedback.web.shown import (
     with_html,
 )
 
-router = APIRouter(prefix="/api/v1", responses=PROBLEMS, tags=["judging"])
+router = APIRouter(prefix="/api/v1", responses=REFUSED_OR_BUSY, tags=["judging"])
 
 AssignmentId = Annotated[str, Path(pattern="^[0-9a-f]{32}$")]
 _LAPSES_EVERY = 1.0  # seconds
@@ -70,9 +71,7 @@ class Judging(BaseModel):
     left: int = Field(description="tasks that this person can still be given, or holds")
 
 
-class Wanted(BaseModel):
-    model_config = ConfigDict(extra="forbid")
-
+class Wanted(Body):
     count: int = Field(1, ge=1, le=MOST_AHEAD)
 
 
@@ -95,7 +94,7 @@ class Line(BaseModel):
 
     number: int
     assignment: str
-    said_at: float = Field(description="seconds since 1970, UTC")
+    said_at: Seconds
     prompt: str = Field(description="how it begins, or how the last message of a chat does")
     said: Said
 

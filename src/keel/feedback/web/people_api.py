@@ -3,30 +3,22 @@
 from __future__ import annotations
 
 import time
-from typing import Annotated
 
 from fastapi import APIRouter, Request
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
 from keel.feedback import people
 from keel.feedback.tables import Role
 from keel.feedback.web.access import Admin, SignedIn, TheAccess
-from keel.feedback.web.given import PROBLEMS, Id, TheDatabase
+from keel.feedback.web.given import Body, FromRow, Id, Seconds, TheDatabase
+from keel.feedback.web.shell import REFUSED_OR_BUSY
 
-router = APIRouter(prefix="/api/v1", responses=PROBLEMS, tags=["people"])
-
-_Seconds = Annotated[float, Field(description="seconds since 1970, UTC")]
+router = APIRouter(prefix="/api/v1", responses=REFUSED_OR_BUSY, tags=["people"])
 
 
-class _Row(BaseModel):
-    model_config = ConfigDict(from_attributes=True)
-
+class _Row(FromRow):
     id: int
-    created_at: _Seconds
-
-
-class _Body(BaseModel):
-    model_config = ConfigDict(extra="forbid")
+    created_at: Seconds
 
 
 class Person(_Row):
@@ -37,23 +29,23 @@ class Person(_Row):
 
 class Member(Person):
     judgements: int = Field(description="answers that stand, in all projects")
-    last_judged_at: _Seconds | None
+    last_judged_at: Seconds | None
     note: str = Field(description="of the invitation that the account came of")
 
 
-class Changes(_Body):
+class Changes(Body):
     """What is left out stays."""
 
     role: Role | None = None
     active: bool | None = Field(default=None, description="false ends every login and token of the account")
 
 
-class NewPassword(_Body):
+class NewPassword(Body):
     current: str
     new: str
 
 
-class NewToken(_Body):
+class NewToken(Body):
     label: str = Field(description="1 to 80 characters")
 
 
@@ -65,7 +57,7 @@ class MadeToken(TokenLine):
     token: str = Field(description="shown this once")
 
 
-class NewInvitation(_Body):
+class NewInvitation(Body):
     role: Role
     note: str = Field(default="", description="for whom: up to 80 characters, which they do not see")
 
@@ -73,7 +65,7 @@ class NewInvitation(_Body):
 class InvitationLine(_Row):
     role: Role
     note: str
-    expires_at: _Seconds
+    expires_at: Seconds
 
 
 class MadeInvitation(InvitationLine):

@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Query
 from fastapi.responses import StreamingResponse
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, Field
 
 from keel.feedback import overview
 from keel.feedback.database import Database
@@ -28,22 +28,15 @@ from keel.feedback.quality import quality
 from keel.feedback.tables import Kind, Verdict
 from keel.feedback.tasks import known_answers, progress, progress_of_rounds
 from keel.feedback.web.access import Admin, Viewer
-from keel.feedback.web.given import PROBLEMS, Id, Round, Seconds, TheDatabase
+from keel.feedback.web.given import Body, FromRow, Id, Round, Seconds, TheDatabase
+from keel.feedback.web.shell import REFUSED_OR_BUSY
 
 _A_PIECE = 1 << 16
 
-router = APIRouter(prefix="/api/v1/projects", responses=PROBLEMS, tags=["projects"])
+router = APIRouter(prefix="/api/v1/projects", responses=REFUSED_OR_BUSY, tags=["projects"])
 
 
-class _Row(BaseModel):
-    model_config = ConfigDict(from_attributes=True)
-
-
-class _Body(BaseModel):
-    model_config = ConfigDict(extra="forbid")
-
-
-class ProjectLine(_Row):
+class ProjectLine(FromRow):
     id: int
     name: str
     kind: Kind
@@ -52,17 +45,17 @@ class ProjectLine(_Row):
     closed_at: Seconds | None
 
 
-class NewProject(_Body):
+class NewProject(Body):
     name: str
     kind: Kind
     settings: Settings = Settings()
 
 
-class Closed(_Body):
+class Closed(Body):
     closed: bool = Field(description="true: nobody is given a task of it any more")
 
 
-class Counts(_Row):
+class Counts(FromRow):
     tasks: int
     complete: int
     votes: int
@@ -93,18 +86,18 @@ class ProjectProgress(Counts):
     days: list[DayAnswers]
 
 
-class RateLine(_Row):
+class RateLine(FromRow):
     hits: int
     total: int
     interval: tuple[float, float] = Field(description="95%")
 
 
-class EstimateLine(_Row):
+class EstimateLine(FromRow):
     value: float
     interval: tuple[float, float] = Field(description="95%")
 
 
-class PersonQualityLine(_Row):
+class PersonQualityLine(FromRow):
     name: str
     active: bool
     judgements: int
@@ -119,7 +112,7 @@ class PersonQualityLine(_Row):
     others: int
 
 
-class ProjectQuality(_Row):
+class ProjectQuality(FromRow):
     scale: str
     alpha: EstimateLine | None
     agreement: EstimateLine | None
@@ -127,7 +120,7 @@ class ProjectQuality(_Row):
     people: list[PersonQualityLine]
 
 
-class RemarkLine(_Row):
+class RemarkLine(FromRow):
     task: int
     person: str
     verdict: Verdict

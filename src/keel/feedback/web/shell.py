@@ -14,6 +14,7 @@ from fastapi import Depends, FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import HTMLResponse, JSONResponse, RedirectResponse, Response
 from fastapi.staticfiles import StaticFiles
+from pydantic import BaseModel
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -66,6 +67,26 @@ _HEADERS = {
 }
 
 _logger = logging.getLogger(__name__)
+
+
+class Reason(BaseModel):
+    code: Code
+    message: str
+    field: str | None
+
+
+class Problem(BaseModel):
+    """What the API answers where it refuses."""
+
+    error: Reason
+
+
+REFUSED: dict[int | str, dict[str, Any]] = {"4XX": {"model": Problem, "description": "Refused, and why"}}
+"""An API's `responses`, for its OpenAPI document."""
+REFUSED_OR_BUSY = REFUSED | {
+    "503": {"model": Problem, "description": "The database is busy; ask again after the seconds of Retry-After"},
+}
+"""The same where routes need the database."""
 
 
 class Pages:
@@ -175,8 +196,8 @@ def _refusal(pages: Pages, request: Request, refused: Refused) -> Response:
     if _is_api(request):
         if status == 401:
             headers["WWW-Authenticate"] = "Bearer"
-        body = {"error": {"code": refused.code, "message": str(refused), "field": refused.field}}
-        return JSONResponse(body, status_code=status, headers=headers)
+        problem = Problem(error=Reason(code=refused.code, message=str(refused), field=refused.field))
+        return JSONResponse(problem.model_dump(), status_code=status, headers=headers)
     title = _TITLES.get(refused.code, "That did not work")
     page = pages(request, "error.html.j2", status=status, heading=title, message=str(refused))
     page.headers.update(headers)

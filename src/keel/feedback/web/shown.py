@@ -8,15 +8,15 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field, SkipValidation
+from pydantic import BaseModel, Field, SkipValidation
 
-from keel.feedback.answers import Compared, Ranked, Rated, Reviewed, kept_answer
+from keel.feedback.answers import Answer, Compared, Ranked, Rated, Reviewed, kept_answer
 from keel.feedback.judgements import LONGEST_COMMENT
 from keel.feedback.projects import Criterion, settings_of
 from keel.feedback.render import markdown, turns
 from keel.feedback.tables import Assignment, Judgement, Kind, Project, Verdict
+from keel.feedback.web.given import Body
 
-Answer = Compared | Ranked | Rated | Reviewed
 Criteria = dict[str, int | str | None]
 _AnswerField = Field(description="in the project's way of judging; responses are numbered from 0 as they are shown")
 _QUESTIONS: dict[Kind, str] = {
@@ -72,10 +72,8 @@ class Shown(BaseModel):
     said: Said | None = Field(description="what this person said of it, where that stands")
 
 
-class NewJudgement(BaseModel):
+class NewJudgement(Body):
     """What a person says of a task. Which answer fits is known once the project is: it is checked then."""
-
-    model_config = ConfigDict(extra="forbid")
 
     assignment: str = Field(pattern="^[0-9a-f]{32}$")
     verdict: Verdict

@@ -9,7 +9,7 @@ from tempfile import TemporaryDirectory
 from typing import Annotated
 
 from fastapi import APIRouter, Depends, Query, Request
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, Field
 
 from keel.config.data import DataConfig
 from keel.data.files import ENDINGS
@@ -21,14 +21,14 @@ from keel.feedback.projects import find_project
 from keel.feedback.refused import Refused
 from keel.feedback.tables import Purpose
 from keel.feedback.web.access import FORMS, Admin, Viewer
-from keel.feedback.web.given import PROBLEMS, Below, Id, Round, Seconds, TheDatabase
+from keel.feedback.web.given import Below, Body, FromRow, Id, Round, Seconds, TheDatabase
 from keel.feedback.web.judging import beginning
-from keel.feedback.web.shell import MOST_BYTES
+from keel.feedback.web.shell import MOST_BYTES, REFUSED_OR_BUSY
 from keel.feedback.web.sites import is_bearer
 
 MOST_UPLOADED = 256 << 20
 
-router = APIRouter(prefix="/api/v1/projects", responses=PROBLEMS, tags=["tasks"])
+router = APIRouter(prefix="/api/v1/projects", responses=REFUSED_OR_BUSY, tags=["tasks"])
 
 
 class LeftOut(BaseModel):
@@ -47,10 +47,8 @@ class ImportedTasks(BaseModel):
     never_given: str = Field(description="why nobody would be given such tasks as things stand, or empty")
 
 
-class ImportLine(BaseModel):
+class ImportLine(FromRow):
     """Tasks that were put in at once."""
-
-    model_config = ConfigDict(from_attributes=True)
 
     number: int = Field(description="that of the first of its tasks")
     created_at: Seconds
@@ -63,15 +61,11 @@ class ImportLine(BaseModel):
     withdrawn_at: Seconds | None
 
 
-class Withdrawn(BaseModel):
-    model_config = ConfigDict(extra="forbid")
-
+class Withdrawn(Body):
     withdrawn: bool = Field(description="true: nobody is given these tasks any more, and they count nowhere")
 
 
-class TaskLine(BaseModel):
-    model_config = ConfigDict(from_attributes=True)
-
+class TaskLine(FromRow):
     id: int
     purpose: Purpose
     round: int
