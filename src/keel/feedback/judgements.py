@@ -156,7 +156,7 @@ def _settle(session: Session, assignment: Assignment, made: Judgement, now: floa
             raise Refused("conflict", "there is nothing to take back")
         assignment.state, assignment.judgement_id = "leased", None
         assignment.leased_at = now
-        assignment.expires_at = now + 60 * settings_of(assignment.project).lease_minutes
+        assignment.expires_at = now + settings_of(assignment.project).lease_seconds
     else:
         assignment.state = "done" if made.verdict == "answer" else "released"
         assignment.judgement_id = made.id

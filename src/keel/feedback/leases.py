@@ -31,7 +31,7 @@ def lease(session: Session, project: Project, user: User, *, count: int, now: fl
     one_browser_at_a_time = select(User.id).where(User.id == user.id).with_for_update(key_share=True)
     session.execute(one_browser_at_a_time)
     settings = settings_of(project)
-    until = now + 60 * settings.lease_minutes
+    until = now + settings.lease_seconds
     held, lapsed = _begun(session, project, user)
     for one in held:
         if one.expires_at <= now:
@@ -56,7 +56,7 @@ def renew(session: Session, user: User, assignment_id: str, *, now: float) -> As
         raise Refused("gone", "the time for this task is over, and nobody is asked about it any more")
     if one.state == "released" and one.sits and not take_seat(session, one.task_id):
         raise Refused("gone", "the time for this task is over, and somebody else has it now")
-    one.state, one.expires_at = "leased", now + 60 * settings_of(one.project).lease_minutes
+    one.state, one.expires_at = "leased", now + settings_of(one.project).lease_seconds
     return one
 
 

@@ -22,6 +22,7 @@ from keel.data.convert import COMPARISONS, LABELS, RANKINGS, RATINGS, Kind
 from keel.data.read import read_rows
 from keel.errors import UserError
 from keel.feedback.export import Wanted, export_files
+from keel.feedback.quality import rate_in_words
 from keel.feedback.tables import STANDS, Assignment, Judgement, Project, Task, User, Verdict
 from keel.feedback.tables import Kind as Judging
 
@@ -174,5 +175,4 @@ def _judged_alone(found: Audit, kind: Judging) -> list[tuple[str, str]]:
 
 
 def _in_words(found: Rate) -> str:
-    low, high = found.interval
-    return f"{found.share:.0%} of {found.total:,} ({low:.0%} to {high:.0%})" if found.total else "not known"
+    return rate_in_words(found, unknown="not known")

@@ -56,6 +56,11 @@ class Settings(Config):
             yield "two criteria have the same name"
 
     @property
+    def lease_seconds(self) -> float:
+        """`lease_minutes` in the unit of every other time."""
+        return 60 * self.lease_minutes
+
+    @property
     def ceiling(self) -> int:
         """The votes that a task may get."""
         if self.choice != "disputed":

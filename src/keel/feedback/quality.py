@@ -112,15 +112,16 @@ def table(found: Quality) -> list[tuple[str, ...]]:
             f"{one.problems:,}",
             "" if one.median_seconds is None else f"{one.median_seconds:.1f}",
             "" if one.agreement is None else f"{one.agreement:.0%} of {one.others:,}",
-            *(_in_words(each) for each in (one.fast, one.gold, one.repeats, one.first)),
+            *(rate_in_words(each) for each in (one.fast, one.gold, one.repeats, one.first)),
         )
         for one in found.people
     ]
 
 
-def _in_words(found: Rate) -> str:
+def rate_in_words(found: Rate, *, unknown: str = "") -> str:
+    """The share, of how many, and its interval; `unknown` where it is of nothing."""
     low, high = found.interval
-    return f"{found.share:.0%} of {found.total:,} ({low:.0%} to {high:.0%})" if found.total else ""
+    return f"{found.share:.0%} of {found.total:,} ({low:.0%} to {high:.0%})" if found.total else unknown
 
 
 _OF_PAIRS = ("compare", "rank")

@@ -74,5 +74,5 @@ def history_page(
     with database.reading() as session:
         project = find_project(session, project_id)
     older = lines[-1].number if len(lines) == _A_PAGE else None
-    said = [(line, in_words(line.said)) for line in lines]
+    said = [(line, in_words(line.said.verdict, line.said.answer)) for line in lines]
     return pages(request, "history.html.j2", project=project, lines=said, older=older)

@@ -109,7 +109,7 @@ def way_of(project: Project) -> Way:
         guidelines=markdown(settings.guidelines),
         criteria=settings.criteria,
         scale=settings.scale,
-        lease_seconds=60 * settings.lease_minutes,
+        lease_seconds=settings.lease_seconds,
     )
 
 
@@ -181,14 +181,11 @@ def kept(judgement: Judgement) -> Kept:
     return Kept(key=judgement.key, verdict=judgement.verdict, practice=_outcome(judgement))
 
 
-def in_words(said: Said) -> str:
-    match said.verdict:
-        case "skip":
-            return "skipped"
-        case "problem":
-            return "reported a problem"
-    assert said.answer is not None
-    return answer_in_words(said.answer)
+def in_words(verdict: Verdict, answer: Answer | None) -> str:
+    """What was said of a task; `answer` may be in either numbering, and the letters follow it."""
+    if answer is not None:
+        return answer_in_words(answer)
+    return {"skip": "skipped", "problem": "reported a problem"}.get(verdict, verdict)
 
 
 def answer_in_words(answer: Answer) -> str:

@@ -19,7 +19,7 @@ from keel.feedback.tables import Assignment, Judgement, Project, Purpose, Task
 from keel.feedback.web.access import Admin, Viewer
 from keel.feedback.web.given import Below, Id, Round, TheDatabase, ThePages, UnlessEmpty
 from keel.feedback.web.judging import beginning
-from keel.feedback.web.shown import answer_in_words
+from keel.feedback.web.shown import in_words
 
 router = APIRouter(prefix="/projects", include_in_schema=False)
 _A_PAGE = 50
@@ -99,10 +99,9 @@ def _said(project: Project, name: str, assignment: Assignment, judgement: Judgem
     """What somebody said of a task: responses are called by their positions, criteria by what they ask."""
     answer = None if judgement.answer is None else kept_answer(project.kind, judgement.answer)
     questions = {one.name: one.question or one.name for one in settings_of(project).criteria}
-    verdict = {"skip": "skipped", "problem": "reported a problem"}.get(judgement.verdict, judgement.verdict)
     return {
         "name": name,
-        "words": verdict if answer is None else answer_in_words(answer),
+        "words": in_words(judgement.verdict, answer),
         "replacement": getattr(answer, "edited", None),
         "criteria": [
             (questions.get(key, key), value) for key, value in judgement.criteria.items() if value is not None
