@@ -143,18 +143,25 @@ def test_what_is_withdrawn_counts_nowhere_and_comes_with_everything(database: Da
             for user in users:
                 best = int(number == 0 and user is users[0])
                 answered(session, made, user, task, {"best": best, "strength": "clear"}, comment="hm")
-        before = told(session, made, tmp_path)
+        number = made.id
+    before = told(database, number, tmp_path)
+    with database.writing() as session:
+        made, users = find_project(session, number), list(session.scalars(select(User).order_by(User.id)))
         add_tasks(session, made, new_tasks(3, round=2), now=NOW + 1)
         add_tasks(session, made, new_tasks(2, purpose="gold", expected=CLEAR), now=NOW + 1)
         for task in tasks_of(session, made)[4:]:
             for user in users:
                 answered(session, made, user, task, {"best": 1, "strength": "clear"}, comment="odd", at=NOW + 9**6)
-        assert_nothing_alike(before, told(session, made, tmp_path))
+    assert_nothing_alike(before, told(database, number, tmp_path))
+    with database.writing() as session:
+        made = find_project(session, number)
         for one in imports(session, made)[:2]:
             withdraw(session, made, one.number)
-        assert told(session, made, tmp_path) == before
+    assert told(database, number, tmp_path) == before
 
-        out = tmp_path / "all.jsonl"
+    out = tmp_path / "all.jsonl"
+    with database.reading() as session:
+        made = find_project(session, number)
         export_files(session, made, {"judgements": out}, Wanted(everything=True))
         rows = [json.loads(line) for line in out.read_text().splitlines()]
         assert [row["task"] for row in rows if row.get("withdrawn")] == [5, 5, 6, 6, 7, 7, 8, 8, 9, 9]
@@ -162,24 +169,26 @@ def test_what_is_withdrawn_counts_nowhere_and_comes_with_everything(database: Da
         assert session.scalar(select(func.count(Judgement.id))) == 18
 
 
-def told(session: Session, made: Project, folder: Path) -> dict[str, Any]:
+def told(database: Database, number: int, folder: Path) -> dict[str, Any]:
     """All that is said of a project as a whole."""
     out = folder / "out.jsonl"
-    export_files(session, made, {"judgements": out}, Wanted())
-    audited = overview.audit_of(session, made)
-    return {
-        "progress": progress(session, made),
-        "rounds": progress_of_rounds(session, made),
-        "known": known_answers(session, made),
-        "by": overview.answers_by_person(session, made),
-        "days": overview.answers_by_day(session, made),
-        "remarks": overview.remarks(session, made),
-        "quality": quality(session, made).people,
-        "export": out.read_text(),
-        "audit": (audited.findings, audited.figures),
-        "standing": [judgement.id for _, judgement in standing(session, made)],
-        "listed": numbers(find_tasks(session, made, Sought(), count=99)),
-    }
+    audited = overview.audit_of(database, number)
+    with database.snapshot() as session:
+        made = find_project(session, number)
+        export_files(session, made, {"judgements": out}, Wanted())
+        return {
+            "progress": progress(session, made),
+            "rounds": progress_of_rounds(session, made),
+            "known": known_answers(session, made),
+            "by": overview.answers_by_person(session, made),
+            "days": overview.answers_by_day(session, made),
+            "remarks": overview.remarks(session, made),
+            "quality": quality(session, made).people,
+            "export": out.read_text(),
+            "audit": (audited.findings, audited.figures),
+            "standing": [judgement.id for _, judgement in standing(session, made)],
+            "listed": numbers(find_tasks(session, made, Sought(), count=99)),
+        }
 
 
 def assert_nothing_alike(before: dict[str, Any], after: dict[str, Any]) -> None:

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
+from sqlalchemy.pool import QueuePool
 
+from keel.data.audit.audit import Audit, audit
+from keel.data.audit.gather import Source
 from keel.feedback.database import Database
 from keel.feedback.overview import audit_of
 from keel.feedback.tables import Kind
@@ -48,8 +52,29 @@ def test_an_audit_has_the_figures_of_its_way_of_judging(
         made = project(session, kind, tasks=len(said), responses=responses)
         for task, answer in zip(tasks_of(session, made), said, strict=True):
             answered(session, made, ann, task, answer)
-        found = dict(audit_of(session, made).figures)
+        number = made.id
+    found = dict(audit_of(database, number).figures)
     assert found.items() >= figures.items()
     comparisons = any(name.startswith("comparisons") for name in figures)
     assert [name for name in COMPARED if name in found] == (COMPARED if comparisons else [])
     assert ("the response that stood first is preferred" in found) == (kind in ("compare", "rank"))
+
+
+def test_the_database_is_let_go_before_the_audit_computes(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An audit of much takes long; few connections are open at a time."""
+    busy: list[int] = []
+    connections = database._engine.pool
+    assert isinstance(connections, QueuePool)
+
+    def look(sources: Sequence[Source]) -> Audit:
+        busy.append(connections.checkedout())
+        return audit(sources)
+
+    monkeypatch.setattr("keel.feedback.overview.audit", look)
+    with database.writing() as session:
+        (ann,) = people(session, "ann")
+        made = project(session, tasks=1)
+        answered(session, made, ann, tasks_of(session, made)[0], CLEAR)
+        number = made.id
+    audit_of(database, number)
+    assert busy == [0]

@@ -21,7 +21,9 @@ from keel.data.audit.intervals import Rate, rate
 from keel.data.convert import COMPARISONS, LABELS, RANKINGS, RATINGS, Kind
 from keel.data.read import read_rows
 from keel.errors import UserError
+from keel.feedback.database import Database
 from keel.feedback.export import Wanted, export_files
+from keel.feedback.projects import find_project
 from keel.feedback.quality import rate_in_words
 from keel.feedback.tables import STANDS, Assignment, Judgement, Project, Task, User, Verdict
 from keel.feedback.tables import Kind as Judging
@@ -113,11 +115,17 @@ class Audited:
     figures: Sequence[tuple[str, str]]
 
 
-def audit_of(session: Session, project: Project) -> Audited:
-    """`keel data audit` of the labels that `keel feedback export` writes. Raises UserError where there are none."""
+def audit_of(database: Database, project_id: int) -> Audited:
+    """`keel data audit` of the labels that `keel feedback export` writes, in a transaction of its own.
+
+    That one ends before the audit begins, which takes long where there is much to audit. Raises UserError where there
+    is nothing, Refused where there is no such project.
+    """
     with TemporaryDirectory(prefix="keel-audit-") as folder:
         out = Path(folder, "export.jsonl")
-        counts = export_files(session, project, {"judgements": out}, Wanted())
+        with database.snapshot() as session:
+            project = find_project(session, project_id)
+            counts = export_files(session, project, {"judgements": out}, Wanted())
         if not counts["judgements"]:
             raise UserError("there is nothing to audit before somebody has judged")
         config = DataConfig(path=str(out))

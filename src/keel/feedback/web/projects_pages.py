@@ -189,12 +189,12 @@ def remarks_page(
 @router.get("/{project_id}/audit")
 def audit_page(request: Request, user: Viewer, database: TheDatabase, pages: ThePages, project_id: Id) -> HTMLResponse:
     found, why_not = None, ""
-    with database.snapshot() as session:
+    with database.reading() as session:
         project = find_project(session, project_id)
-        try:
-            found = overview.audit_of(session, project)
-        except UserError as error:
-            why_not = str(error)
+    try:
+        found = overview.audit_of(database, project_id)
+    except UserError as error:
+        why_not = str(error)
     return pages(request, "project_audit.html.j2", project=project, found=found, why_not=why_not)
 
 
