@@ -26,8 +26,8 @@ from keel.feedback.refused import Refused
 from keel.feedback.secret import secret_of
 from keel.feedback.tables import Role, User
 from keel.feedback.web.attempts import Attempts
+from keel.feedback.web.flash import Flash
 from keel.feedback.web.sites import SAFE, Sites, is_bearer
-from keel.feedback.web.slips import Slips
 
 COOKIE = "keel_session"
 FORMS = ("application/x-www-form-urlencoded", "multipart/form-data")
@@ -43,7 +43,7 @@ class Access:
         key = secret_of(database, "signing")
         self._cookies = Signer(key, salt="keel session", digest_method=hashlib.sha256)
         self._forms = Signer(key, salt="keel form", digest_method=hashlib.sha256)
-        self.slips = Slips(key, secure=sites.secure)
+        self.flash = Flash(key, secure=sites.secure)
         self._names = Attempts(free=5, longest=60)
         self._addresses = Attempts(free=20, longest=900)
 

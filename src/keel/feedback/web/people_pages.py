@@ -97,9 +97,9 @@ def join(
 def account(
     request: Request, user: SignedIn, database: TheDatabase, pages: ThePages, access: TheAccess, new: str = ""
 ) -> Response:
-    said = access.slips.read(request, new)
+    said = access.flash.read(request, new)
     page = _account(request, user, database, pages, new=new, said=said)
-    return access.slips.end(request, page) if said else page
+    return access.flash.end(request, page) if said else page
 
 
 @router.get("/account/password")
@@ -124,7 +124,7 @@ def change_password(
         access.change_password(request, user, current, new)
     except Refused as refused:
         return _account(request, user, database, pages, refused=refused)
-    return access.slips.send(request, "/account", "password", "changed")
+    return access.flash.send(request, "/account", "password", "changed")
 
 
 @router.post("/account/tokens")
@@ -142,7 +142,7 @@ def make_token(
             number = token.id
     except Refused as refused:
         return _account(request, user, database, pages, refused=refused, label=label)
-    return access.slips.send(request, "/account", number, secret)
+    return access.flash.send(request, "/account", number, secret)
 
 
 @router.post("/account/tokens/{token_id}/revoke")
@@ -159,10 +159,10 @@ def revoke_token(user: SignedIn, database: TheDatabase, token_id: Id) -> Respons
 def people_page(
     request: Request, user: Admin, database: TheDatabase, pages: ThePages, access: TheAccess, new: str = ""
 ) -> Response:
-    secret = access.slips.read(request, new)
+    secret = access.flash.read(request, new)
     link = access.link(request, f"/join/{secret}") if secret else ""
     page = _people(request, database, pages, new=new, link=link)
-    return access.slips.end(request, page) if secret else page
+    return access.flash.end(request, page) if secret else page
 
 
 @router.get("/people/invitations")
@@ -190,7 +190,7 @@ def invite(
             number = invitation.id
     except Refused as refused:
         return _people(request, database, pages, refused=refused, role=role, note=note)
-    return access.slips.send(request, "/people", number, secret)
+    return access.flash.send(request, "/people", number, secret)
 
 
 @router.post("/people/invitations/{invitation_id}/withdraw")

@@ -31,7 +31,7 @@ def test_a_reload_shows_no_secret_and_makes_no_other(
     secret = shown_once(admin, answer)
     assert there.startswith(f"{page}?new=")
     assert secret.rpartition("/")[2] not in there
-    assert "keel_slip" not in admin.cookies
+    assert "keel_flash" not in admin.cookies
     again = admin.get(there).text
     assert secret not in again
     assert "was shown once and cannot be shown again" in again
@@ -67,24 +67,24 @@ def test_its_cookie_goes_to_one_page_of_one_login(store: Database) -> None:
     page = admin.get("/account", headers=session).text
     csrf = page.partition('name="csrf" value="')[2].partition('"')[0]
     answer = admin.post("/account/tokens", data={"csrf": csrf, "label": "laptop"}, headers=session)
-    slip, *flags = answer.headers["set-cookie"].split("; ")
+    flash, *flags = answer.headers["set-cookie"].split("; ")
     assert set(flags) == {"HttpOnly", "SameSite=strict", "Path=/account", "Max-Age=60", "Secure"}
 
     def shown(path: str, *cookies: str) -> bool:
-        """And the slip ended with it; one that is not this page's stays for the page that it is for."""
+        """And the message ended with it; one that is not this page's stays for the page that it is for."""
         page = admin.get(path, headers={"Cookie": "; ".join(cookies)})
-        ended = "keel_slip" in page.headers.get("set-cookie", "")
+        ended = "keel_flash" in page.headers.get("set-cookie", "")
         assert ended or secret_of(page.text) is None
         return ended
 
     there, mine = answer.headers["location"], session["Cookie"]
     another = visitor(app).post("/sign-in", data={"name": "root", "password": "correct horse battery"})
-    assert not shown(there, another.headers["set-cookie"].partition(";")[0], slip)
-    assert not shown(there, mine, slip[:-1])
-    assert not shown(there, mine, "keel_slip=1.planted")
-    assert not shown("/people?new=1", mine, slip)
-    assert not shown("/account?new=2", mine, slip)
-    assert shown(there, mine, slip)
+    assert not shown(there, another.headers["set-cookie"].partition(";")[0], flash)
+    assert not shown(there, mine, flash[:-1])
+    assert not shown(there, mine, "keel_flash=1.planted")
+    assert not shown("/people?new=1", mine, flash)
+    assert not shown("/account?new=2", mine, flash)
+    assert shown(there, mine, flash)
 
 
 def test_of_two_that_are_made_at_once_the_earlier_page_says_that_it_is_lost(app: FastAPI) -> None:
