@@ -41,7 +41,7 @@ __all__ = ["Run", "StageRun"]
 
 _MAX_NAMED = 3  # differing keys that a refusal spells out
 
-Console = Callable[[str], None]
+Say = Callable[[str], None]
 
 
 class Run:
@@ -51,7 +51,7 @@ class Run:
         self,
         path: Path,
         name: str,
-        console: Console,
+        console: Say,
         *,
         reuse: Path | None,
         fork: ForkPoint | None,
@@ -81,7 +81,7 @@ class Run:
         fork: ForkPoint | None = None,
         extend: bool = False,
         callbacks: Sequence[Callback] = (),
-        console: Console,
+        console: Say,
     ) -> Iterator[Run]:
         """Create or go on with the run in `out`, locked against other processes until the context ends.
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from keel.feedback.watch.status import RunStatus, of_run, shown, spoken
+from keel.feedback.watch.status import RunStatus, of_run
 from keel.instruments.alarms import alarms
 from keel.runs.files import write_json
 from tests.feedback.watch.support import AT_LEISURE, age, begin_run, begin_stage, lines, live, log, say
@@ -244,10 +244,3 @@ def test_what_the_guards_left_is_told(tmp_path: Path) -> None:
         "2 minibatches were left out: not finite",
         "the KL estimate was impossibly negative in 1 of the last 2 iterations: an error",
     ]
-
-
-def test_numbers_and_times_are_short() -> None:
-    numbers = {0.0: "0", 12345.0: "12,345", 0.1234: "0.123", 12.0: "12", -1.5: "−1.50", 1e-7: "1e−07", 2e9: "2e+09"}
-    assert {value: shown(value) for value in numbers} == numbers
-    times = {5.4: "5 s", 89.0: "89 s", 600.0: "10 min", 7800.0: "2 h 10 min", 259200.0: "3 days"}
-    assert {seconds: spoken(seconds) for seconds in times} == times

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
+from keel.feedback.watch.formats import format_number
 from keel.feedback.watch.runs import LiveRun
 from keel.feedback.watch.stage import LiveStage
-from keel.feedback.watch.status import shown
 
 
 @dataclass(frozen=True)
@@ -107,7 +107,7 @@ def _plans(stage: str) -> Sequence[_Plan]:
 
 def _line(run: LiveRun, stage: LiveStage, key: str, label: str, number: int) -> Line:
     last = stage.curves[key].last
-    return Line(run.id, stage.name, key, label, shown(last) if last == last else "not finite", number)
+    return Line(run.id, stage.name, key, label, format_number(last) if last == last else "not finite", number)
 
 
 def _target(run: LiveRun) -> tuple[str, float] | None:

@@ -11,6 +11,7 @@ from fastapi.responses import HTMLResponse, Response
 
 from keel.feedback.refused import Refused
 from keel.feedback.watch import charts, samples, status
+from keel.feedback.watch.formats import format_duration, format_number
 from keel.feedback.watch.runs import LiveRun, Runs
 from keel.feedback.watch.stage import LiveStage
 from keel.feedback.web.shell import Pages
@@ -24,7 +25,7 @@ REPORT_POLICY = "sandbox; default-src 'none'; style-src 'unsafe-inline'; img-src
 def pages_router(runs: Runs, pages: Pages, prefix: str, guard: Callable[..., Any]) -> APIRouter:
     """The pages, below `prefix`, which is empty or starts with a slash."""
     router = APIRouter(prefix=prefix, include_in_schema=False, dependencies=[Depends(guard)])
-    pages.environment.filters |= {"spoken": status.spoken, "data": asdict, "shown": status.shown}
+    pages.environment.filters |= {"data": asdict, "duration": format_duration, "number": format_number}
 
     def show(request: Request, template: str, **context: Any) -> HTMLResponse:
         return pages(request, template, home=prefix, **context)

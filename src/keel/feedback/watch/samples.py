@@ -7,8 +7,8 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
+from keel.feedback.watch.formats import format_number
 from keel.feedback.watch.stage import LiveStage, number
-from keel.feedback.watch.status import shown
 
 SHOWN = 16  # samples of one iteration on a page
 _STEPS = (0.05, 0.25, 0.5, 1.0, 2.0)  # nats: where the paint of a token grows stronger
@@ -94,9 +94,9 @@ def _piece(token: str, kl: float | None) -> Piece:
     if kl is None or not math.isfinite(kl):
         return Piece(token, 0, "not known")
     strength = sum(abs(kl) >= step for step in _STEPS)
-    return Piece(token, strength if kl > 0 else -strength, f"{shown(kl)} nats")
+    return Piece(token, strength if kl > 0 else -strength, f"{format_number(kl)} nats")
 
 
 def _numbers(row: dict[str, Any], prefix: str, named: tuple[tuple[str, str], ...]) -> list[str]:
     found = [(label, number(row.get(prefix + key))) for key, label in named]
-    return [f"{label} {shown(value)}" for label, value in found if value is not None and math.isfinite(value)]
+    return [f"{label} {format_number(value)}" for label, value in found if value is not None and math.isfinite(value)]

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 from weakref import WeakKeyDictionary
 
+from keel.feedback.watch.formats import format_number
 from keel.feedback.watch.runs import LiveRun
 from keel.feedback.watch.stage import LiveStage, number
 from keel.instruments.alarms import AFTER, alarms
@@ -165,28 +166,6 @@ def _warnings(run: LiveRun) -> list[Notice]:
     return found if ppo is None else found + _negative_kl(ppo) + _alarms(run, ppo)
 
 
-def shown(value: float) -> str:
-    """A number in few characters."""
-    if value != 0 and not 1e-3 <= abs(value) < 1e6:
-        text = f"{value:.2g}"
-    elif abs(value) >= 100 or (value == int(value) and abs(value) >= 10):
-        text = f"{value:,.0f}"
-    else:
-        text = f"{value:.3g}" if abs(value) < 1 else f"{value:.2f}"
-    return text.replace("-", "−")
-
-
-def spoken(seconds: float) -> str:
-    """A span of time: 40 s, 5 min, 2 h 10 min, 3 days."""
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    minutes = round(seconds / 60)
-    if minutes < 90:
-        return f"{minutes} min"
-    hours, rest = divmod(minutes, 60)
-    return f"{hours} h {rest} min" if hours < 48 else f"{round(minutes / 1440)} days"
-
-
 def _status(run: LiveRun, name: str, stage: LiveStage | None, ending: Ending | None) -> StageStatus:
     ended = ending.how if ending is not None and ending.stage == name else None
     if stage is None or not stage.readable:
@@ -235,7 +214,9 @@ def _eta(stage: LiveStage, steps: int | None, planned: int | None, age: float) -
 def _numbers(stage: LiveStage) -> tuple[tuple[str, str], ...]:
     found = [(label, stage.last(*keys)) for label, keys in _HEADLINES.get(stage.name, ())]
     found += [(label, _dig(stage.done.value, keys)) for label, keys in _SUMMARIES.get(stage.name, ())]
-    numbers = tuple((label, shown(value)) for label, value in found if value is not None and math.isfinite(value))
+    numbers = tuple(
+        (label, format_number(value)) for label, value in found if value is not None and math.isfinite(value)
+    )
     return (*numbers, ("pairs", f"{stage.num_samples:,}")) if stage.name == "collect" else numbers
 
 
