@@ -50,7 +50,7 @@ def import_files(
     Rows have a prompt and responses, or chosen and rejected, or one response. Where there are more responses than a
     task takes, each two of them (compare) or each one (review) are a task.
 
-    Example: keel feedback import helpful pairs.jsonl --kind compare --database feedback.db
+    **Example:** `keel feedback import helpful pairs.jsonl --kind compare --database feedback.db`
     """
     from keel.feedback.importing import Meant, put_tasks, read_tasks
 
@@ -78,7 +78,7 @@ def withdraw(
 ) -> None:
     """Withdraw what was put in by mistake: nobody is given its tasks, and they count nowhere. What was said stays.
 
-    Example: keel feedback withdraw helpful 17 --database feedback.db
+    **Example:** `keel feedback withdraw helpful 17 --database feedback.db`
     """
     from keel.feedback.contents import imports, set_withdrawn
     from keel.feedback.projects import find_project
@@ -112,7 +112,7 @@ def export(
 ) -> None:
     """Write what people said as comparisons, rankings, ratings or labels, for `keel reward` and `keel data audit`.
 
-    Example: keel feedback export helpful comparisons.jsonl --database feedback.db
+    **Example:** `keel feedback export helpful comparisons.jsonl --database feedback.db`
     """
     from keel.feedback.export import Wanted, by_name, by_pseudonym, export_files
     from keel.feedback.projects import find_project
@@ -137,7 +137,7 @@ def export(
 def quality(project: ProjectName, database: DatabaseOption = DATABASE) -> None:
     """How far people agree, and what is known of each annotator.
 
-    Example: keel feedback quality helpful --database feedback.db
+    **Example:** `keel feedback quality helpful --database feedback.db`
     """
     from rich.console import Console
     from rich.table import Column, Table
@@ -171,7 +171,7 @@ def backup(
 ) -> None:
     """Write the whole database to one file, while the server runs or not. It holds secrets: only you may read it.
 
-    Example: keel feedback backup feedback-monday.gz --database feedback.db
+    **Example:** `keel feedback backup feedback-monday.gz --database feedback.db`
     """
     from keel.errors import UserError
     from keel.feedback.backup import backup
@@ -190,7 +190,7 @@ def restore(
 ) -> None:
     """Fill an empty database, SQLite or PostgreSQL, from a backup of either: all of it, or nothing.
 
-    Example: keel feedback restore feedback-monday.gz --database postgresql://keel@localhost/keel
+    **Example:** `keel feedback restore feedback-monday.gz --database postgresql://keel@localhost/keel`
     """
     from keel.feedback.backup import restore
 

@@ -22,7 +22,7 @@ _Number = Annotated[StrictInt, Field(ge=0, lt=MOST_RESPONSES)]
 
 
 class Compared(Config):
-    """Which of two is better, and how clearly; nobody's in a tie, or where both are bad."""
+    """Which of two responses is better, and how clearly; `best` is None in a tie, or where both are bad."""
 
     best: _Number | None
     strength: Strength
@@ -114,7 +114,7 @@ RESPONSES: dict[Kind, tuple[int, int]] = {
 
 
 def read_answer(kind: Kind, given: object, *, responses: int, settings: Settings) -> Answer:
-    """A checked answer, of the numbering it came in. Raises Refused."""
+    """An answer in the numbering it came in. Raises Refused where it does not fit the project or the task."""
     try:
         answer = _KINDS[kind].model_validate(given)
     except ValidationError as error:

@@ -92,7 +92,7 @@ def _schema(session: Session) -> str:
 
 
 def _tables(session: Session, schema: str) -> Mapping[str, Table]:
-    """By name, as that schema has them; the empty ones that are there make room for those of an older one."""
+    """That schema's tables by name; where it is an older one, its tables are made in place of the empty ones."""
     if schema == _schema(session):
         return Base.metadata.tables
     connection = session.connection()
@@ -148,7 +148,7 @@ def _parsed(line: bytes | None) -> Any:
 
 
 def _count_on(session: Session) -> None:
-    """New rows get numbers after those that came with theirs: PostgreSQL counts apart from the rows."""
+    """Let new rows be numbered after the restored ones: PostgreSQL's sequences know nothing of rows with given ids."""
     for table in Base.metadata.sorted_tables:
         if "id" in table.c and table.c.id.type.python_type is int:
             largest = session.scalar(select(func.max(table.c.id)))

@@ -57,7 +57,7 @@ def find_import(session: Session, project: Project, number: int) -> Import:
 
 
 def set_withdrawn(session: Session, project: Project, number: int, withdrawn: bool, *, now: float) -> Import:
-    """Withdraw the tasks of an import, or put them back; what is so already stays as it is.
+    """Withdraw the tasks of an import, or put them back; nothing changes where that was done before.
 
     Nobody is lent what is withdrawn, and it counts nowhere. What was said of it stays, and an answer that somebody is
     just working on is still taken. While it is withdrawn the same may be put in again, mended, as new tasks. Raises
@@ -69,7 +69,8 @@ def set_withdrawn(session: Session, project: Project, number: int, withdrawn: bo
         theirs = [Task.project_id == project.id, *(column == getattr(found, column.key) for column in _OF_AN_IMPORT)]
         if not withdrawn:
             _require_none_again(session, project, theirs)
-        # In the order in which seats are taken and freed, and wholly: a digest is a key, that others' rows hold on to.
+        # In the order in which seats are taken and freed, so that there is no deadlock; and by FOR UPDATE rather than
+        # its weaker form, for the digest is part of a unique key.
         locked = select(Task.id).where(*theirs).order_by(Task.id).with_for_update()
         digest = Task.digest + ":" + cast(Task.id, Text) if withdrawn else _FREED
         at = now if withdrawn else None
@@ -86,7 +87,7 @@ def _require_none_again(session: Session, project: Project, theirs: Sequence[Col
 
 @dataclass(frozen=True)
 class Sought:
-    """Which tasks of a project: of any purpose or round, and of no state all that were not withdrawn."""
+    """Which tasks to list. None is any purpose or round; no state is all tasks but the withdrawn ones."""
 
     purpose: Purpose | None = None
     round: int | None = None

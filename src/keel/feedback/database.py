@@ -24,8 +24,8 @@ from sqlalchemy.pool import ConnectionPoolEntry
 from keel.errors import UserError, first_line
 from keel.feedback.tables import Base
 
-_BUSY_SECONDS = 30.0  # that SQLite waits for another process, and writers within one for each other
-AT_ONCE = 4  # sessions that work: more only take the interpreter from each other
+_BUSY_SECONDS = 30.0  # that SQLite waits for another process, and that writers of one process wait for each other
+AT_ONCE = 4  # sessions at work; more would only compete for the interpreter
 _CONNECTIONS = 4 * AT_ONCE  # for snapshots too
 _WRITES = "keel_writes"
 _DRIVERS = {"sqlite": "sqlite", "postgresql": "postgresql+psycopg"}
@@ -35,11 +35,11 @@ _MENDS = {
     "SQLITE_READONLY": "; name a file that may be written to, in a folder that may be too",
     "SQLITE_FULL": "; make room, then start it again: what was saved is there",
 }
-_ONE_UPGRADE = 0x6B65656C  # the number of PostgreSQL's lock on the schema, which is as good as any other
+_ONE_UPGRADE = 0x6B65656C  # the key of PostgreSQL's advisory lock on the schema: any number does that others do not use
 
 
 class Busy(Exception):
-    """Others have kept the database for too long."""
+    """Another writer has kept the database for too long."""
 
 
 class Database:
@@ -66,20 +66,20 @@ class Database:
             raise
 
     def __str__(self) -> str:
-        """Without its password, which may stand among its options too."""
+        """A file's path, or the URL without its password and its options, which may hold one too."""
         return self.url.database or "" if self.embedded else self.url.set(query={}).render_as_string()
 
     @contextmanager
     def reading(self) -> Iterator[Session]:
-        """A session whose changes are forgotten."""
+        """A session for reading: nothing that it changes is committed."""
         with self._workers, Session(self._engine) as session:
             yield session
 
     @contextmanager
     def snapshot(self) -> Iterator[Session]:
-        """`reading` everything as it is at one moment, however many queries that takes and whoever writes meanwhile.
+        """As `reading`, but all queries see the database as it was at one moment, whoever writes meanwhile.
 
-        It may take long, and keeps nobody waiting.
+        It is none of the AT_ONCE sessions, so that a long one keeps nobody waiting.
         """
         level = {} if self.embedded else {"isolation_level": "REPEATABLE READ"}  # SQLite's transactions are that anyway
         with Session(self._engine.execution_options(**level)) as session:
@@ -97,7 +97,7 @@ class Database:
 
     @contextmanager
     def _turn(self) -> Iterator[None]:
-        """While it waits it is none of those that work: readers go on."""
+        """One that waits for its turn is not yet one of the AT_ONCE sessions: readers go on meanwhile."""
         if not self.embedded:
             yield
         elif self._writers.acquire(timeout=_BUSY_SECONDS):
@@ -110,7 +110,7 @@ class Database:
 
     @contextmanager
     def for_the_terminal(self) -> Iterator[None]:
-        """What the database itself cannot do inside, on a disk that is full, say, is a UserError."""
+        """Turns errors of the database itself, such as a full disk, into a UserError."""
         try:
             yield
         except DBAPIError as error:
@@ -120,13 +120,13 @@ class Database:
         self._engine.dispose()
 
     def discard(self) -> None:
-        """Close it; where the file was made for it, nobody else has it open and it is empty, it is removed."""
+        """Close it, and remove the file if it was made by this object, is empty and is open nowhere else."""
         self.close()
         if self._made:
             _remove_empty(Path(str(self.url.database)))
 
     def _in_words(self, error: Exception) -> str:
-        """What it says, without the password, and what can be done."""
+        """The error's first line without the password, and what can be done about it."""
         cause = getattr(error, "orig", None) or error
         name = str(getattr(cause, "sqlite_errorname", ""))
         mend = next((words for kind, words in _MENDS.items() if name.startswith(kind)), "")
@@ -151,9 +151,9 @@ def _url_of(url: str | Path) -> URL:
 
 
 def _make_private(file: str) -> bool:
-    """Where there is none: an empty file for its owner alone, whose mode SQLite gives to those that it puts beside.
+    """Make an empty file that only its owner may read, unless there is one; returns whether it was made.
 
-    Returns whether there was none.
+    SQLite gives the file's mode to those that it puts beside it.
     """
     try:
         os.close(os.open(file, os.O_CREAT | os.O_EXCL | os.O_WRONLY, _ONLY_MINE))
@@ -163,9 +163,9 @@ def _make_private(file: str) -> bool:
 
 
 def _remove_empty(file: Path) -> None:
-    """It stays where others have it open: SQLite then gives up no WAL.
+    """Remove a database that holds no row; it stays where others have it open, for SQLite then cannot leave WAL mode.
 
-    Without one nobody loses what they put there: SQLite writes to no file that was removed meanwhile.
+    Outside of WAL mode nobody can lose what they write: SQLite refuses to write to a file that was removed meanwhile.
     """
     with (
         suppress(sqlite3.Error, OSError),
@@ -189,20 +189,20 @@ def _engine_of(url: URL, *, embedded: bool) -> Engine:
 
 
 def _prepare(connection: Any, record: ConnectionPoolEntry) -> None:
-    """WAL, every commit on the disk, foreign keys that hold; and no transactions but those that are begun below."""
+    """WAL, every commit synced to the disk, foreign keys enforced; and `_begin` alone begins transactions."""
     connection.isolation_level = None
     for pragma in ("journal_mode = WAL", "synchronous = FULL", "foreign_keys = ON"):
         connection.execute(f"PRAGMA {pragma}")
 
 
 def _begin(connection: sqlalchemy.Connection) -> None:
-    """A writer says so at once: a reader that turns writer in the midst may be refused."""
+    """A writer takes the write lock at once: SQLite may refuse it to a transaction that has already read."""
     writes = connection.get_execution_options().get(_WRITES)
     connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
 
 
 def _upgrade(engine: Engine) -> None:
-    """The newest schema. Raises UserError where the database was made by a newer Keel."""
+    """Bring the schema up to date. Raises UserError where the database was made by a newer Keel."""
     known = revisions()
     with engine.execution_options(**{_WRITES: True}).begin() as connection:
         if connection.dialect.name == "postgresql":  # SQLite has one writer at a time
@@ -220,7 +220,7 @@ def revisions() -> list[str]:
 
 
 def upgrade(connection: sqlalchemy.Connection, revision: str = "head") -> None:
-    """From the schema that is there, if there is one, to a later one."""
+    """Migrate to a later revision, from the schema that is there or from nothing."""
     config = _migrations()
     config.attributes["connection"] = connection
     command.upgrade(config, revision)

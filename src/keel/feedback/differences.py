@@ -33,7 +33,7 @@ def _differing(one: str, other: str) -> Iterator[Spans]:
 def _replaced(
     part: re.Pattern[str], one: str, other: str, first: tuple[int, int], second: tuple[int, int]
 ) -> Iterator[Spans]:
-    """What is not the same in two stretches, taken apart by `part`."""
+    """Where two stretches differ, when both are cut into pieces by `part`."""
     parts = [list(part.finditer(text, *stretch)) for text, stretch in ((one, first), (other, second))]
     if len(parts[0]) * len(parts[1]) > MOST_COMPARED:
         yield first, second

@@ -16,7 +16,7 @@ from keel.feedback.refused import Refused
 from keel.feedback.tables import STANDS, Assignment, Judgement, Project, Task, User, Verdict
 
 LONGEST_COMMENT = 10_000
-_LONGEST = 24 * 60 * 60.0  # seconds that anything takes; a browser left open says more
+_LONGEST = 24 * 60 * 60.0  # seconds that a judgement may have taken; a browser that was left open might send more
 
 
 @dataclass(frozen=True)
@@ -32,12 +32,13 @@ class Said:
 
 
 def judge(session: Session, user: User, key: str, assignment_id: str, said: Said, *, now: float) -> Judgement:
-    """Write a judgement down, under the `key` that the client made for it; sent again, it is the same one.
+    """Record a judgement under the `key` that the client made for it; sent again, it is the same judgement.
 
     An `answer` to what was answered already corrects it; `withdrawn` takes the last one back, and the task is this
     person's again; `skip` and `problem` leave the task to others. A lease that lapsed is no obstacle.
 
-    Raises Refused: another's assignment is not found, a key that says something else now is a conflict.
+    Raises Refused where the assignment is not this person's, the key was used to say something else, what is said does
+    not fit the project, or there is nothing to take back.
     """
     assignment = held_by(session, user, assignment_id, locked=True)
     before = session.scalar(select(Judgement).where(Judgement.key == key))
@@ -107,7 +108,7 @@ def closed_with_work_of(session: Session, user: User) -> Sequence[Project]:
 
 
 def _judgement(assignment: Assignment, key: str, said: Said, now: float) -> Judgement:
-    """The row to be, checked."""
+    """A new row, in no session yet. Raises Refused where what is said does not fit the project."""
     project = assignment.project
     settings = settings_of(project)
     answer = None
@@ -138,7 +139,7 @@ def _judgement(assignment: Assignment, key: str, said: Said, now: float) -> Judg
 
 
 def _same(before: Judgement, assignment: Assignment, said: Said) -> bool:
-    """Whether what comes again is the row that is there; what that replaced is no part of what was said."""
+    """Whether a judgement that is sent again says what the row says; what it replaced then does not matter."""
     if (before.assignment_id, before.verdict, before.comment) != (assignment.id, said.verdict, said.comment):
         return False
     try:

@@ -45,9 +45,9 @@ def lease(session: Session, project: Project, user: User, *, count: int, now: fl
 
 
 def renew(session: Session, user: User, assignment_id: str, *, now: float) -> Assignment:
-    """Hold a task for as long again, also one whose time was over if nobody else has it.
+    """Hold a task for another full lease, even after the last one has lapsed, if nobody else has it by now.
 
-    Raises Refused where it is none of theirs, was judged, was withdrawn, or went to somebody else.
+    Raises Refused where it is not theirs, has been judged, or was lost: withdrawn, or lent to somebody else.
     """
     one = held_by(session, user, assignment_id, locked=True)
     if one.judgement_id is not None:
@@ -61,7 +61,10 @@ def renew(session: Session, user: User, assignment_id: str, *, now: float) -> As
 
 
 def held_by(session: Session, user: User, assignment_id: str, *, locked: bool = False) -> Assignment:
-    """An assignment of this person's, whatever became of it. Raises Refused where it is another's, or none."""
+    """This person's assignment, whatever its state; `locked` holds its row until the transaction ends.
+
+    Raises Refused where there is none of that id, or it is somebody else's.
+    """
     query = select(Assignment).where(Assignment.id == assignment_id, Assignment.user_id == user.id)
     query = query.options(joinedload(Assignment.task).lazyload(Task.responses), joinedload(Assignment.project))
     found = session.scalar(query.with_for_update(of=Assignment) if locked else query)
@@ -73,7 +76,7 @@ def held_by(session: Session, user: User, assignment_id: str, *, locked: bool = 
 def left_for(session: Session, project: Project, user: User) -> int:
     """Tasks to label that this person can still be given, or holds.
 
-    To the next ten where gold or repeats are hidden among them: an exact number would tell which did not count.
+    Rounded up to ten where gold or repeats are hidden among them: an exact number would tell which did not count.
     """
     theirs = select(Assignment.task_id).where(Assignment.user_id == user.id, Assignment.project_id == project.id)
     query = select(func.count(Task.id)).where(
@@ -86,7 +89,7 @@ def left_for(session: Session, project: Project, user: User) -> int:
 
 
 def give_back(session: Session, user: User, assignment_id: str) -> None:
-    """End a lease that this person holds; another's, or none, is passed over: the browser that asks is closing."""
+    """End a lease that this person holds; one that has ended already, or is somebody else's, is left as it is."""
     ended = session.execute(
         update(Assignment)
         .where(Assignment.id == assignment_id, Assignment.user_id == user.id, Assignment.state == "leased")
@@ -99,7 +102,7 @@ def give_back(session: Session, user: User, assignment_id: str) -> None:
 
 
 def release_lapsed(session: Session, *, now: float) -> int:
-    """Take back what was held too long; returns how many. What somebody is just judging is passed over."""
+    """End the leases whose time is over; returns how many. One that is locked, being judged right now, is skipped."""
     lapsed = session.execute(
         select(Assignment.id, Assignment.task_id, Assignment.occasion)
         .where(Assignment.state == "leased", Assignment.expires_at <= now)
@@ -114,15 +117,16 @@ def release_lapsed(session: Session, *, now: float) -> int:
 
 
 def free_seat(session: Session, task_id: int) -> None:
-    """Somebody else may judge it. Gold and practice tasks have no seats: everybody gets them."""
+    """Give a seat of the task back. Gold and practice tasks have none: everybody gets those."""
     seated = update(Task).where(Task.id == task_id, Task.purpose == "label")
     session.execute(seated.values(seats_taken=Task.seats_taken - 1))
 
 
 def take_seat(session: Session, task_id: int, *, even_if_full: bool = False) -> bool:
-    """Whether a seat was free and is now taken: the one statement that decides who works on a task.
+    """Take a seat of the task; returns whether there was one. This one statement decides who works on a task.
 
-    What was withdrawn has none to give; `even_if_full` is for an answer that comes late, which is taken all the same.
+    A withdrawn task has none to give. `even_if_full` is for an answer that comes after its lease has lapsed: it counts
+    even where somebody else has the seat by now.
     """
     query = update(Task).where(Task.id == task_id).values(seats_taken=Task.seats_taken + 1)
     if not even_if_full:
@@ -131,9 +135,9 @@ def take_seat(session: Session, task_id: int, *, even_if_full: bool = False) -> 
 
 
 def _begun(session: Session, project: Project, user: User) -> tuple[list[Assignment], list[Assignment]]:
-    """What this person holds, the oldest first, and what they held, never judged and can be given again.
+    """What this person holds, the oldest first, and what has lapsed before they judged it and can be lent them again.
 
-    What was withdrawn is in neither: they are not shown it again, and it lapses.
+    Withdrawn tasks are in neither: they are not shown again, and their leases lapse.
     """
     free = (Task.seats_taken < Task.seats) | (Task.purpose != "label") | (Assignment.occasion == 1)
     rows = session.scalars(
@@ -149,10 +153,10 @@ def _begun(session: Session, project: Project, user: User) -> tuple[list[Assignm
         )
         .order_by(Assignment.state, Assignment.leased_at, Assignment.id)  # "leased" comes before "released"
         .limit(MOST_AHEAD)
-        .with_for_update(of=Assignment)  # who takes back what lapsed passes over it, or was here first
+        .with_for_update(of=Assignment)  # `release_lapsed` skips these rows from here on, or came first
     ).all()
     lapsed = [one for one in rows if one.state == "released"]
-    in_order = sorted(lapsed, key=lambda one: one.task_id)  # in which everybody takes seats: nobody waits in a circle
+    in_order = sorted(lapsed, key=lambda one: one.task_id)  # everybody takes seats in this order: no deadlock
     return [one for one in rows if one.state == "leased"], in_order
 
 
@@ -185,7 +189,7 @@ def _next(
 
 
 def _unseen(session: Session, project: Project, user: User, purpose: Purpose) -> Task | None:
-    """The first free task that this person never had. PostgreSQL passes over one that another is just being lent."""
+    """The first free task that this person never had. PostgreSQL skips one that is being lent to somebody else."""
     seen = select(Assignment.task_id).where(Assignment.user_id == user.id, Assignment.project_id == project.id)
     query = select(Task).where(Task.project_id == project.id, Task.purpose == purpose, Task.id.not_in(seen))
     query = query.where(Task.withdrawn_at.is_(None))

@@ -138,7 +138,7 @@ def audit_of(database: Database, project_id: int) -> Audited:
 
 
 def _findings(found: Audit, tasks: Sequence[int]) -> list[Finding]:
-    """Of what was not found there is none; `tasks` is that of each row."""
+    """One for each fault that was found; `tasks` holds the task of each row that was audited."""
     by_file = found.splits.by_file
     return [
         Finding(
@@ -154,9 +154,9 @@ def _findings(found: Audit, tasks: Sequence[int]) -> list[Finding]:
 
 
 def _figures(found: Audit, kind: Judging, *, ties: int) -> list[tuple[str, str]]:
-    """`ties` of comparisons, which are not among what is audited; those of rankings are.
+    """`ties` counts those of a project that compares, which are not in the audited file; those of rankings are.
 
-    Of responses that were judged each by itself only those comparisons are told of that follow, if any do.
+    For responses that were judged one by one, comparisons are mentioned only where some follow from the judgements.
     """
     comparisons = len(found.gathered.labels)
     compared = [

@@ -90,7 +90,10 @@ def withdraw_invitation(session: Session, invitation_id: int, *, now: float) -> 
 
 
 def join(session: Session, secret: str, name: str, password_hash: str, *, now: float) -> User:
-    """The account that comes of an invitation, which is used up."""
+    """Make the account that an invitation is for, and use the invitation up.
+
+    Raises Refused where the invitation no longer holds, or the name is taken or cannot be one.
+    """
     invitation = invitation_of(session, secret, now=now)
     name = normal_name(name)
     user = User(name=name, role=invitation.role, password_hash=password_hash, active=True, created_at=now)
@@ -114,7 +117,7 @@ def normal_name(name: str) -> str:
 
 
 def key_of(name: str) -> str:
-    """By which a name that was typed is found; nobody's where no account could have it."""
+    """The `name_key` of a name as it was typed; empty, which is nobody's, where no account could have that name."""
     try:
         return name_key(normal_name(name))
     except Refused:
@@ -145,7 +148,10 @@ def has_admin(session: Session) -> bool:
 
 
 def account(session: Session, user_id: int, *, locked: bool = False) -> User:
-    """Raises Refused where there is none. `locked`: it does not end before what comes of it can be ended with it."""
+    """The account of that id. Raises Refused where there is none.
+
+    `locked`: nobody can end it before this transaction has committed, so that a login or token made here ends with it.
+    """
     user = session.get(User, user_id, with_for_update=locked, populate_existing=locked)
     if user is None:
         raise Refused("not_found", "there is no such account")
@@ -186,7 +192,10 @@ def set_active(session: Session, user_id: int, active: bool, *, now: float) -> U
 
 
 def set_password(session: Session, user: User, password_hash: str, *, keep: str | None) -> None:
-    """Of somebody whose password was checked; ends every login but the one whose secret is `keep`."""
+    """A new password for somebody whose old one was just checked; ends every login but the one with the secret `keep`.
+
+    Raises Refused where the account has ended, or has another password, since it was checked.
+    """
     kept = _unchanged(session, user)
     kept.password_hash = password_hash
     _end_logins(session, kept, keep=keep)
@@ -194,7 +203,7 @@ def set_password(session: Session, user: User, password_hash: str, *, keep: str 
 
 
 def reset_password(session: Session, name: str, password_hash: str) -> User:
-    """Of somebody who has forgotten theirs, by whoever holds the database itself; ends all their logins.
+    """A new password for somebody who forgot theirs, set by whoever has the database itself; ends all their logins.
 
     Raises Refused where nobody has that name.
     """
@@ -224,7 +233,7 @@ def check_password(user: User | None, password: str, *, passwords: Passwords) ->
 def start_login(session: Session, user: User, *, now: float, rehashed: str | None = None) -> str:
     """The secret of a new login of somebody whose password was checked; `rehashed` is a newer hash of it.
 
-    Logins that have expired are forgotten.
+    Logins that have expired are deleted. Raises Refused as `set_password` does.
     """
     kept = _unchanged(session, user)
     if rehashed is not None:
@@ -257,7 +266,10 @@ def _end_logins(session: Session, user: User, *, keep: str | None = None) -> Non
 
 
 def make_token(session: Session, user: User, label: str, *, now: float) -> tuple[Token, str]:
-    """A token and its secret, which nobody can show again."""
+    """A token and its secret, which cannot be shown again.
+
+    Raises Refused where the label will not do, or the account has ended.
+    """
     label = _line(label, "label", _LONGEST_LABEL)
     if not account(session, user.id, locked=True).active:
         raise Refused("forbidden", "this account has ended")
@@ -298,7 +310,7 @@ def _invite(session: Session, role: Role, *, by: int | None, now: float, note: s
 
 
 def _where_from(session: Session) -> str:
-    """A good link is to be had."""
+    """How to get a link that works, as the end of a sentence."""
     return "ask for a new one" if has_admin(session) else "the server's terminal has a new one at each start"
 
 
@@ -307,7 +319,7 @@ def _is_open(now: float) -> ColumnElement[bool]:
 
 
 def _unchanged(session: Session, user: User) -> User:
-    """The account as it was when its password was checked. Raises Refused where that password is no longer its own."""
+    """The account, locked. Raises Refused where it has ended, or has another password, since that was checked."""
     kept = account(session, user.id, locked=True)
     if not kept.active or kept.password_hash != user.password_hash:
         raise Refused("unauthorised", _WRONG)

@@ -82,7 +82,7 @@ def add_project(session: Session, name: str, kind: Kind, settings: Settings, *, 
 
 
 def clean_name(name: str) -> str:
-    """As a project bears it. Raises Refused where it is empty, too long or no text."""
+    """A project's name as it is kept. Raises Refused where it is empty, too long or no text."""
     name = clean_text(name, "name").strip()
     if not 1 <= len(name) <= 80 or any(unicodedata.category(letter).startswith("C") for letter in name):
         raise Refused("invalid", "a project's name has 1 to 80 letters, and no control characters", field="name")
@@ -90,7 +90,7 @@ def clean_name(name: str) -> str:
 
 
 def free_name(session: Session, name: str) -> str:
-    """`clean_name` for a new project. Raises Refused, too, where a reader would take it for one that is there."""
+    """As `clean_name`, for a new project. Raises Refused, too, where a reader would take it for another project's."""
     name = clean_name(name)
     for there in session.scalars(select(Project.name)):
         if name_key(there) == name_key(name):

@@ -26,7 +26,7 @@ Floats = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class PersonQuality:
-    """One annotator. Rates are with 95% intervals; a Rate of none is of nothing, and so says nothing.
+    """One annotator. Rates have 95% intervals; one of no cases says nothing.
 
     `judgements`: answers to tasks to be labelled. `fast`: answers faster than the project's `least_seconds`. `gold`:
     right answers to gold tasks. `repeats`: hidden repeats answered as before. `first`: preferences for what was shown

@@ -27,7 +27,7 @@ from pygments.token import STANDARD_TYPES
 LONGEST_MARKDOWN = 20_000
 """Characters; what is longer is shown as it was written."""
 _MOST_CELLS = 5_000
-"""Of a text's tables; a row may leave out cells, and costs no less. What has more is shown without tables."""
+"""Of a text's tables, with those that rows leave out, which cost as much. A text with more is shown without tables."""
 _MOST_CODE = 4_000
 _MOST_OF_A_PROGRAM = 2_000
 """Characters of a text that are coloured: the lexers of the programs' languages take the square of the length."""
@@ -124,7 +124,7 @@ def turns(prompt: str | Sequence[Mapping[str, str]]) -> list[Turn]:
 
 
 def _cells(text: str) -> int:
-    """No fewer than the tables have, were every line of a block a row of one."""
+    """At least as many as a text's tables have: as if every line of a block with a | in it were a row."""
     blocks = text.replace("\r\n", "\n").replace("\r", "\n").split("\n\n")
     return sum(
         (max(line.count("|") for line in block.split("\n")) + 1) * (block.count("\n") + 1)

@@ -1,4 +1,4 @@
-"""What a policy said, as tasks of one batch: asked about twice, it is the same tasks."""
+"""A policy's responses as tasks of one batch; asking about the same responses again makes no new tasks."""
 
 from __future__ import annotations
 

@@ -20,7 +20,7 @@ _OPEN = text("seats_taken < seats AND withdrawn_at IS NULL")
 
 
 class Base(DeclarativeBase):
-    """Constraints have names, so that a migration can speak of them."""
+    """Constraints have names, so that migrations can refer to them."""
 
     metadata = MetaData(
         naming_convention={
@@ -40,7 +40,7 @@ class Base(DeclarativeBase):
 
 
 def name_key(name: str) -> str:
-    """What two names share that are one to a reader: Ana and ANA."""
+    """Equal for names that a reader would take for the same: Ana and ANA."""
     return unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", name).casefold())
 
 
@@ -72,7 +72,7 @@ class Invitation(Base):
     created_at: Mapped[float]
     expires_at: Mapped[float]
     user_id: Mapped[int | None] = mapped_column(ForeignKey("users.id"))
-    """Who came of it; a link with somebody here is used up."""
+    """The account that was made with it; a link that has one is used up."""
     note: Mapped[str] = mapped_column(default="", server_default="")
     """Whom it is for, in the words of who made it."""
 
@@ -103,7 +103,7 @@ class Token(Base):
 
 
 class Secret(Base):
-    """What the server signs with, made when the database is: (name, value)."""
+    """A key that the server signs with, made when it is first needed."""
 
     __tablename__ = "secrets"
 
@@ -143,7 +143,7 @@ class Task(Base):
     purpose: Mapped[Purpose] = mapped_column(default="label")
     round: Mapped[int] = mapped_column(default=1)
     batch: Mapped[str | None] = mapped_column(index=True)
-    """Whose tasks these are, where a run waits for them."""
+    """Names the tasks that a run published together and waits for."""
     policy_version: Mapped[str | None]
     prompt: Mapped[Any] = mapped_column(JSON)
     """A keel.schema Dialogue as JSON: a text, or a list of {"role", "content"}."""
@@ -204,7 +204,7 @@ class Assignment(Base):
     leased_at: Mapped[float]
     expires_at: Mapped[float]
     judgement_id: Mapped[int | None]
-    """The judgement that stands, if there is one: the last. (No foreign key: each would be the other's.)"""
+    """The judgement that stands, if there is one: the last. (No foreign key: each table would have the other's.)"""
 
     task: Mapped[Task] = relationship(lazy="joined")
     project: Mapped[Project] = relationship()

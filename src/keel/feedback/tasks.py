@@ -77,15 +77,15 @@ def add_tasks(session: Session, project: Project, tasks: Sequence[NewTask], *, n
 
 
 def columns(row: Task | Response) -> dict[str, Any]:
-    """What is set of a row that is nowhere yet; of a task its responses too."""
+    """The columns of a row that is in no session yet, as far as they are set; a task's with those of its responses."""
     found = {name: value for name, value in vars(row).items() if name in type(row).__table__.columns}
     return found | {"responses": [columns(one) for one in row.responses]} if isinstance(row, Task) else found
 
 
 def add_rows(session: Session, project: Project, rows: Iterable[dict[str, Any]]) -> Added:
-    """Put tasks, as `columns` gives them, into the project, but for those that are there.
+    """Put tasks, as `columns` gives them, into the project, except for those that are there already.
 
-    In few statements, for others wait meanwhile.
+    It takes few statements, for others wait meanwhile.
     """
     one_at_a_time(session, project)
     new = total = 0
@@ -99,7 +99,7 @@ def add_rows(session: Session, project: Project, rows: Iterable[dict[str, Any]])
 
 
 def _insert(session: Session, project: Project, rows: Sequence[dict[str, Any]]) -> int:
-    """How many there are, each counted once."""
+    """Insert tasks, each once however often it is among the rows; returns how many."""
     new = {one["digest"]: one | {"project_id": project.id} for one in rows}
     if new:
         responses = [one.pop("responses") for one in new.values()]
@@ -116,7 +116,7 @@ def has_batch(session: Session, project: Project, batch: str) -> bool:
 
 
 def one_at_a_time(session: Session, project: Project) -> None:
-    """Who puts tasks in, withdraws them or puts them back waits here for whoever else does."""
+    """Lock the project: whoever puts tasks in, withdraws them or puts them back waits here for others who do."""
     session.execute(select(Project.id).where(Project.id == project.id).with_for_update(key_share=True))
 
 
@@ -160,7 +160,7 @@ def known_answers(session: Session, project: Project) -> dict[str, int]:
 
 
 def task_row(project: Project, task: NewTask, *, now: float) -> Task:
-    """The row of a task, which is nowhere yet. Raises Refused if it cannot be judged."""
+    """The row of a task, in no session yet. Raises Refused where it cannot be judged."""
     least, most = RESPONSES[project.kind]
     if not least <= len(task.responses) <= most:
         wanted = f"{least}" if least == most else f"{least} to {most}"
@@ -176,7 +176,7 @@ def task_row(project: Project, task: NewTask, *, now: float) -> Task:
         answer = read_answer(project.kind, task.expected, responses=len(task.responses), settings=settings)
         expected = answer.model_dump(mode="json")
     texts = [response.text for response in task.responses]
-    alike = sorted(text.strip() for text in texts)  # they are shown in an order that is drawn
+    alike = sorted(text.strip() for text in texts)  # their order makes no other task: each person sees another
     said = {"prompt": prompt, "responses": alike, "purpose": task.purpose, "round": task.round, "batch": task.batch}
     beside = [(one.source, one.extra) for one in task.responses]
     clean_json([prompt, texts, beside, task.row, task.policy_version, task.batch], "the task")

@@ -19,7 +19,7 @@ _EVERY = 1.0  # seconds
 
 
 class KeptProgress:
-    """Another console, whose last line of progress is kept in the stage's directory too."""
+    """A console around another one, which also writes the latest progress into the stage's directory, once a second."""
 
     def __init__(self, console: Console, stage: Path) -> None:
         self._console = console
@@ -52,7 +52,7 @@ class KeptProgress:
         return (total - done) * (now - since) / (done - had) if done > had else None
 
     def _keep(self, line: Mapping[str, Any]) -> None:
-        """Whole or not at all; but without waiting for the disk, and no trouble of its ends a run."""
+        """Renamed into place, so that it is whole; without waiting for the disk, whose errors do not end the run."""
         beside = self._path.with_name(f".{PROGRESS}.tmp")
         with suppress(OSError):
             beside.write_text(to_json(line) + "\n", encoding="utf-8")

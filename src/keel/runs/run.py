@@ -126,7 +126,7 @@ class Run:
 
     @contextmanager
     def at(self, stage: str) -> Iterator[None]:
-        """Being at that stage: what ends the run there is kept for those who watch, once it has begun any."""
+        """Around the work on a stage: what ends it is written down for those who watch, once any stage has begun."""
         try:
             with files.disk_trouble(self.path):
                 yield
@@ -142,12 +142,12 @@ class Run:
         ending = {"stage": stage, "how": how, "sentence": sentence, "time": now}
         try:
             files.write_json(self.path / ENDED, ending)
-        except OSError:  # where a disk is full there is room again without the progress, which is none any more
+        except OSError:  # a full disk has room again without the progress, which is out of date now
             (self.path / stage / PROGRESS).unlink(missing_ok=True)
             files.write_json(self.path / ENDED, ending)
 
     def begin(self, stage: StageRun) -> None:
-        """Begin the stage, or go on with it: what ended the run before is no news any more."""
+        """Begin the stage, or go on with it, and forget what ended the run before."""
         self._at_work = True
         (self.path / ENDED).unlink(missing_ok=True)
         stage.begin()

@@ -1,7 +1,7 @@
 """Who a request comes from: a browser by a signed cookie, a program by a token; and what each may do.
 
-Routes take a person by type: `user: Annotator`. A browser that sends something shows besides, in the field `csrf` or
-the header X-CSRF-Token, what only this app's own pages know.
+Routes take a person by type: `user: Annotator`. A browser's request that changes something must also bring the CSRF
+token that this app's own pages hold, in the field `csrf` or the header X-CSRF-Token.
 """
 
 from __future__ import annotations
@@ -101,7 +101,7 @@ class Access:
         return response
 
     def link(self, request: Request, path: str) -> str:
-        """An address for somebody else to open."""
+        """The whole URL of a path, for somebody else to open."""
         return (self._sites.public or str(request.base_url).rstrip("/")) + path
 
     def by_token(self, request: Request, token: str) -> User | None:
@@ -133,7 +133,7 @@ TheAccess = Annotated[Access, Depends(_access)]
 
 
 async def _shown(request: Request) -> str:
-    """What a browser shows to prove that one of this app's pages sends the request."""
+    """The CSRF token that the request brings; empty where it brings none, or needs none."""
     if request.method in SAFE or is_bearer(request):
         return ""
     header = request.headers.get("x-csrf-token")
@@ -143,7 +143,7 @@ async def _shown(request: Request) -> str:
 
 
 def csrf(request: Request) -> Markup:
-    """The field that every form of a page holds."""
+    """The hidden field with the CSRF token, which every form of a page holds."""
     return Markup('<input type="hidden" name="csrf" value="{}">').format(request.state.csrf)
 
 

@@ -147,7 +147,7 @@ def judge(user: Annotator, database: TheDatabase, key: uuid.UUID, said: NewJudge
 
 
 def _as_meant(session: Session, said: NewJudgement) -> Any:
-    """The answer; what is the response itself is no replacement, also where a text field wrote its lines' ends anew."""
+    """The answer; a replacement that differs from the response in its line ends alone, as text fields do, is none."""
     answer: Any = said.answer
     if not isinstance(answer, dict) or not isinstance(edited := answer.get("edited"), str):
         return answer

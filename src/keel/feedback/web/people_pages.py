@@ -106,7 +106,7 @@ def account(
 @router.get("/account/tokens")
 @router.get("/account/tokens/{number}/revoke")
 def back_to_account() -> Response:
-    """Where a refusal was shown, when that address is opened again."""
+    """A form that is refused answers at its own address; opened again, that leads back to the page."""
     return RedirectResponse("/account", status_code=303)
 
 

@@ -1,6 +1,6 @@
-"""What one who judges is shown, and what they said, in terms of the responses as they stood before them.
+"""What an annotator is shown, and what they said, with the responses numbered as that person saw them.
 
-Nothing here tells a response's position, its source or the policy's version, nor that a task is gold or a repeat.
+Nothing here gives away a response's position, its source or the policy's version, nor that a task is gold or a repeat.
 """
 
 from __future__ import annotations
@@ -115,7 +115,7 @@ def way_of(project: Project) -> Way:
 
 @dataclass(frozen=True)
 class Held:
-    """What there is to show of an assignment, off the database: hostile texts take a while to show."""
+    """All that is needed to show an assignment, read from the database; rendering may take a while, and comes later."""
 
     assignment: str
     practice: bool
@@ -146,7 +146,7 @@ def in_order(assignment: Assignment) -> list[str]:
 
 
 def shown(held: Held, *, now: float) -> Shown:
-    """To be called when the transaction is over."""
+    """With its texts rendered: to be called when the transaction is over."""
     return Shown(
         assignment=held.assignment,
         practice=held.practice,
@@ -171,7 +171,7 @@ def said_as_shown(project: Project, judgement: Judgement) -> Said:
 
 
 def with_html(kept: Kept) -> Kept:
-    """To be called when the transaction is over."""
+    """With its Markdown rendered: to be called when the transaction is over."""
     if kept.practice is not None:
         kept.practice.why = markdown(kept.practice.why)
     return kept

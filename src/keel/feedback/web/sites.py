@@ -15,10 +15,10 @@ _PORTS = {"http": 80, "https": 443}
 
 
 class Sites:
-    """The server's own: this machine, any address in digits, the host it is bound to, its public URL.
+    """The names that are the server's own: localhost, any IP address, the host it is bound to, its public URL's.
 
-    A page of another site can have its name point here (DNS rebinding) and then read what we answer; it cannot have an
-    address in digits do so.
+    Another site can let its own name point here (DNS rebinding), and its pages could then read our answers; it cannot
+    do that with an IP address.
     """
 
     def __init__(self, public_url: str | None = None, host: str | None = None) -> None:
@@ -31,7 +31,11 @@ class Sites:
         self._names = {"localhost", *(name.lower() for name in named if name)}
 
     async def check(self, request: Request) -> None:
-        """A dependency of every route. Raises Refused."""
+        """A dependency of every route.
+
+        Raises Refused for a Host that is not the server's own, for what another site's page sends, and for a sign-in
+        without TLS whose cookie the browser would not keep.
+        """
         host = request.headers.get("host", "")
         name = _name_of(host)
         if not self._is_ours(name):
@@ -59,7 +63,7 @@ def _asks_for_password(request: Request) -> bool:
 
 
 def _name_of(host: str) -> str:
-    """Without the port; empty where it is none."""
+    """A Host header's name without the port; empty where it is not valid."""
     try:
         return urlsplit(f"//{host}").hostname or ""
     except ValueError:
@@ -67,7 +71,7 @@ def _name_of(host: str) -> str:
 
 
 def _address(name: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
-    """The address that these digits are."""
+    """The IP address that a name is, if it is one."""
     try:
         return ipaddress.ip_address(name)
     except ValueError:
@@ -81,7 +85,7 @@ def _is_this_machine(name: str) -> bool:
 
 
 def is_bearer(request: Request) -> bool:
-    """Whether a program shows a token: no browser adds one by itself."""
+    """Whether the request brings a token, which no browser adds by itself: another site's page cannot have sent it."""
     return request.headers.get("authorization", "").lower().startswith("bearer ")
 
 

@@ -91,7 +91,7 @@ async def _uploaded(
     user: Admin,
     name: Annotated[str, Query(max_length=255, description="what the file is called: its ending says what it is")] = "",
 ) -> AsyncIterator[Path]:
-    """The body in a file, which goes with the request. Only an admin's is taken beyond the usual size."""
+    """The body in a file that lives as long as the request. Only an admin may send more than the usual size."""
     if _is_a_form(request):
         raise Refused("invalid", "send the file itself as the body, as application/octet-stream, and no form around it")
     request.scope[MOST_BYTES] = MOST_UPLOADED
@@ -105,7 +105,7 @@ async def _uploaded(
 
 
 def _is_a_form(request: Request) -> bool:
-    """Some programs call any body a form, and show a token; where none is shown, it was read as one."""
+    """Some programs call any body a form; with a token that is no harm, without one the body was parsed as a form."""
     kind = request.headers.get("content-type", "").lower()
     return kind.startswith(FORMS) and not (is_bearer(request) and kind.startswith(FORMS[0]))
 
