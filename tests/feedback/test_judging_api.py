@@ -213,7 +213,8 @@ def test_no_text_is_made_html_while_a_transaction_is_open(world: World, monkeypa
         rendered += 1
         return text
 
-    number = world.project(tasks=list(new_tasks(1, purpose="practice", expected=A_BETTER, row={"why": "so"})))
+    tasks = list(new_tasks(1, purpose="practice", expected=A_BETTER, row={"why": "so"}))
+    number = world.project(tasks=tasks, guidelines="*Read.*")
     ann = world.annotator("ann", number)
     watched("reading")
     watched("writing")
@@ -224,6 +225,9 @@ def test_no_text_is_made_html_while_a_transaction_is_open(world: World, monkeypa
     assert ann.say(one["assignment"], A_BETTER).json()["practice"]["why"] == "so"
     ann.get(f"/assignments/{one['assignment']}")
     assert rendered == 7
+    assert ann.get(f"/projects/{number}/judging")["way"]["guidelines"] == "*Read.*"
+    assert ann.client.get(f"/projects/{number}/judge").status_code == 200
+    assert rendered == 9
 
 
 def test_a_replacement_that_is_the_response_itself_is_none(world: World) -> None:

@@ -51,7 +51,8 @@ def judge_page(
 ) -> HTMLResponse:
     """`correct` is an assignment of theirs: what they said of it is corrected first."""
     with database.reading() as session:
-        way = way_of(find_project(session, project_id))
+        project = find_project(session, project_id)
+    way = way_of(project)
     start = {
         "way": way.model_dump(mode="json"),
         "user": user.id,

@@ -111,7 +111,8 @@ def judging(
     with database.reading() as session:
         project = find_project(session, project_id)
         answered = judgements.answered_since(session, project, user, since)
-        return Judging(way=way_of(project), answered=answered, left=left_for(session, project, user))
+        left = left_for(session, project, user)
+    return Judging(way=way_of(project), answered=answered, left=left)
 
 
 @router.post("/projects/{project_id}/leases")

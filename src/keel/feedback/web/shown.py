@@ -100,6 +100,7 @@ class Kept(BaseModel):
 
 
 def way_of(project: Project) -> Way:
+    """With the guidelines rendered: to be called when the transaction is over."""
     settings = settings_of(project)
     return Way(
         project=project.id,
