@@ -143,10 +143,10 @@ def test_the_pages_tell_what_was_said_and_no_script_of_it_runs(judged: World) ->
     for url in ("/projects/1/remarks", "/projects/1/tasks/1"):
         page = judged.viewer.get(url)
         assert "<script>alert(1)" not in page.text
-        assert "<script>alert(1)</script>" in text_of(page).replace("< ", "<") or "&lt;script&gt;alert(1)" in page.text
+        assert "&lt;script&gt;alert(1)&lt;/script&gt;" in page.text
     assert "/projects/1/tasks/1" in judged.viewer.get("/projects/1/remarks").text
     found = text_of(judged.viewer.get("/projects/1/audit"))
-    assert "Nothing is wrong" in found or "comparisons 24" in found
+    assert "comparisons 24" in found
     assert "the response that stood first is preferred" in found
     assert "24 of 24 votes" in text_of(judged.viewer.get("/"))
     assert "Projects" not in text_of(judged.by_role["annotator"].get("/"))
