@@ -162,3 +162,12 @@ def test_admins_see_who_judged_how_much_and_when(app: FastAPI, store: Database) 
     program = with_token(app, store, user_named(store, "root"))
     told = {one["name"]: (one["judgements"], one["last_judged_at"]) for one in program.get("/api/v1/users").json()}
     assert told == {"root": (0, None), "ann": (2, 86_400.0 * 11), "vic": (0, None)}
+
+
+def test_a_form_that_was_sent_too_often_says_when_to_try_again(app: FastAPI) -> None:
+    ann = signed_in(app, "ann")
+    form = {"current": "wrong, wrong", "new": "another long one", "csrf": csrf_of(ann)}
+    answers = [ann.post("/account/password", data=form) for _ in range(6)]
+    assert [one.status_code for one in answers] == [403] * 5 + [429]
+    assert [one.headers.get("Retry-After") for one in answers] == [None] * 5 + ["1"]
+    assert "Too many attempts; try again in 1 s." in answers[-1].text

@@ -14,7 +14,7 @@ from keel.feedback.refused import Refused
 from keel.feedback.tables import Role, User
 from keel.feedback.web.access import COOKIE, Access, Admin, SignedIn, TheAccess
 from keel.feedback.web.given import Id, TheDatabase, ThePages
-from keel.feedback.web.shell import STATUS, Pages
+from keel.feedback.web.shell import Pages
 
 SIGN_IN = "/sign-in"
 _Text = Annotated[str, Form()]
@@ -47,10 +47,7 @@ def sign_in(
     try:
         login = access.sign_in(request, name, password)
     except Refused as refused:
-        page = _sign_in(request, database, pages, next=next, name=name, refused=refused)
-        if refused.retry_after is not None:
-            page.headers["Retry-After"] = str(refused.retry_after)
-        return page
+        return _sign_in(request, database, pages, next=next, name=name, refused=refused)
     return _signed_in(access, login, _here(next))
 
 
@@ -67,7 +64,7 @@ def sign_out(request: Request, user: SignedIn, database: TheDatabase) -> Respons
 def join_page(request: Request, secret: str, database: TheDatabase, pages: ThePages) -> HTMLResponse:
     with database.reading() as session:
         invitation = people.invitation_of(session, secret, now=time.time())
-    return pages(request, "join.html.j2", invitation=invitation, name="", refused=None)
+    return pages(request, "join.html.j2", invitation=invitation, name="")
 
 
 @router.post("/join/{secret}")
@@ -85,8 +82,7 @@ def join(
     except Refused as refused:
         with database.reading() as session:
             invitation = people.invitation_of(session, secret, now=time.time())
-        status = STATUS[refused.code]
-        return pages(request, "join.html.j2", status=status, invitation=invitation, name=name, refused=refused)
+        return pages(request, "join.html.j2", invitation=invitation, name=name, refused=refused)
     return _signed_in(access, login, "/")
 
 
@@ -255,8 +251,7 @@ def _sign_in(
 ) -> HTMLResponse:
     with database.reading() as session:
         set_up = people.has_admin(session)
-    context = {"next": _here(next), "name": name, "refused": refused, "set_up": set_up}
-    return pages(request, "sign_in.html.j2", status=200 if refused is None else STATUS[refused.code], **context)
+    return pages(request, "sign_in.html.j2", refused=refused, next=_here(next), name=name, set_up=set_up)
 
 
 def _account(
@@ -273,13 +268,11 @@ def _account(
     """`new` is what was just made or done, `said` what is said of that once, `label` what the next token would have."""
     with database.reading() as session:
         tokens = people.tokens_of(session, user)
-    status = 200 if refused is None else STATUS[refused.code]
     made = next((token for token in tokens if str(token.id) == new), None)
     changed = new == "password" and said != ""
     return pages(
         request,
         "account.html.j2",
-        status=status,
         refused=refused,
         tokens=tokens,
         made=made,
@@ -306,12 +299,10 @@ def _people(
     with database.reading() as session:
         everybody = people.everybody(session)
         invitations = people.open_invitations(session, now=time.time())
-    status = 200 if refused is None else STATUS[refused.code]
     made = next((one for one in invitations if str(one.id) == new), None)
     return pages(
         request,
         "people.html.j2",
-        status=status,
         roles=people.ROLES,
         refused=refused,
         everybody=everybody,

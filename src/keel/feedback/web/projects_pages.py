@@ -37,7 +37,6 @@ from keel.feedback.web.given import Id, Round, TheDatabase, ThePages, UnlessEmpt
 from keel.feedback.web.home import Entry, HomeList
 from keel.feedback.web.judging import beginning
 from keel.feedback.web.projects_api import exported
-from keel.feedback.web.shell import STATUS
 from keel.feedback.web.tasks_api import MOST_UPLOADED
 
 KINDS: Mapping[Kind, str] = {
@@ -231,10 +230,7 @@ def _form(
         "fields": {name: _sentence(field.description or "") for name, field in Settings.model_fields.items()},
         "kinds": KINDS,
     }
-    status = 200 if refused is None else STATUS[refused.code]
-    return pages(
-        request, "project_form.html.j2", status=status, name=name, kind=kind, number=number, refused=refused, **context
-    )
+    return pages(request, "project_form.html.j2", refused=refused, name=name, kind=kind, number=number, **context)
 
 
 def _sentence(words: str) -> str:

@@ -90,7 +90,7 @@ REFUSED_OR_BUSY = REFUSED | {
 
 
 class Pages:
-    """Templates of `templates/`, escaped; every one is given `request` and what `common` holds."""
+    """Templates of `templates/`, escaped; every one is given `request`, `refused` and what `common` holds."""
 
     def __init__(self, **common: Any) -> None:
         self.environment = jinja2.Environment(
@@ -103,10 +103,18 @@ class Pages:
         self.environment.globals.update(common)
         self.environment.filters |= {"day": _day, "minute": _minute, "sentence": _sentence}
 
-    def __call__(self, request: Request, template: str, *, status: int = 200, **context: Any) -> HTMLResponse:
-        """The page made of a template."""
-        text = self.environment.get_template(template).render(request=request, **context)
-        return HTMLResponse(text, status_code=status)
+    def __call__(
+        self, request: Request, template: str, *, refused: Refused | None = None, **context: Any
+    ) -> HTMLResponse:
+        """The page made of a template; what was `refused` gives it its status, and says when to try again."""
+        text = self.environment.get_template(template).render(request=request, refused=refused, **context)
+        if refused is None:
+            return HTMLResponse(text)
+        return HTMLResponse(text, status_code=STATUS[refused.code], headers=_retry_after(refused))
+
+
+def _retry_after(refused: Refused) -> dict[str, str]:
+    return {} if refused.retry_after is None else {"Retry-After": str(refused.retry_after)}
 
 
 def _day(seconds: float) -> str:
@@ -190,16 +198,14 @@ def _refused(error: Exception) -> Refused:
 def _refusal(pages: Pages, request: Request, refused: Refused) -> Response:
     """One JSON shape for programs, a page for browsers."""
     status = STATUS[refused.code]
-    headers = dict(_HEADERS)  # here too: what answers where the server failed stands outside the guard
-    if refused.retry_after is not None:
-        headers["Retry-After"] = str(refused.retry_after)
+    headers = _HEADERS | _retry_after(refused)  # the guard's too: where the server failed it does not see the answer
     if _is_api(request):
         if status == 401:
             headers["WWW-Authenticate"] = "Bearer"
         problem = Problem(error=Reason(code=refused.code, message=str(refused), field=refused.field))
         return JSONResponse(problem.model_dump(), status_code=status, headers=headers)
     title = _TITLES.get(refused.code, "That did not work")
-    page = pages(request, "error.html.j2", status=status, heading=title, message=str(refused))
+    page = pages(request, "error.html.j2", refused=refused, heading=title)
     page.headers.update(headers)
     return page
 
