@@ -161,9 +161,7 @@ def test_files_of_every_form_and_columns_of_other_names(database: Database, tmp_
         assert [texts(task) for task in tasks_of(session, made)] == [["a", "b"], ["c", "d"], ["x", "y"]]
 
 
-def test_a_file_that_fails_in_its_midst_leaves_nothing(
-    database: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_file_that_fails_in_its_midst_leaves_nothing(database: Database, tmp_path: Path) -> None:
     """The second file is no data, after a first that is."""
     good, bad = tmp_path / "good.jsonl", tmp_path / "bad.parquet"
     good.write_text("".join(json.dumps({"prompt": f"p{k}", "responses": ["a", "b"]}) + "\n" for k in range(30)))
