@@ -164,8 +164,11 @@ def _said(session: Session, project: Project) -> Iterator[_Said]:
 
 
 def _unselected(labels: Sequence[_Said], settings: Settings) -> list[_Said]:
-    """The first votes of each task. Only a task on which people differed is given more, and those would tell of it
-    more often than it occurs: α would be too high. Two answers are nobody's choice, even of one vote a task."""
+    """The first votes of each task, as many as every task gets, and two at least.
+
+    Only tasks on which people differed are given more votes. With those, such tasks would weigh more than they should,
+    and α would be too high; a second answer is never given for that reason, even where each task gets one vote.
+    """
     most = max(2, settings.votes)
     seen: Counter[int] = Counter()
     kept = []

@@ -6,7 +6,7 @@ const style = (name) => getComputedStyle(document.documentElement).getPropertyVa
 const form = new Intl.NumberFormat("en", { maximumSignificantDigits: 4 });
 const say = (value) => (value == null ? "not finite" : form.format(value).replace("-", "−"));
 
-/** For what a later try may mend. */
+/** Logs an error that a later try may mend. */
 export const tell = (error) => console.info(`not refreshed: ${error.message}`);
 
 /** The metrics of one stage of a run, as far as they were asked for. */

@@ -50,7 +50,7 @@ async function refreshPart(part) {
   for (const input of part.querySelectorAll("input")) input.checked = ticked.has(input.value);
 }
 
-/** Ask for what is always news; then for what these say has grown. */
+/** Fetches the parts that change all the time, then those that have grown by the counts in the first. */
 async function refresh() {
   if (busy) {
     again = true;

@@ -30,9 +30,7 @@ _DIGITS = 6  # of a value: more than a screen shows
 
 
 class StageNow(BaseModel):
-    """A stage: its state, how far it is (in steps, or what `unit` says), and counts that change when there is more to
-    read of it.
-    """
+    """A stage: its state, how far it is (in the `unit` named), and counts that change when there is more to read."""
 
     state: str
     steps: int | None
@@ -63,11 +61,11 @@ class RunNow(BaseModel):
 
 
 class Asked(BaseModel):
-    """At most `points` of each metric `key`: of all, or from `low` to `high`, or those that are new.
+    """At most `points` points of each metric in `key`: of the whole curve, of a window of it, or the new ones.
 
-    To those from `low` to `high` comes the next beyond each end, so that lines reach a window's edges. New
-    are those after the iteration `after`, if that was read in this `generation`; where they are more than `points` the
-    answer is the whole curve.
+    A window reaches from `low` to `high`, with the next point beyond each end, so that lines reach its edges. New
+    points are those after the iteration `after`, if that was read in this `generation`; where there are more than
+    `points` of them, the answer is the whole curve.
     """
 
     key: list[str] = Field(max_length=_MOST_KEYS)

@@ -25,9 +25,11 @@ def make_watch_app(
 ) -> FastAPI:
     """The pages of the runs at or below the named directories.
 
-    Without a `token` only requests are heard whose Host header `is_local` accepts, so that no other site's page can
-    ask by a name of its own; with one, those that bring it: as a bearer token, or from a page that was opened with
-    `?token=…` once. Streams end when `ending` is set. Raises UserError for what is no directory.
+    Without a `token` only requests whose Host header `is_local` accepts are answered, so that no other site's page can
+    read them by a name of its own (DNS rebinding). With one, only requests that bring it are: as a bearer token, or by
+    the cookie of a browser that once opened a page with `?token=…`. Streams end when `ending` is set.
+
+    Raises UserError for what is no directory.
     """
     pages = Pages()
     app = make_shell(pages, title="keel watch")

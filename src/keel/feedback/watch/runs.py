@@ -91,7 +91,7 @@ class LiveRun:
         return any(news)
 
     def report(self) -> bytes | None:
-        """The page that `keel report` wrote into it, else of it and its neighbours into the directory they lie in."""
+        """The page that `keel report` wrote into its directory, or for it and its neighbours into the one above."""
         path = self._report
         file = open_regular(path) if path else None
         if file is None:

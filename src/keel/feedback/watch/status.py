@@ -32,7 +32,7 @@ _EVALUATED = "eval/scores"
 _HELD_OUT = ("eval/utility", "eval/judge")
 _KL_ERRORS, _LEAST_KL = 5, -1e-3  # as ppo itself warns of
 
-# What alarms were found, and in what: they are asked for far more often than there are evaluations.
+# By stage: what its alarms were found in, and the alarms. They are asked for far more often than it is evaluated.
 _ALARMS: WeakKeyDictionary[LiveStage, tuple[object, list[Notice]]] = WeakKeyDictionary()
 
 # By stage what its line shows: a label, and the metrics that may say it, or the key of the summary.
@@ -126,9 +126,7 @@ def _ending(run: LiveRun) -> Ending | None:
 
 
 def _state(stages: Sequence[StageStatus], held: bool, age: float | None) -> State:
-    """Between two stages a run is running while a process holds it; where that is not known, unless for long nothing
-    has been written.
-    """
+    """Between two stages a run counts as running while a process holds it, or something was written not long ago."""
     states = {stage.state for stage in stages} - {"elsewhere"}
     if "running" in states:
         return "running"

@@ -7,7 +7,7 @@ export class Drafts {
     this.begun = read(place, {});
   }
 
-  /** Of a task that is corrected, what was begun as a correction; of another, what was not. */
+  /** The draft of a task. One that was begun as a correction is only for correcting, and any other is not. */
   of({ assignment, correcting = false }) {
     const found = this.begun[assignment];
     return found?.correcting === correcting ? found : undefined;

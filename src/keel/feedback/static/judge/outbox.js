@@ -23,7 +23,7 @@ export class Outbox {
     return this.items.filter((item) => !item.aside);
   }
 
-  /** What of it is not taken back by what waits after it. */
+  /** What waits to be sent, and is not taken back by something that waits behind it. */
   get standing() {
     const last = new Map(this.waiting.map((item) => [item.body.assignment, item]));
     return this.waiting.filter((item) => last.get(item.body.assignment) === item && item.body.verdict !== "withdrawn");
