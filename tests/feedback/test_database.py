@@ -12,12 +12,19 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
-from sqlalchemy import text
+from alembic.autogenerate import compare_metadata
+from alembic.runtime.migration import MigrationContext
+from sqlalchemy import func, select, text
+from sqlalchemy.exc import DBAPIError
 
 from keel.errors import UserError
 from keel.feedback.database import AT_ONCE, Database
+from keel.feedback.judgements import Said, judge
+from keel.feedback.leases import lease
+from keel.feedback.tables import Base, Judgement
 from tests.databases import Postgres
 from tests.feedback.support import add_user, cramp, quick_app, with_token
+from tests.feedback.worlds import NOW, people, project
 
 
 @pytest.mark.parametrize(
@@ -199,3 +206,27 @@ def test_who_opens_it_while_it_is_removed_is_told_and_loses_nothing(tmp_path: Pa
     with pytest.raises(sqlite3.OperationalError, match="readonly"):
         opening.execute("PRAGMA journal_mode = WAL")  # the first that a Database does
     opening.close()
+
+
+def test_the_migrations_make_the_tables_as_they_are_declared(database: Database) -> None:
+    with database.reading() as session:
+        assert compare_metadata(MigrationContext.configure(session.connection()), Base.metadata) == []
+
+
+@pytest.mark.parametrize("change", ["UPDATE judgements SET comment = 'x'", "DELETE FROM judgements"])
+def test_nobody_changes_a_judgement(database: Database, change: str) -> None:
+    with database.writing() as session:
+        (ann,) = people(session, "ann")
+        (one,) = lease(session, project(session), ann, count=1, now=NOW)
+        judge(session, ann, "key", one.id, Said("skip"), now=NOW)
+    with pytest.raises(DBAPIError, match="only ever added"), database.writing() as session:
+        session.execute(text(change))
+    with database.reading() as session:
+        assert session.scalar(select(func.count(Judgement.id))) == 1
+
+
+def test_a_database_of_a_newer_keel_is_refused(database: Database, database_url: str) -> None:
+    with database.writing() as session:
+        session.execute(text("UPDATE alembic_version SET version_num = '9999'"))
+    with pytest.raises(UserError, match="newer Keel"):
+        Database(database_url)
