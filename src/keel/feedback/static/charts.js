@@ -83,9 +83,12 @@ class Chart {
   }
 
   async zoom(range) {
-    this.zoomed = range && { range, curves: new Map() };
+    const zoomed = range && { range, curves: new Map() };
+    this.zoomed = zoomed;
     for (const [stage, lines] of range ? this.stages() : []) {
-      this.zoomed.curves.set(stage, await stage.window(lines.map((line) => line.key), ...range));
+      const curves = await stage.window(lines.map((line) => line.key), ...range);
+      if (this.zoomed !== zoomed) return; // another window was asked for meanwhile
+      zoomed.curves.set(stage, curves);
     }
     this.draw();
   }

@@ -88,6 +88,7 @@ function show(text, kind) {
 function listen() {
   const runs = (page.dataset.run ?? "").split(" ").filter(Boolean);
   const query = new URLSearchParams([["cursor", cursor], ...runs.map((run) => ["run", run])]);
+  source?.close(); // there is one where a page was hidden and shown again before its retry came
   source = new EventSource(`/api/watch/events?${query}`);
   source.onopen = () => show("live", "good");
   source.onerror = () => {
@@ -101,8 +102,9 @@ function listen() {
 }
 
 document.addEventListener("visibilitychange", () => {
-  source.close(); // a page that nobody sees holds no connection
-  if (!document.hidden) {
+  if (document.hidden) {
+    source.close(); // a page that nobody sees holds no connection
+  } else {
     listen();
     refresh();
   }
