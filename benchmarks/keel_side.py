@@ -147,7 +147,7 @@ class Rollouts:
         update(self.config.update, self.engines, rollout, credit, number, self.draws).means()
 
     def _round(self, number: int) -> Round:
-        whole, watch = Stopwatch(), Stopwatch()
+        watch = Stopwatch()
         steps, tokens = self.learner.steps, self.learner.tokens
         samples = self.sample(number)
         sampling = watch.lap()
@@ -156,7 +156,7 @@ class Rollouts:
         self.update(number, rollout, credit)
         updating = watch.lap()
         return Round(
-            seconds=whole.lap(),
+            seconds=sampling + scoring + updating,
             counts={
                 self.unit: len(samples.sequences),
                 "tokens sampled": int(samples.sequences.weight),
