@@ -35,7 +35,7 @@ def test_it_gives_one_setup_link_and_keeps_what_it_has(tmp_path: Path, monkeypat
         assert url, said
         assert link, said
         assert link[1].startswith(url[1] + "/join/")
-        made = httpx.post(link[1], data={"name": "Ana", "password": PASSWORD})
+        made = httpx.post(link[1], data={"name": "Ana", "password": PASSWORD}, timeout=_PATIENCE)
         assert (made.status_code, made.headers["location"]) == (303, "/")
         process.send_signal(signal.SIGTERM)
         out, error = process.communicate(timeout=_PATIENCE)
@@ -44,9 +44,9 @@ def test_it_gives_one_setup_link_and_keeps_what_it_has(tmp_path: Path, monkeypat
         assert "/join/" not in said
         again = re.search(r"at (\S+)\n", said)
         assert again, said
-        signed_in = httpx.post(again[1] + "/sign-in", data={"name": "ana", "password": PASSWORD})
+        signed_in = httpx.post(again[1] + "/sign-in", data={"name": "ana", "password": PASSWORD}, timeout=_PATIENCE)
         assert signed_in.status_code == 303
-        with closing(httpx.Client(headers={"Host": "evil.example"})) as client:
+        with closing(httpx.Client(headers={"Host": "evil.example"}, timeout=_PATIENCE)) as client:
             assert client.get(again[1] + "/sign-in").status_code == 403
 
 
