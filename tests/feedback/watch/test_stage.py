@@ -7,6 +7,7 @@ import pytest
 
 from keel.feedback.watch.roots import Roots
 from keel.feedback.watch.stage import LiveStage
+from keel.feedback.watch.tail import News, Tail
 from keel.runs.files import write_json
 from keel.runs.metrics import MetricsLog, SamplesLog
 from tests.feedback.watch.support import AT_LEISURE, begin_run, begin_stage, log, say
@@ -33,6 +34,27 @@ def test_curves_are_what_was_logged_and_gaps_are_where_it_was_not_finite(stage: 
     assert math.isnan(found["objective/scores"][1][1])
     assert stage.last("objective/scores", "eval/scores") == 0.75
     assert not stage.refresh(AT_LEISURE)
+
+
+def test_what_is_finished_has_its_last_line(stage: LiveStage, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also where it ended while it was looked at: between a look at its lines and one at its end."""
+    log(stage.path, range(1, 4))
+    read = Tail.read
+
+    def meanwhile(tail: Tail, deadline: float) -> News:
+        news = read(tail, deadline)
+        if tail.path.name == "metrics.jsonl":
+            monkeypatch.undo()
+            log(stage.path, [4])
+            write_json(stage.path / "done.json", {"iterations": 4})
+        return news
+
+    monkeypatch.setattr(Tail, "read", meanwhile)
+    seen = []
+    for _ in range(2):
+        stage.refresh(AT_LEISURE)
+        seen.append((stage.finished, stage.num_rows))
+    assert seen == [(False, 3), (True, 4)]
 
 
 def test_a_resumed_stage_forgets_what_its_run_forgot(stage: LiveStage) -> None:

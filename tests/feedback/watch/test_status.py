@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from keel.feedback.watch import runs
 from keel.feedback.watch.status import RunStatus, of_run
 from keel.instruments.alarms import alarms
 from keel.runs.files import write_json
@@ -137,6 +138,21 @@ def test_a_run_that_a_process_holds_is_running(tmp_path: Path) -> None:
         (run / "ended.json").unlink()
         age(run, 10_000)
         assert status(run).state == "quiet"
+
+
+def test_a_run_that_fails_while_it_is_looked_at_is_not_quiet(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What ended it is written before nobody holds it any more."""
+    run = begin_run(tmp_path / "a", {"collect": {}})
+    begin_stage(run, "collect")
+    age(run, 10_000)
+
+    def fails(lock: Path) -> bool:
+        write_json(run / "ended.json", {"stage": "collect", "how": "failed", "sentence": "the disk is full"})
+        return False
+
+    monkeypatch.setattr(runs, "is_held", fails)
+    (run / ".lock").touch()
+    assert status(run).state == "failed"
 
 
 def test_how_long_the_rest_takes(tmp_path: Path) -> None:

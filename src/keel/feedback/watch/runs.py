@@ -78,10 +78,10 @@ class LiveRun:
         now = time.monotonic()
         if now < self.due and not self.behind:
             return False
-        news = [file.refresh() for file in (self.about, self.ended, self._recipe) if self._roots.holds(file.path)]
         held = self._roots.holds(self.path / LOCK) and is_held(self.path / LOCK)
-        news.append(held != self.held)
-        self.held = held
+        news = [held != self.held]
+        self.held = held  # first: whoever has let it go by now has written what ended it
+        news += [file.refresh() for file in (self.about, self.ended, self._recipe) if self._roots.holds(file.path)]
         there = [name for name in STAGES if os.path.isdir(self.path / name)]
         news.append(there != list(self.stages))
         self.stages = {name: self.stages.get(name) or LiveStage(self.path / name, self._roots) for name in there}

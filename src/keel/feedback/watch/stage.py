@@ -126,8 +126,9 @@ class LiveStage:
         if not self.readable:
             return False
         faults = _names(self.path / FAULTS) if self._within(self.path / FAULTS) else []
-        news = [self._read_metrics(deadline), self._read_samples(deadline), faults != self.faults]
-        news += [file.refresh() for file in (self.done, self.fork, self.progress) if self._within(file.path)]
+        files = (self.done, self.fork, self.progress)  # first: what is done by now has written its last line
+        news = [file.refresh() for file in files if self._within(file.path)]
+        news += [self._read_metrics(deadline), self._read_samples(deadline), faults != self.faults]
         self.faults = faults
         self.changed_at = _newest(self.path)
         return any(news)
