@@ -7,6 +7,7 @@ import ipaddress
 import os
 import signal
 import socket
+from types import FrameType
 from typing import Any
 
 from keel.errors import UserError
@@ -62,8 +63,13 @@ def run_until_told(app: Any, listening: socket.socket, ending: asyncio.Event | N
         app, log_level="warning", access_log=False, lifespan="off", timeout_keep_alive=_IDLE_SECONDS
     )
     server = Server(config)
+
+    def leave(number: int, frame: FrameType | None) -> None:
+        """Before uvicorn listens to signals, and when it raises them anew at its end."""
+        server.should_exit = True
+
     kinds = (signal.SIGINT, signal.SIGTERM)
-    before = [signal.signal(kind, signal.SIG_IGN) for kind in kinds]  # uvicorn raises them anew when it has ended
+    before = [signal.signal(kind, leave) for kind in kinds]
     try:
         server.run(sockets=[listening])
     finally:
