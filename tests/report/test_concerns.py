@@ -69,7 +69,7 @@ def test_a_passing_excursion_is_none(tmp_path: Path) -> None:
 def test_an_objective_below_its_start_is_grave(tmp_path: Path) -> None:
     (found,) = concerns(run_with(tmp_path / "run", held_out={"eval/objective": [0.1, 0.4, -0.3]}))
     assert found.grave
-    assert found.sentence == "The objective, score − β·KL, ended below its start: 0.10 → −0.30."
+    assert found.sentence == "The objective, score − β·KL, lies below its start: 0.10 → −0.30."
 
 
 @pytest.mark.parametrize(("key", "limit", "words"), [("target", 2.0, "target of 2"), ("budget", 3.4, "budget of 3.4")])

@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from typing import TypeVar
 
 from keel.instruments.peaks import least_fall
+from keel.instruments.words import number
 
 Row = Mapping[str, float | None]
 R = TypeVar("R", bound=Row)
@@ -69,10 +70,10 @@ def comparable(rows: Sequence[R], since: int | None) -> list[R]:
 def _raised(evaluations: Sequence[Row], instrument: Instrument, after: int) -> Iterator[Alarm]:
     name, watch, grave = instrument
     streak: list[tuple[int, str]] = []
-    for number in range(1, len(evaluations)):
-        sentence = watch(evaluations[: number + 1])
+    for place in range(1, len(evaluations)):
+        sentence = watch(evaluations[: place + 1])
         if sentence is not None:
-            streak.append((int(evaluations[number]["iteration"] or 0), sentence))
+            streak.append((int(evaluations[place]["iteration"] or 0), sentence))
             continue
         if len(streak) >= after:
             yield Alarm(name, *streak[after - 1], latest="", grave=grave)
@@ -109,8 +110,8 @@ def _proxy_against(name: str, key: str) -> Watch:
             return None
         return (
             f"over-optimisation: the {name} peaked at iteration {peak['iteration']:.0f} and fell from "
-            f"{_number(top)} to {_number(value)}, while the score rose on from {_number(before)} to "
-            f"{_number(score)}; end at the peak (stop_at_peak), a larger kl.coef, or fresh comparisons"
+            f"{number(top)} to {number(value)}, while the score rose on from {number(before)} to "
+            f"{number(score)}; end at the peak (stop_at_peak), a larger kl.coef, or fresh comparisons"
         )
 
     return watch
@@ -120,7 +121,7 @@ def _correlation(history: Sequence[Row]) -> str | None:
     now = _value(history[-1], "eval/score_length_correlation")
     if now is None or abs(now) <= MOST_CORRELATION:
         return None
-    return f"score and length are correlated by {_number(now)}: the score may have become a ruler"
+    return f"score and length are correlated by {number(now)}: the score may have become a ruler"
 
 
 def _surprise(history: Sequence[Row]) -> str | None:
@@ -128,7 +129,7 @@ def _surprise(history: Sequence[Row]) -> str | None:
     if start is None or now is None or LEAST_SURPRISE * start <= now <= MOST_SURPRISE * start:
         return None
     way = "mode collapse: the entropy fell" if now < start else "the policy leaves the language: its entropy rose"
-    return f"{way} from {_number(start)} to {_number(now)} nats a token"
+    return f"{way} from {number(start)} to {number(now)} nats a token"
 
 
 def _variety(history: Sequence[Row]) -> str | None:
@@ -160,7 +161,7 @@ def _apart(key: str, name: str) -> Watch:
         if start is None or now is None or now <= MOST_DISAGREEMENT * start:
             return None
         return (
-            f"the members of “{name}” disagree by {_number(now)} on what the policy writes now, {_number(start)} at "
+            f"the members of “{name}” disagree by {number(now)} on what the policy writes now, {number(start)} at "
             "the start: it has left what the comparisons show"
         )
 
@@ -176,7 +177,3 @@ def _value(row: Row, key: str) -> float | None:
     """A finite number, else None."""
     value = row.get(key)
     return value if value is not None and math.isfinite(value) else None
-
-
-def _number(value: float) -> str:
-    return f"{value:.2f}".replace("-", "−")

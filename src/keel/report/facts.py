@@ -40,7 +40,7 @@ def judged_stage(run: RunView) -> str:
 
 
 def state(run: RunView, stage: str) -> str | None:
-    """None if the stage is finished, else where it stands, to be made a `sentence`."""
+    """None if the stage is finished, else where it stands, to be made a `words.sentence`."""
     view = run.stages.get(stage)
     if view is None:
         named = not run.recipe or run.recipe.get(stage) is not None
@@ -52,11 +52,6 @@ def state(run: RunView, stage: str) -> str | None:
     if done is None:
         return f"the {stage} stage has begun but logged nothing yet"
     return f"the {stage} stage is not finished: {done:.0f} {f'of {planned} ' if planned else ''}steps so far"
-
-
-def sentence(words: str) -> str:
-    """ "its recipe is empty" → "Its recipe is empty."."""
-    return f"{words[:1].upper()}{words[1:]}."
 
 
 def reliability_note(run: RunView) -> str | None:

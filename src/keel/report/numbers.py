@@ -7,7 +7,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from keel.instruments import words
 from keel.instruments.alarms import comparable
+from keel.instruments.words import known as known
 from keel.runs.fork import measured_since
 from keel.runs.read import StageView
 
@@ -32,6 +34,18 @@ def series(stage: StageView | None, key: str) -> Series:
     return Series(tuple(x for x, _ in points), tuple(y for _, y in points))
 
 
+def curves(stage: StageView | None) -> dict[str, Series]:
+    """Every metric of a stage."""
+    found: dict[str, tuple[list[float], list[float]]] = {}
+    for row in stage.metrics if stage else []:
+        for key, value in row.items():
+            if key != "iteration" and isinstance(value, int | float) and math.isfinite(value):
+                xs, ys = found.setdefault(key, ([], []))
+                xs.append(row["iteration"])
+                ys.append(value)
+    return {key: Series(tuple(xs), tuple(ys)) for key, (xs, ys) in found.items()}
+
+
 def joined(stage: StageView | None, x_key: str, y_key: str) -> Series:
     """One metric against another, in the order of the iterations that logged both."""
     xs, ys = series(stage, x_key), series(stage, y_key)
@@ -52,19 +66,10 @@ def dig(tree: Any, *keys: str) -> Any:
     return tree
 
 
-def known(value: Any) -> float | None:
-    """A finite number, else None."""
-    return float(value) if isinstance(value, int | float) and math.isfinite(value) else None
-
-
 def number(value: Any, digits: int = 2) -> str:
     """1.234 → 1.23, -1.234 → −1.23; a dash where there is no number."""
     value = known(value)
-    if value is None:
-        return ABSENT
-    text = f"{value:,.{digits}f}"
-    zero = f"{0:.{digits}f}"
-    return zero if text == f"-{zero}" else text.replace("-", "−")
+    return ABSENT if value is None else words.number(value, digits)
 
 
 def count(value: Any) -> str:
@@ -81,7 +86,7 @@ def size(parameters: int) -> str:
 def percent(value: Any, digits: int = 0) -> str:
     """0.873 → 87%; a dash where there is no number."""
     value = known(value)
-    return ABSENT if value is None else f"{number(100 * value, digits)}%"
+    return ABSENT if value is None else words.percent(value, digits)
 
 
 def percent_interval(bounds: Any) -> str:

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from keel.instruments.words import sentence
 from keel.report import against_kl, assessment, audit_section, curves, facts
 from keel.report.about import annotator, method, source, standing
 from keel.report.facts import Row, of_runs, summary
@@ -290,7 +291,7 @@ def _handed_on(run: RunView) -> str:
 
 
 def _missing(runs: Sequence[RunView], stage: str) -> list[str]:
-    return each(runs, lambda run: facts.sentence(found) if (found := facts.state(run, stage)) else None)
+    return each(runs, lambda run: sentence(found) if (found := facts.state(run, stage)) else None)
 
 
 def _shared(runs: Sequence[RunView], stage: str) -> list[str]:

@@ -5,8 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from keel.instruments.words import sentence
 from keel.report.concerns import concerns
-from keel.report.facts import judged_stage, sentence, state, summary
+from keel.report.facts import judged_stage, state, summary
 from keel.report.numbers import dig, known, number, percent, percent_range
 from keel.runs.read import RunView
 

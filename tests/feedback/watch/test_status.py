@@ -11,7 +11,9 @@ import pytest
 from keel.feedback.watch import runs
 from keel.feedback.watch.status import RunStatus, of_run
 from keel.instruments.alarms import alarms
+from keel.report.concerns import concerns
 from keel.runs.files import write_json
+from keel.runs.read import read_run
 from tests.feedback.watch.support import AT_LEISURE, age, begin_run, begin_stage, lines, live, log, say
 
 
@@ -220,7 +222,8 @@ def test_alarms_are_those_of_the_instruments(tmp_path: Path) -> None:
     (alarm,) = alarms(lines(ppo / "metrics.jsonl"), 2)
     assert "over-optimisation" in alarm.latest
     (warning,) = status(tmp_path / "a").warnings
-    assert (warning.stage, warning.sentence, warning.grave) == ("ppo", alarm.latest, True)
+    said = f"{alarm.latest[0].upper()}{alarm.latest[1:]}."
+    assert (warning.stage, warning.sentence, warning.grave) == ("ppo", said, True)
 
 
 def test_alarms_of_a_fork_do_not_compare_two_scales(tmp_path: Path) -> None:
@@ -255,8 +258,66 @@ def test_what_the_guards_left_is_told(tmp_path: Path) -> None:
     write_json(ppo / "done.json", {"stopped": "the KL budget is spent"})
     said = [warning.sentence for warning in status(run).warnings]
     assert said == [
-        "step-7: a number was not finite; faults/step-7 holds what is needed to look closer",
-        "it ended early: the KL budget is spent",
-        "2 minibatches were left out: not finite",
-        "the KL estimate was impossibly negative in 1 of the last 2 iterations: an error",
+        "A number was not finite in step-7: faults/step-7 holds what is needed to look closer.",
+        "It ended early: the KL budget is spent.",
+        "2 minibatches were left out, with numbers that were not finite.",
+        "The KL estimate was impossibly negative in 1 iteration: an error.",
     ]
+
+
+def leashless_run(path: Path, iterations: int) -> Path:
+    """So much of 60 iterations that leave the reference, never end, and are worth less at each evaluation."""
+    kl = {"coef": 0.05, "target": 6, "budget": None}
+    run = begin_run(path, {"collect": {}, "reward": {}, "ppo": {"iterations": 60, "kl": kl}})
+    rated = {"accuracy_interval": [0.48, 0.84], "longer_wins": 0.5}
+    write_json(begin_stage(run, "reward") / "done.json", rated)
+    ppo = begin_stage(run)
+    for at in range(1, iterations + 1):
+        held_out = {"eval/scores": 1.0, "eval/kl": at + 3.0, "eval/objective": -at / 10} if at % 5 == 0 else {}
+        log(ppo, [at], **{"objective/kl": at + 1.0, "objective/ended": 0.0, **held_out})
+    return run
+
+
+LEASHLESS = [
+    ("reward", "It may be no better than a coin: right in 48–84% of held-out pairs.", True),
+    ("ppo", "The objective, score − β·KL, lies below its start: −0.50 → −6.00.", True),
+    ("ppo", "The KL is 63.00 nats a response, past its target of 6.", True),
+    ("ppo", "Only 0% of the responses end by themselves: raise max_new_tokens.", False),
+]
+
+
+def test_what_the_report_warns_of_is_told(tmp_path: Path) -> None:
+    run = leashless_run(tmp_path / "a", iterations=60)
+    write_json(run / "ppo" / "done.json", {"model_of_iteration": 60, "stopped": None})
+    told = [(one.stage, one.sentence, one.grave) for one in status(run).warnings]
+    assert told == LEASHLESS
+    assert told == [(one.stage, one.sentence, one.grave) for one in concerns(read_run(run))]
+
+
+def test_a_run_at_work_is_told_what_matters_before_its_end(tmp_path: Path) -> None:
+    """The KL at once; what any run may show at its start from a quarter of it on."""
+    begun, further = leashless_run(tmp_path / "a", iterations=14), leashless_run(tmp_path / "b", iterations=15)
+    assert [one.sentence for one in status(begun).warnings[1:]] == [
+        "The KL is 13.00 nats a response, past its target of 6."
+    ]
+    assert [one.sentence for one in status(further).warnings[1:]] == [
+        "The objective, score − β·KL, lies below its start: −0.50 → −1.50.",
+        "The KL is 18.00 nats a response, past its target of 6.",
+        "Only 0% of the responses end by themselves: raise max_new_tokens.",
+    ]
+    for run in (begun, further):
+        assert list(status(run).warnings) == concerns(read_run(run))
+
+
+def test_concerns_are_found_anew_when_there_is_more(tmp_path: Path) -> None:
+    path = leashless_run(tmp_path / "a", iterations=40)
+    run = live(path)
+    assert len(of_run(run).warnings) == 4
+    log(path / "ppo", range(41, 59), **{"objective/ended": 1.0, "eval/kl": 2.0, "eval/objective": 3.0})
+    run.due = 0.0
+    run.refresh(AT_LEISURE)
+    assert [one.stage for one in of_run(run).warnings] == ["reward"]
+    write_json(path / "reward" / "done.json", {"accuracy_interval": "broken", "commonest_level": 10**400})
+    run.due = 0.0
+    run.refresh(AT_LEISURE)
+    assert of_run(run).warnings == ()

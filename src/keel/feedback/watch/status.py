@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 from weakref import WeakKeyDictionary
@@ -12,7 +12,9 @@ from weakref import WeakKeyDictionary
 from keel.feedback.watch.formats import format_number
 from keel.feedback.watch.runs import LiveRun
 from keel.feedback.watch.stage import LiveStage, number
-from keel.instruments.alarms import AFTER, alarms
+from keel.instruments.alarms import AFTER
+from keel.instruments.concerns import Concern, ended_early, of_evaluations, of_ppo, of_reward, of_training
+from keel.instruments.words import known
 
 State = Literal["waiting", "running", "quiet", "failed", "left", "finished", "elsewhere"]
 
@@ -30,10 +32,11 @@ _UNITS = {
 }  # else steps
 _EVALUATED = "eval/scores"
 _HELD_OUT = ("eval/utility", "eval/judge")
-_KL_ERRORS, _LEAST_KL = 5, -1e-3  # as ppo itself warns of
 
-# By stage: what its alarms were found in, and the alarms. They are asked for far more often than it is evaluated.
-_ALARMS: WeakKeyDictionary[LiveStage, tuple[object, list[Notice]]] = WeakKeyDictionary()
+# By stage: what its concerns were found in, and the concerns. They are asked for far more often than there is news.
+_Found = WeakKeyDictionary[LiveStage, tuple[object, list[Concern]]]
+_CURVES: _Found = WeakKeyDictionary()
+_ALARMS: _Found = WeakKeyDictionary()
 
 # By stage what its line shows: a label, and the metrics that may say it, or the key of the summary.
 _HEADLINES: dict[str, tuple[tuple[str, tuple[str, ...]], ...]] = {
@@ -71,15 +74,6 @@ class StageStatus:
 
 
 @dataclass(frozen=True)
-class Notice:
-    """What is out of order in a run; a `grave` one has gone wrong, another should be looked at."""
-
-    stage: str
-    sentence: str
-    grave: bool
-
-
-@dataclass(frozen=True)
 class Ending:
     """What ended a run early, at which stage, in its own words."""
 
@@ -97,7 +91,7 @@ class RunStatus:
     stages: tuple[StageStatus, ...]
     current: StageStatus | None
     numbers: dict[str, str]
-    warnings: tuple[Notice, ...]
+    warnings: tuple[Concern, ...]
     ending: Ending | None
     age: float | None  # seconds since something was written
 
@@ -147,21 +141,26 @@ def _current(stages: Sequence[StageStatus]) -> StageStatus | None:
     return next((some[-1] for some in (working, trained, begun) if some), stages[0] if stages else None)
 
 
-def _warnings(run: LiveRun) -> list[Notice]:
-    """The instruments' alarms, and what the run's own guards have left in its directory."""
-    found = []
+def _warnings(run: LiveRun) -> Iterator[Concern]:
+    """What the run's own guards have left in its directory, and what the report says of its numbers too."""
     for stage in run.stages.values():
         for fault in stage.faults:
-            said = f"{fault}: a number was not finite; faults/{fault} holds what is needed to look closer"
-            found.append(Notice(stage.name, said, grave=True))
-        stopped = (stage.done.value or {}).get("stopped")
-        if isinstance(stopped, str) and stopped:
-            found.append(Notice(stage.name, f"it ended early: {stopped}", grave=False))
+            said = f"A number was not finite in {fault}: faults/{fault} holds what is needed to look closer."
+            yield Concern(stage.name, said, grave=True)
+        yield from ended_early(stage.name, _summary(stage))
         skipped = stage.last(f"{stage.name}/skipped")
         if skipped:
-            found.append(Notice(stage.name, f"{skipped:.0f} minibatches were left out: not finite", grave=True))
-    ppo = run.stages.get("ppo")
-    return found if ppo is None else found + _negative_kl(ppo) + _alarms(run, ppo)
+            left = "1 minibatch was" if skipped == 1 else f"{skipped:,.0f} minibatches were"
+            yield Concern(stage.name, f"{left} left out, with numbers that were not finite.", grave=True)
+        if stage.name == "ppo":
+            yield from _of_curves(run, stage)
+            yield from _alarms(run, stage)
+        elif stage.finished:
+            yield from _of_finished(stage)
+
+
+def _summary(stage: LiveStage) -> Mapping[str, Any]:
+    return stage.done.value or {}
 
 
 def _status(run: LiveRun, name: str, stage: LiveStage | None, ending: Ending | None) -> StageStatus:
@@ -241,29 +240,56 @@ def _durations(stage: LiveStage) -> list[float]:
     return [found[x] for x in sorted(found)[-_RECENT:]]
 
 
-def _negative_kl(ppo: LiveStage) -> list[Notice]:
-    kl, errors = ppo.curves.get("objective/kl"), ppo.curves.get("objective/kl_standard_error")
-    if kl is None or errors is None or len(kl.ys) != len(errors.ys):
-        return []
-    last = list(zip(kl.ys[-_RECENT:], errors.ys[-_RECENT:], strict=True))
-    count = sum(y < min(-_KL_ERRORS * error, _LEAST_KL) for y, error in last)
-    said = f"the KL estimate was impossibly negative in {count} of the last {len(last)} iterations: an error"
-    return [Notice("ppo", said, True)] if count else []
+def _of_finished(stage: LiveStage) -> Iterator[Concern]:
+    if stage.name == "reward":
+        yield from of_reward(_summary(stage))
+    yield from _found(_CURVES, stage, stage.num_rows, lambda: of_training(stage.name, stage.curves))
 
 
-def _alarms(run: LiveRun, ppo: LiveStage) -> list[Notice]:
-    after = run.numeric("ppo", "evaluate", "alarm_after")
-    since = number((ppo.fork.value or {}).get("measured_since"))
-    settings = (
-        int(after) if after is not None and 1 <= after < _MOST_EVALUATIONS else AFTER,
-        int(since) if since is not None and math.isfinite(since) else None,
+def _of_curves(run: LiveRun, ppo: LiveStage) -> list[Concern]:
+    limits = {key: run.numeric("ppo", "kl", key) for key in ("budget", "target")}
+    spent, since, progress = _spent_kl(run, ppo), _measured_since(ppo), _progress(run, ppo)
+    about = ppo.num_rows, spent, since, progress, tuple(limits.values())
+    return _found(
+        _CURVES,
+        ppo,
+        about,
+        lambda: of_ppo(ppo.curves, progress=progress, spent=spent, limits=limits, since=since),
     )
+
+
+def _found(cache: _Found, stage: LiveStage, about: object, look: Callable[[], Iterator[Concern]]) -> list[Concern]:
+    """What looking gives, looked for again only where the stage was read anew or what it is `about` has changed."""
+    key = stage.generation, about
+    if key != cache.get(stage, (None, []))[0]:
+        cache[stage] = key, list(look())
+    return cache[stage][1]
+
+
+def _spent_kl(run: LiveRun, ppo: LiveStage) -> float | None:
+    """Nats a response: the evaluation's, else the last on held-out prompts, else the last rollout's."""
+    evaluate = run.stages.get("evaluate")
+    measured = known(number(_summary(evaluate).get("kl"))) if evaluate is not None else None
+    return measured if measured is not None else ppo.last("eval/kl", "objective/kl")
+
+
+def _progress(run: LiveRun, ppo: LiveStage) -> float:
+    planned = run.numeric("ppo", "iterations")
+    return 1.0 if ppo.finished or not planned else max(0.0, ppo.iteration) / planned
+
+
+def _measured_since(ppo: LiveStage) -> int | None:
+    since = known(number((ppo.fork.value or {}).get("measured_since")))
+    return None if since is None else int(since)
+
+
+def _alarms(run: LiveRun, ppo: LiveStage) -> list[Concern]:
+    found = run.numeric("ppo", "evaluate", "alarm_after")
+    after = int(found) if found is not None and 1 <= found < _MOST_EVALUATIONS else AFTER
+    since, taken = _measured_since(ppo), known(number(_summary(ppo).get("model_of_iteration")))
     evaluated = ppo.curves.get(_EVALUATED)
-    key = ppo.generation, len(evaluated.xs) if evaluated else 0, settings
-    if key != _ALARMS.get(ppo, (None, []))[0]:
-        found = alarms(_evaluations(ppo), *settings)
-        _ALARMS[ppo] = key, [Notice("ppo", alarm.latest, alarm.grave) for alarm in found if alarm.standing]
-    return _ALARMS[ppo][1]
+    about = len(evaluated.xs) if evaluated else 0, after, since, taken
+    return _found(_ALARMS, ppo, about, lambda: of_evaluations(_evaluations(ppo), after=after, since=since, taken=taken))
 
 
 def _evaluations(ppo: LiveStage) -> list[dict[str, float | None]]:
