@@ -63,3 +63,16 @@ def test_the_first_comparison_is_shown_as_it_was_judged(tmp_path: Path) -> None:
     (found,) = samples.first_comparisons([read_run(run)])
     assert found.prompt == "p0"
     assert [(answer.label, answer.text) for answer in found.answers] == [("preferred", "yes 0"), ("rejected", "no 0")]
+
+
+def test_the_first_comparison_of_people_is_shown_once_they_have_judged(tmp_path: Path) -> None:
+    """Their samples hold what was drawn; which response was preferred stands in what the stage hands on."""
+    run = make_run(tmp_path / "run")
+    shown = {"iteration": 1, "prompt": "p0", "prompt_number": 0, "responses": ["b", "a"], "ended": [True, True]}
+    write_lines(run / "collect" / "samples.jsonl", [shown])
+    assert samples.first_comparisons([read_run(run)]) == []
+    (run / "collect" / "comparisons").mkdir()
+    judged = [{"prompt": "p0", "chosen": "a", "rejected": "b", "annotator": "Dora"}]
+    write_lines(run / "collect" / "comparisons" / "comparisons.jsonl", judged)
+    (found,) = samples.first_comparisons([read_run(run)])
+    assert [(answer.label, answer.text) for answer in found.answers] == [("preferred", "a"), ("rejected", "b")]

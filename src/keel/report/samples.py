@@ -6,8 +6,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from keel.inputs import COMPARISONS, COMPARISONS_FILE
 from keel.report.facts import labels
 from keel.report.numbers import known, number
+from keel.runs.metrics import read_lines
 from keel.runs.read import RunView, StageView
 
 
@@ -77,12 +79,19 @@ def first_comparisons(runs: Sequence[RunView]) -> list[Sample]:
     found = []
     for index, (run, label) in enumerate(zip(runs, labels(runs), strict=True)):
         collect = run.stages.get("collect")
-        for row in (collect.samples if collect else [])[:1]:
+        row = _first_comparison(collect) if collect else None
+        if row is not None:
             whose = f" by {label}" if len(runs) > 1 else ""
-            preferred = Answer(f"preferred{whose}", index, str(row.get("chosen")), "")
-            rejected = Answer(f"rejected{whose}", None, str(row.get("rejected")), "")
+            preferred = Answer(f"preferred{whose}", index, str(row["chosen"]), "")
+            rejected = Answer(f"rejected{whose}", None, str(row["rejected"]), "")
             found.append(Sample(str(row.get("prompt")), (preferred, rejected)))
     return found
+
+
+def _first_comparison(collect: StageView) -> dict[str, Any] | None:
+    """Of what the stage hands on; before its end of its samples, which say nothing of what people have not judged."""
+    rows = [*read_lines(collect.path / COMPARISONS / COMPARISONS_FILE), *collect.samples]
+    return next((row for row in rows if {"chosen", "rejected"} <= row.keys()), None)
 
 
 def prompts_over_time(ppo: StageView | None) -> dict[str, list[dict[str, Any]]]:
