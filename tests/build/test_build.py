@@ -196,7 +196,7 @@ def test_responses_depend_on_their_own_number_alone(model: str) -> None:
 def test_a_model_that_is_not_there_is_named(tmp_path: Path) -> None:
     recipe = recipe_of(
         str(tmp_path / "nowhere"),
-        ppo={"prompts": prompts_file(tmp_path, ["a"]), "reward": [{"function": "keel.demo:polite"}]},
+        ppo={"prompts": prompts_file(tmp_path, list("abcdefgh")), "reward": [{"function": "keel.demo:polite"}]},
     )
     with pytest.raises(UserError, match="nowhere"):
         run_recipe(recipe, tmp_path / "out", console=Heard())
@@ -222,3 +222,14 @@ def test_margins_exclude_a_noise_model(model: str, tmp_path: Path) -> None:
     bench, _ = bench_of(recipe, tmp_path, "reward")
     with pytest.raises(UserError, match="has margins, which exclude flip_probability and label_smoothing; drop either"):
         RUNNERS["reward"](bench)
+
+
+def test_prompts_that_hold_none_out_are_told_before_the_first_stage(model: str, tmp_path: Path) -> None:
+    """Else people would have judged, and a reward model been trained, before ppo says so."""
+    prompts = prompts_file(tmp_path, ["Could you lend me the ladder?"]) | {"validation": 0.05}
+    collect = {"prompts": prompts, "annotator": {"script": "keel.demo:polite"}}
+    ppo = {**PPO, "prompts": prompts, "reward": [{"model": "reward"}]}
+    recipe = recipe_of(model, collect=collect, reward={}, ppo=ppo)
+    with pytest.raises(UserError, match="ppo has no held-out prompts: none of the 1 in .*; give more prompts, or name"):
+        run_recipe(recipe, tmp_path / "out", console=Heard())
+    assert not (tmp_path / "out").exists()

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import re
+import shlex
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from keel.config.data import DataConfig
 from keel.config.recipe import apply_override, load_recipe
 from keel.errors import UserError
 from tests.config.support import PPO, TEXT, tree, written
@@ -73,6 +75,7 @@ def test_override_of_another_form(override: str) -> None:
     [
         ("seed.x=1", "--set seed.x: `seed` has no keys in the recipe, it is 7; set all of it"),
         ("sft.data.limit=3", "--set sft.data.limit: `data` has no keys in the recipe, it is 'demos.jsonl'"),
+        ("sft.data.limit=3", "; set all of it: --set 'sft.data={path: demos.jsonl, limit: 3}'"),
         ("ppo.reward.0.weight=3", "--set ppo.reward.0.weight: `reward` has no keys in the recipe, it is [{"),
         ("ppo.kl={coef: 3", "--set ppo.kl: '{coef: 3' is not a YAML value; put it in quotes"),
     ],
@@ -82,6 +85,19 @@ def test_override_that_cannot_be_made(override: str, sentence: str) -> None:
     with pytest.raises(UserError) as caught:
         apply_override(root, override)
     assert sentence in str(caught.value)
+
+
+@pytest.mark.parametrize(("source", "limit"), [("demos.jsonl", 3), ("my_rules:rows", 4)])
+def test_what_a_refused_override_names_works(source: str, limit: int, tmp_path: Path) -> None:
+    text = TEXT.replace("demos.jsonl", source)
+    with pytest.raises(UserError) as caught:
+        load_recipe(written(tmp_path, text), [f"sft.data.limit={limit}"])
+    option, setting = shlex.split(str(caught.value).partition("set all of it: ")[2])
+    assert option == "--set"
+    recipe = load_recipe(written(tmp_path, text), [setting])
+    assert recipe.sft is not None
+    assert isinstance(recipe.sft.data, DataConfig)
+    assert (recipe.sft.data.name, recipe.sft.data.limit) == (source, limit)
 
 
 def test_overrides_are_validated_like_the_file(tmp_path: Path) -> None:

@@ -45,6 +45,20 @@ def test_a_recipe_whose_parts_are_there() -> None:
     assert findings["model model"].said == "context 128"
 
 
+def test_prompts_of_which_none_is_held_out_would_stop_a_run() -> None:
+    given = {"path": "prompts.jsonl", "validation": 0}
+    findings = check(whole(ppo={"prompts": given}))
+    found = findings["ppo, held-out prompts"]
+    assert (found.mark, findings["ppo.prompts"].mark) == (Mark.BAD, Mark.GOOD)
+    assert found.said == "none of the 40 in prompts.jsonl falls into the share that is held out (0)"
+    assert found.mend == (
+        "hold some out with --set 'ppo.prompts={path: prompts.jsonl, validation: 0.1}', or name others with "
+        "--set ppo.evaluate.prompts=FILE"
+    )
+    assert "ppo, held-out prompts" not in check(whole(ppo={"prompts": "gone.jsonl"}))
+    assert "ppo, held-out prompts" not in check(whole(ppo={"prompts": given, "evaluate": {"prompts": "prompts.jsonl"}}))
+
+
 def test_kto_takes_labels_or_comparisons_and_dpo_does_not(tmp_path: Path) -> None:
     save_rows(tmp_path / "labels.jsonl", [{"prompt": "a", "response": "b", "accepted": n > 3} for n in range(9)])
     for data, kind, said in (

@@ -306,7 +306,7 @@ def test_ppo_goes_on_from_direct(finished: Path, tmp_path: Path) -> None:
 
 
 def test_no_held_out_prompts_are_refused(finished: Path, tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"raise ppo.prompts.validation or give ppo.evaluate.prompts"):
+    with pytest.raises(UserError, match=r"^ppo has no held-out prompts: none of the 100 in keel.demo:prompts falls"):
         run(tmp_path, tiny_recipe(["ppo.prompts.validation=0"]), reuse=finished)
 
 

@@ -13,6 +13,7 @@ from keel.build.stages import RUNNERS
 from keel.build.workbench import Workbench, load_renderer
 from keel.config.recipe import Recipe
 from keel.config.sampling import SamplingConfig
+from keel.data.held_out import require_held_out
 from keel.dist import crew
 from keel.dist.launcher import leads
 from keel.dist.world import joined, world
@@ -25,7 +26,7 @@ from keel.runs.files import disk_trouble
 from keel.runs.console import Console, SilentConsole
 from keel.runs.fork import ForkPoint
 from keel.runs.identity import Identity, flatten
-from keel.runs.layout import STAGES
+from keel.runs.layout import DONE, STAGES
 from keel.runs.loggers import make_loggers
 from keel.runs.progress import KeptProgress
 from keel.runs.run import Run, StageRun
@@ -92,6 +93,8 @@ def _walk(
         raise UserError(f"--fork {fork}: the recipe has no {point.stage} stage to start from there")
     if point is not None and not os.path.lexists(out / point.stage):
         point.require_same_weights(flatten(content))  # before the stages ahead of it are made
+    if only is None and not (out / "ppo" / DONE).exists():
+        require_held_out(recipe)  # before anybody is asked, and anything trained
     options: dict[str, Any] = {"reuse": reuse, "fresh_from": fresh_from, "fork": point, "extend": extend}
     told = [*callbacks, *recipe_callbacks(recipe, console.say)]
     with disk_trouble(out), Run.open(out, recipe.name, **options, callbacks=told, console=console.say) as run:

@@ -12,6 +12,7 @@ import torch
 from keel.build.servers import drawing_ahead, ppo_sampler
 from keel.build.workbench import SCORING_TOKENS, Workbench
 from keel.config.ppo import PPOConfig
+from keel.data.held_out import none_held_out
 from keel.data.load import Labelled, Mixed
 from keel.dist.crew import shared
 from keel.dist.fsdp import gathered
@@ -104,7 +105,7 @@ def _prompts(
         loaded = loaded.whole()
         held_out = bench.prompts("ppo.evaluate.prompts", renderer, room, config.long_prompts).whole().train
     if not held_out:
-        raise UserError("ppo has no held-out prompts: raise ppo.prompts.validation or give ppo.evaluate.prompts")
+        raise UserError(str(none_held_out([(data, one.train) for data, one in loaded.sources])))
     return loaded, held_out
 
 

@@ -39,6 +39,7 @@ from keel.config.reward import RewardConfig
 from keel.config.sampling import SamplingConfig
 from keel.config.training import TrainingConfig
 from keel.data.convert import COMPARISONS, DEMONSTRATIONS, KINDS, PROMPTS
+from keel.data.held_out import require_held_out
 from keel.data.load import Loaded, labels_or_comparisons, load, load_mixed
 from keel.data.mix import Mixture
 from keel.models.kernels import release_freed_buffers
@@ -57,6 +58,7 @@ def smoke(recipe: Recipe, console: Console) -> list[Forecast]:
 
     Raises UserError for whatever would stop the recipe itself that early.
     """
+    require_held_out(recipe)
     watch = Watch(console, torch.device(resolve_device(recipe.device)))
     small = shrunk(recipe)
     with tempfile.TemporaryDirectory(prefix="keel-smoke-") as folder:

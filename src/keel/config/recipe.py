@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -10,6 +11,7 @@ from pydantic import Field, ValidationError, model_validator
 
 from keel.config.base import TOGETHER, Config, Function, contradictions_in, given_keys
 from keel.config.collect import CollectConfig
+from keel.config.data import is_reference
 from keel.config.direct import DirectConfig
 from keel.config.evaluate import EvaluateConfig
 from keel.config.faults import sentences_of
@@ -25,6 +27,7 @@ from keel.runs.layout import STAGES
 
 NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._-]*$"
 _LARGEST = 2**20  # bytes of a recipe
+_DATA = ("data", "prompts", "demonstrations")  # keys of sources, for which a path may stand
 
 
 class Recipe(Config):
@@ -158,13 +161,23 @@ def apply_override(tree: dict[str, Any], override: str) -> None:
     for parent in parents:
         child = node.get(parent) or {}
         if not isinstance(child, dict):
-            raise UserError(f"--set {key}: `{parent}` has no keys in the recipe, it is {child!r}; set all of it")
+            whole = "set all of it" + _whole(key, child, text)
+            raise UserError(f"--set {key}: `{parent}` has no keys in the recipe, it is {child!r}; {whole}")
         node[parent] = dict(child)  # a copy: a YAML alias may share it with another key
         node = node[parent]
     try:
         node[last] = read_yaml(text)
     except NoYaml:
         raise UserError(f"--set {key}: {text!r} is not a YAML value; put it in quotes") from None
+
+
+def _whole(key: str, child: Any, text: str) -> str:
+    """How to set a key of a source of data that is given by its path alone; empty for anything else."""
+    source, _, last = key.rpartition(".")
+    if not isinstance(child, str) or source.rpartition(".")[2] not in _DATA:
+        return ""
+    kind = "function" if is_reference(child) else "path"
+    return f": --set {shlex.quote(f'{source}={{{kind}: {child}, {last}: {text}}}')}"
 
 
 def parse_recipe(tree: Mapping[str, Any], where: str) -> Recipe:

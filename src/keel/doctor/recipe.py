@@ -12,6 +12,7 @@ from keel.config.data import DataConfig
 from keel.config.recipe import Recipe
 from keel.config.rewards import OWN_WAYS, RewardSource
 from keel.data.convert import COMPARISONS, DEMONSTRATIONS, KINDS, PROMPTS, Kind, convert
+from keel.data.held_out import without_held_out
 from keel.data.load import labels_or_comparisons
 from keel.data.read import read_rows
 from keel.data.reasons import Check
@@ -44,6 +45,7 @@ def check_recipe(recipe: Recipe, out: Path) -> list[Finding]:
             findings.append(bad(stage, str(error), f"mend the recipe's `{stage}:`"))
         else:
             findings += _check_inputs(stage, inputs, recipe, out)
+    findings += _check_held_out(recipe)
     return list(dict.fromkeys(findings))
 
 
@@ -68,6 +70,14 @@ def _check_inputs(stage: str, inputs: Inputs, recipe: Recipe, out: Path) -> list
     functions = [*inputs.functions.values(), *(reward.function for reward in inputs.rewards if reward.function)]
     findings += [check_function(reference) for reference in dict.fromkeys(functions)]
     return findings
+
+
+def _check_held_out(recipe: Recipe) -> list[Finding]:
+    try:
+        found = without_held_out(recipe)
+    except UserError:  # as the check of the data says
+        return []
+    return [] if found is None else [bad("ppo, held-out prompts", found.said, found.mend)]
 
 
 def _kind_of(key: str, recipe: Recipe) -> KindOf:
