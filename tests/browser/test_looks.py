@@ -23,6 +23,6 @@ def test_texts_have_room_and_their_sides(visit: Visitors, tmp_path: Path) -> Non
         name = page.get_by_role("cell", name="somebody").bounding_box()
         assert name is not None
         assert name["height"] < 50, "a word is broken"
-        assert page.locator("#answer").evaluate("one => getComputedStyle(one).position") == "static"
+        assert page.locator("#answer .dock").evaluate("one => getComputedStyle(one).position") == "static"
         page.set_viewport_size({"width": 700, "height": 900})
         assert page.locator("main").evaluate("one => one.clientWidth") == 700

@@ -23,10 +23,11 @@ export class Form {
     this.send.hidden = this.instant;
     if (this.widget.send) this.widget.send.hidden = !this.instant;
     box.replaceChildren(
-      asked.length ? make("div", { class: "criteria" }, ...asked) : "", main,
-      make("div", { class: "acts" }, keyed("Comment", "c", { class: "open-comment quiet", onclick: () => this.openComment() }), this.comment,
-        keyed("Undo", "u", { class: "quiet", onclick: acts.undo }), keyed("Skip", "s", { class: "quiet", onclick: acts.skip }),
-        keyed("Problem", "p", { class: "quiet", onclick: acts.problem }), this.send));
+      asked.length ? make("div", { class: "criteria" }, ...asked) : "",
+      make("div", { class: "dock" }, main,
+        make("div", { class: "acts" }, keyed("Comment", "c", { class: "open-comment quiet", onclick: () => this.openComment() }), this.comment,
+          keyed("Undo", "u", { class: "quiet", onclick: acts.undo }), keyed("Skip", "s", { class: "quiet", onclick: acts.skip }),
+          keyed("Problem", "p", { class: "quiet", onclick: acts.problem }), this.send)));
     box.hidden = false;
     this.drawSend();
   }
