@@ -4,7 +4,7 @@ import { byId, cleaned, make } from "./judge/dom.js";
 import { Drafts, holds } from "./judge/drafts.js";
 import { Form } from "./judge/form.js";
 import { Guidelines } from "./judge/guidelines.js";
-import { listen, showLegend } from "./judge/keys.js";
+import { keepFocus, listen, showLegend } from "./judge/keys.js";
 import { Leftovers, typed } from "./judge/leftovers.js";
 import { dated, Lender } from "./judge/lender.js";
 import { Outbox } from "./judge/outbox.js";
@@ -356,9 +356,10 @@ listen({
   undo,
   leave(typing) {
     if (typing) typing.blur();
-    else if (guidelines && !guidelines.panel.hidden) guidelines.toggle(false);
+    else if (guidelines && !guidelines.panel.hidden) guidelines.toggle();
   },
 });
+keepFocus(byId("task"));
 document.addEventListener("visibilitychange", () => {
   if (!watch) return;
   if (!document.hidden) watch.from = performance.now();

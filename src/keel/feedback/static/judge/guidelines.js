@@ -4,8 +4,8 @@ import { byId } from "./dom.js";
 export class Guidelines {
   constructor(place) {
     Object.assign(this, { place, panel: byId("guidelines"), opener: byId("show-guidelines") });
-    this.opener.addEventListener("click", () => this.toggle());
-    byId("hide-guidelines").addEventListener("click", () => this.toggle(false));
+    this.opener.addEventListener("click", (event) => this.pressed(event));
+    byId("hide-guidelines").addEventListener("click", (event) => this.pressed(event));
   }
 
   /** With a task: open until this person closes them on this device. */
@@ -13,11 +13,17 @@ export class Guidelines {
     if (localStorage.getItem(this.place) !== "closed") this.set(true);
   }
 
-  toggle(open = this.panel.hidden) {
+  toggle() {
+    const open = this.panel.hidden;
     this.set(open);
     localStorage.setItem(this.place, open ? "open" : "closed");
-    if (open) this.panel.querySelector(".text").focus({ preventScroll: true });
-    else this.opener.focus();
+    (open ? this.panel.querySelector(".text") : byId("task")).focus({ preventScroll: true });
+  }
+
+  /** Who closes them by a button that they came to by keys stands where they can open them again. */
+  pressed({ detail }) {
+    this.toggle();
+    if (this.panel.hidden && detail === 0) this.opener.focus();
   }
 
   set(open) {

@@ -34,6 +34,13 @@ export function listen({ press, submit, undo, leave }) {
   });
 }
 
+/** A button that was pressed with a pointer does not keep the focus: Enter is for the task again, and presses nothing twice. */
+export function keepFocus(task) {
+  document.addEventListener("click", (event) => {
+    if (event.detail > 0 && event.target.closest("button")) task.focus({ preventScroll: true });
+  }, { capture: true }); // before what the press itself brings into focus
+}
+
 export function showLegend(lines) {
   byId("legend").replaceChildren(...lines.flatMap(([keys, words]) => [
     make("dt", {}, ...keys.split(" ").map((key) => (["–", "…"].includes(key) ? key : make("kbd", {}, key)))), make("dd", {}, words),
