@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+import pytest
 from playwright.sync_api import expect
 
 from keel.feedback.tasks import NewResponse, NewTask
@@ -111,6 +113,30 @@ def test_one_response_is_rated_by_one_key(visit: Visitors, tmp_path: Path) -> No
         say(page, lambda: press(page, "4"))
         saved(page)
         assert [list(row["answer"]["ratings"].values()) for row in ann.said()] == [[10], [4]]
+
+
+@pytest.mark.parametrize(
+    ("scale", "rated"),
+    [
+        ((0, 10), {"0": 0, "1": 1, "5": 5, "9": 9, "-": 10}),
+        ((1, 10), {"1": 1, "9": 9, "0": 10}),
+        ((-2, 2), {"2": 2, "0": 0, "z": -2, "x": -1}),
+        ((10, 20), {"0": 10, "3": 13, "-": 20}),
+    ],
+)
+def test_a_digit_is_that_rating_and_only_what_is_left_has_another_key(
+    visit: Visitors, scale: tuple[int, int], rated: dict[str, int], tmp_path: Path
+) -> None:
+    with desk(tmp_path, "rate", new_tasks(len(rated), 1), scale=scale) as ann:
+        page = ann.open(visit(ann.url))
+        for key, number in rated.items():
+            name = re.compile(rf"^{number}(, |$)")
+            expect(page.get_by_role("button", name=name)).to_have_attribute("aria-keyshortcuts", key)
+            say(page, partial(page.keyboard.press, key))
+        saved(page)
+        assert [list(row["answer"]["ratings"].values()) for row in ann.said()] == [[one] for one in rated.values()]
+        page.get_by_role("link", name="What you said").first.click()
+        expect(page.get_by_text(f"{list(rated.values())[-1]}", exact=True)).to_be_visible()
 
 
 def test_reviewing(visit: Visitors, size: str, tmp_path: Path) -> None:

@@ -198,6 +198,8 @@ def answer_in_words(answer: Answer) -> str:
         case Ranked(ranks=ranks):
             tiers = [[_letter(k) for k, rank in enumerate(ranks) if rank == place] for place in sorted(set(ranks))]
             return " > ".join(" = ".join(tier) for tier in tiers)
+        case Rated(ratings=(rating,)):
+            return f"{rating}"
         case Rated(ratings=ratings):
             return ", ".join(f"{_letter(k)} {rating}" for k, rating in enumerate(ratings))
         case Reviewed(accepted=True):

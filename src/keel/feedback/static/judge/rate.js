@@ -1,17 +1,28 @@
 import { keyed, letter, make } from "./dom.js";
 
-const PLACES = "1234567890-";
+const LETTERS = ["z", "x", "v", "b", "n"]; // that mean nothing else on this page
+
+/** A key for each number: a digit is that rating, or else the one that ends in it; what is left takes another key. */
+function keysOf(numbers) {
+  const keys = numbers.map((number) => (number >= 0 && number <= 9 ? `${number}` : null));
+  const others = numbers[0] < 0 ? [...LETTERS] : ["-"]; // where there are numbers below zero a minus is no key: it would be theirs
+  numbers.forEach((number, place) => {
+    const last = `${Math.abs(number) % 10}`;
+    if (!keys.includes(last)) keys[place] ??= last;
+  });
+  return keys.map((key) => key ?? others.shift());
+}
 
 /** A number for each response. */
 export function rate({ panes, way, changed }) {
   const [lowest, highest] = way.scale;
   const numbers = Array.from({ length: highest - lowest + 1 }, (_, step) => lowest + step);
-  const keys = lowest >= 0 && highest <= 9 ? numbers.map(String) : [...PLACES.slice(0, numbers.length)];
+  const keys = keysOf(numbers);
   const plain = keys.every((key, place) => key === `${numbers[place]}`);
   const ratings = panes.map(() => null);
   let at = 0;
   const scales = panes.map((pane, response) => {
-    const buttons = numbers.map((number, place) => keyed(`${number}`, plain ? "" : keys[place], {
+    const buttons = numbers.map((number, place) => keyed(`${number}`, keys[place] === `${number}` ? "" : keys[place], {
       "aria-pressed": "false",
       "aria-keyshortcuts": keys[place],
       "aria-label": `${panes.length > 1 ? `${letter(response)}: ` : ""}${number}${number === lowest ? ", worst" : number === highest ? ", best" : ""}`,
