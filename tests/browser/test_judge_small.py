@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +11,8 @@ from playwright.sync_api import Page, expect
 
 from keel.feedback.tables import Kind
 from keel.feedback.tasks import NewResponse, NewTask
-from tests.browser.judging import desk, looked_at, point
-from tests.browser.support import Visitors
+from tests.browser.judging import desk, looked_at, point, press, shown
+from tests.browser.support import Visitors, assert_accessible
 
 WIDTH, HEIGHT = 375, 667
 LINES = "\n\n".join(f"Line {n} of a text that is longer than a small screen." for n in range(20))
@@ -25,15 +26,18 @@ def long_tasks(responses: int, count: int = 1) -> list[NewTask]:
     ]
 
 
-def stuck(page: Page) -> float:
+def stuck(page: Page, selector: str = "#work *") -> float:
     """The pixels from the bottom of the screen that stay where they are however far the page is scrolled."""
-    found = page.evaluate("""() => {
-      const stays = [...document.querySelectorAll("#work *")].filter((one) => {
-        const { position } = getComputedStyle(one);
-        return ["sticky", "fixed"].includes(position) && one.getClientRects().length > 0;
-      });
-      return Math.max(0, ...stays.map((one) => innerHeight - one.getBoundingClientRect().top));
-    }""")
+    found = page.evaluate(
+        """(selector) => {
+          const stays = [...document.querySelectorAll(selector)].filter((one) => {
+            const { position } = getComputedStyle(one);
+            return ["sticky", "fixed"].includes(position) && one.getClientRects().length > 0;
+          });
+          return Math.max(0, ...stays.map((one) => innerHeight - one.getBoundingClientRect().top));
+        }""",
+        selector,
+    )
     assert isinstance(found, int | float)
     return found
 
@@ -69,3 +73,20 @@ def test_further_questions_leave_half_of_a_small_screen_to_the_task(
             page.keyboard.press("Tab")
         for button in page.locator("#answer button:visible").all():
             expect(button).to_be_in_viewport(ratio=1)
+
+
+@pytest.mark.parametrize("best", [0, 1])
+def test_what_was_expected_is_told_where_it_is_seen(visit: Visitors, best: int, tmp_path: Path) -> None:
+    why = "\n\n".join(f"Reason {n} of many." for n in range(30))
+    more: Any = {"purpose": "practice", "row": {"why": why}}
+    tasks = [replace(one, expected={"best": best, "strength": "clear"}, **more) for one in long_tasks(2)]
+    with desk(tmp_path, "compare", tasks) as ann:
+        page = visit(ann.url, size="phone")
+        page.set_viewport_size({"width": WIDTH, "height": HEIGHT})
+        ann.open(page)
+        page.evaluate("scrollTo(0, document.body.scrollHeight)")
+        press(page, f"{'AB'[shown(page)[0].startswith('1')]} better")
+        expect(page.get_by_text("was expected: ")).to_be_in_viewport()
+        assert_accessible(page)
+        top = page.locator("#notice").evaluate("one => one.getBoundingClientRect().bottom")
+        assert HEIGHT - stuck(page, "#answer *") - top > HEIGHT / 5, "the task is covered"

@@ -216,7 +216,7 @@ function freeze() {
 function showOutcome({ agrees, expected, why }) {
   const words = agrees ? `That agrees with what was expected: ${expected}.` : `Something else was expected: ${expected}.`;
   warn(words, agrees ? "good" : "bad");
-  if (why) byId("notice").append(cleaned("div", { class: "text" }, why));
+  if (why) byId("notice").append(cleaned("div", { class: "text", tabindex: "0", role: "region", "aria-label": "Why" }, why));
 }
 
 /** What was said does not fit the project any more: nothing goes on before the page knows it as it is now. */
