@@ -9,8 +9,9 @@ from pathlib import Path
 from playwright.sync_api import Route, expect
 
 from keel.feedback.tasks import NewResponse, NewTask
+from keel.schema import Message
 from tests.browser.judging import desk, looked_at, press, saved, say
-from tests.browser.support import Visitors
+from tests.browser.support import Visitors, keep_picture
 from tests.feedback.worlds import new_tasks
 
 
@@ -142,3 +143,23 @@ def test_a_practice_answer_that_was_sent_is_not_given_again(visit: Visitors, tmp
         expect(page.get_by_role("button", name="7, best")).to_have_attribute("aria-pressed", "true")
         say(page, lambda: press(page, "Next"))
         expect(page.get_by_role("button", name="1, worst")).to_be_enabled()
+
+
+def test_a_dialogue_shows_the_message_that_is_answered(visit: Visitors, size: str, tmp_path: Path) -> None:
+    long = "\n\n".join(f"Line {n} of what was said before." for n in range(30))
+    last = (Message("user", "and so?"), Message("user", f"**The last question.**\n\n{long}"))
+    tasks = [NewTask((Message("user", long), Message("assistant", long), one), [NewResponse("x")]) for one in last]
+    tasks.append(NewTask(f"The only question.\n\n{long}", [NewResponse("y")]))
+    with desk(tmp_path, "review", tasks, guidelines=long) as ann:
+        page = ann.open(visit(ann.url, size=size))
+        for _ in tasks:
+            words = page.locator("#task .prompt .text > p:first-child").last
+            assert words.inner_text() in ("and so?", "The last question.", "The only question.")
+            expect(words).to_be_in_viewport(ratio=1)
+            pane, line = page.locator("#task .prompt").bounding_box(), words.bounding_box()
+            assert pane is not None
+            assert line is not None
+            assert pane["y"] <= line["y"]
+            assert line["y"] + line["height"] <= pane["y"] + pane["height"]
+            keep_picture(page, f"dialogue-{size}-{words.inner_text()[:8]}")
+            say(page, partial(page.keyboard.press, "s"))

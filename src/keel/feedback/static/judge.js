@@ -75,6 +75,7 @@ function show(task, said = "", begun = drafts.of(task) ?? task.said) {
   byId("task").focus({ preventScroll: true });
   if (innerWidth < 900) scrollTo(0, 0);
   guidelines?.offer();
+  panes.showLast(); // once the pane has its size
 }
 
 function goOn(said = "") {

@@ -2,6 +2,7 @@ import { cleaned, keyed, letter, make } from "./dom.js";
 
 const ROLES = { user: "User", assistant: "Assistant", system: "System" };
 const PLACE = "keel-as-written";
+const EDGE = 10; // pixels above a message, in the shadow of what stands before it
 
 /** The prompt and the responses: as Markdown, as written, or with their differences marked. */
 export class Panes {
@@ -20,6 +21,12 @@ export class Panes {
     const responses = make("div", { class: "responses", "data-count": task.responses.length }, ...this.panes);
     this.box.replaceChildren(prompt, responses);
     this.drawTools();
+  }
+
+  /** Of a dialogue the last message is in sight, which the responses answer: its end, or its beginning where it is too long. */
+  showLast() {
+    const prompt = this.box.querySelector(".prompt"), turn = prompt.querySelector(".turn + .turn:last-child");
+    if (turn) prompt.scrollTop += turn.getBoundingClientRect().top - prompt.getBoundingClientRect().top - EDGE;
   }
 
   pane(response, place) {
