@@ -163,3 +163,39 @@ def test_a_dialogue_shows_the_message_that_is_answered(visit: Visitors, size: st
             assert line["y"] + line["height"] <= pane["y"] + pane["height"]
             keep_picture(page, f"dialogue-{size}-{words.inner_text()[:8]}")
             say(page, partial(page.keyboard.press, "s"))
+
+
+def test_what_is_asked_otherwise_meanwhile_is_said_until_the_page_is_loaded_again(
+    visit: Visitors, size: str, tmp_path: Path
+) -> None:
+    with desk(tmp_path, "compare", new_tasks(6), guidelines="Prefer what is true.") as ann:
+        page = ann.open(visit(ann.url, size=size))
+        press(page, "Close")
+        said = page.get_by_text("load this page again")
+        ann.change(guidelines="Prefer what is true.", votes=2)
+        with page.expect_response("**/leases"):
+            say(page, partial(page.keyboard.press, "1"))
+        ann.change(guidelines="Prefer what is kind.", criteria=({"name": "kind"},))
+        for _ in range(2):
+            say(page, partial(page.keyboard.press, "1"))
+            expect(page.locator("#changed")).to_have_text(
+                "The guidelines and the further questions changed: load this page again."
+            )
+        looked_at(page, f"changed-{size}")
+        said.click()
+        expect(page.get_by_role("group", name="kind")).to_be_visible()
+        expect(said).to_be_hidden()
+        press(page, "Guidelines")
+        expect(page.get_by_role("complementary", name="Guidelines")).to_contain_text("Prefer what is kind.")
+
+
+def test_what_is_asked_as_before_again_is_not_said(visit: Visitors, tmp_path: Path) -> None:
+    with desk(tmp_path, "compare", new_tasks(4), question="Which is kind?") as ann:
+        page = ann.open(visit(ann.url))
+        for question, said in ("Which is true?", "The question changed: load this page again."), ("Which is kind?", ""):
+            ann.change(question=question)
+            say(page, partial(page.keyboard.press, "1"))
+            if said:
+                expect(page.locator("#changed")).to_have_text(said)
+            else:
+                expect(page.locator("#changed")).to_be_hidden()

@@ -19,7 +19,7 @@ from sqlalchemy.orm import Session
 
 from keel.feedback import leases, render
 from keel.feedback.database import Database
-from keel.feedback.projects import close_project, find_project
+from keel.feedback.projects import Settings, change_settings, close_project, find_project
 from keel.feedback.tables import Assignment, Judgement, Kind, Task
 from keel.feedback.tasks import NewResponse, NewTask, add_tasks, progress
 from keel.feedback.web import shown as shown_module
@@ -104,6 +104,29 @@ def test_a_task_shows_its_texts_and_nothing_of_where_they_come_from(world: World
     way = ann.get(f"/projects/{ann.project}/judging")["way"]
     assert (way["kind"], way["criteria"][0]["name"]) == ("compare", "honest")
     assert "<em>Read.</em>" in way["guidelines"]
+
+
+def test_a_lease_tells_whether_people_are_asked_otherwise(world: World) -> None:
+    ann = world.annotator("ann", world.project(guidelines="Read."))
+
+    def told(**settings: Any) -> str:
+        with world.database.writing() as session:
+            change_settings(session, find_project(session, ann.project), Settings(**settings))
+        lent = ann.client.post(f"/api/v1/projects/{ann.project}/leases", json={"count": 1}).json()
+        assert lent["version"] == ann.get(f"/projects/{ann.project}/judging")["way"]["version"]
+        version: str = lent["version"]
+        return version
+
+    first = told(guidelines="Read.")
+    assert told(guidelines="Read.", votes=2, gold_share=0.1) == first
+    others = [
+        told(guidelines="Read on."),
+        told(guidelines="Read.", question="Which?"),
+        told(guidelines="Read.", criteria=({"name": "kind"},)),
+        told(guidelines="Read.", scale=(0, 10)),
+    ]
+    assert len({first, *others}) == 5
+    assert told(guidelines="Read.") == first
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,7 @@ from keel.feedback import judgements
 from keel.feedback.database import Database
 from keel.feedback.differences import marked
 from keel.feedback.leases import MOST_AHEAD, give_back, held_by, lease, left_for, release_lapsed, renew
-from keel.feedback.projects import find_project
+from keel.feedback.projects import find_project, settings_of
 from keel.feedback.tables import Assignment, Judgement, Response, User
 from keel.feedback.web.access import Annotator
 from keel.feedback.web.given import Body, Id, Seconds, TheDatabase
@@ -32,6 +32,7 @@ from keel.feedback.web.shown import (
     kept,
     said_as_shown,
     shown,
+    version_of,
     way_of,
     with_html,
 )
@@ -77,6 +78,7 @@ class Wanted(Body):
 
 class Lent(BaseModel):
     tasks: list[Shown]
+    version: str = Field(description="of the project's way of judging: another one where people are asked otherwise")
 
 
 class Renewed(BaseModel):
@@ -129,7 +131,8 @@ def next_tasks(
     with database.writing() as session:
         project = find_project(session, project_id)
         lent = [held(one, None) for one in lease(session, project, user, count=wanted.count, now=now)]
-    return Lent(tasks=[shown(one, now=now) for one in lent])
+        version = version_of(settings_of(project))
+    return Lent(tasks=[shown(one, now=now) for one in lent], version=version)
 
 
 @router.put("/judgements/{key}")

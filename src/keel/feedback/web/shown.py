@@ -5,6 +5,7 @@ Nothing here gives away a response's position, its source or the policy's versio
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass
 from typing import Annotated, Any
 
@@ -12,7 +13,7 @@ from pydantic import BaseModel, Field, SkipValidation
 
 from keel.feedback.answers import Answer, Compared, Ranked, Rated, Reviewed, kept_answer
 from keel.feedback.judgements import LONGEST_COMMENT
-from keel.feedback.projects import Criterion, settings_of
+from keel.feedback.projects import Criterion, Settings, settings_of
 from keel.feedback.render import markdown, turns
 from keel.feedback.tables import Assignment, Judgement, Kind, Project, Verdict
 from keel.feedback.web.given import Body
@@ -38,6 +39,7 @@ class Way(BaseModel):
     criteria: tuple[Criterion, ...]
     scale: tuple[int, int] = Field(description="lowest and highest rating")
     lease_seconds: float
+    version: str = Field(description="another one where the question, the guidelines, the criteria or the scale are")
 
 
 class Passage(BaseModel):
@@ -111,7 +113,14 @@ def way_of(project: Project) -> Way:
         criteria=settings.criteria,
         scale=settings.scale,
         lease_seconds=settings.lease_seconds,
+        version=version_of(settings),
     )
+
+
+def version_of(settings: Settings) -> str:
+    """A digest of what people are shown of a project's settings beside every task."""
+    seen = settings.model_dump_json(include={"question", "guidelines", "criteria", "scale"})
+    return hashlib.sha256(seen.encode()).hexdigest()[:16]
 
 
 @dataclass(frozen=True)

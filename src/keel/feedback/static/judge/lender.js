@@ -6,8 +6,8 @@ const WARNING = 120000; // ms before the end of a lease, or a third of it
 
 /** The tasks that this tab holds. Those that come next are here before they are asked for. */
 export class Lender {
-  constructor(call, way, { ending }) {
-    Object.assign(this, { call, way, ending, current: null, held: [], done: new Set(), fetching: null, again: false });
+  constructor(call, way, { ending, lent }) {
+    Object.assign(this, { call, way, ending, lent, current: null, held: [], done: new Set(), fetching: null, again: false });
     this.lastAct = performance.now();
     this.margin = Math.min(WARNING, (way.lease_seconds * 1000) / 3);
     for (const kind of ["keydown", "pointerdown", "wheel"])
@@ -57,10 +57,11 @@ export class Lender {
       this.again = false;
       if (this.held.length >= AHEAD - 1) break;
       const count = Math.min(MOST, AHEAD + waiting());
-      const { tasks } = await this.call("POST", `/projects/${this.way.project}/leases`, { count });
+      const { tasks, version } = await this.call("POST", `/projects/${this.way.project}/leases`, { count });
       const here = new Set([this.current, ...this.held].filter(Boolean).map((one) => one.assignment));
       this.held.push(...tasks.filter(({ assignment }) => !here.has(assignment) && !this.done.has(assignment)).map(dated));
       lends = tasks.length > 0;
+      this.lent(version);
     } while (this.again);
     return lends;
   }
