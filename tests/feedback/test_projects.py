@@ -63,3 +63,15 @@ def test_a_project_that_is_not_there_is_told_with_those_that_are(database: Datab
         with pytest.raises(Refused, match="there are compare of 0"):
             find_project(session, "compare")
         assert isinstance(find_project(session, 1), Project)
+
+
+def test_who_tries_numbers_learns_no_project_by_its_name(database: Database) -> None:
+    """Annotators ask by numbers, and what is closed or not theirs has a name that tells what it is about."""
+    with database.writing() as session:
+        made = project(session, tasks=0)
+        close_project(project(session, tasks=1), now=NOW)
+        with pytest.raises(Refused, match="there is no project 999") as refused:
+            find_project(session, 999)
+        assert refused.value.code == "not_found"
+        assert made.name not in str(refused.value)
+        assert "compare of 1" not in str(refused.value)

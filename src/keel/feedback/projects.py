@@ -132,9 +132,14 @@ def never_given(project: Project, purpose: Purpose) -> str:
 
 
 def find_project(session: Session, name: str | int) -> Project:
-    """By its name, or by its number. Raises Refused where there is none, naming those that there are."""
+    """By its name, or by its number. Raises Refused where there is none.
+
+    Who asks by a name holds the database, and is told those that there are. Anybody who judges may ask by a number.
+    """
     column = Project.id if isinstance(name, int) else Project.name
     project = session.scalar(select(Project).where(column == name))
+    if project is None and isinstance(name, int):
+        raise Refused("not_found", f"there is no project {name}")
     if project is None:
         known = session.scalars(select(Project.name).order_by(Project.name)).all()
         there = f"there are {', '.join(known)}" if known else "there is none yet"
