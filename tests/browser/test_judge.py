@@ -40,6 +40,24 @@ def test_comparing(visit: Visitors, size: str, tmp_path: Path) -> None:
         expect(page.locator("#progress")).to_have_text("4 judged today · 0 left for you")
 
 
+def test_no_more_are_said_to_be_left_than_there_are(visit: Visitors, tmp_path: Path) -> None:
+    """Where gold may be among the tasks their number is not told, nor is it untrue."""
+    with desk(tmp_path, "compare", new_tasks(13), gold_share=0.1) as ann:
+        page = ann.open(visit(ann.url))
+        told = page.locator("#progress")
+        expect(told).to_have_text("0 judged today · more than 10 left for you")
+        for judged in range(1, 13):
+            say(page, lambda: page.keyboard.press("1"))
+            expect(told).to_have_text(
+                re.compile(f"^{judged} judged today · (more than [1-9] left|a few left) for you$")
+            )
+            said = told.text_content() or ""
+            assert int((re.findall("more than ([0-9])", said) or ["0"])[0]) < 13 - judged
+        say(page, lambda: page.keyboard.press("1"))
+        expect(page.get_by_text(NOTHING_LEFT)).to_be_visible()
+        expect(told).to_have_text("13 judged today · 0 left for you")
+
+
 def test_the_keys_of_other_layouts(visit: Visitors, tmp_path: Path) -> None:
     """By their place: Caps Lock, Cyrillic, and French digits, which are shifted."""
     with desk(tmp_path, "compare") as ann:

@@ -27,12 +27,12 @@ def test_what_was_said_and_what_is_left_are_ones_own(database: Database) -> None
         made = project(session, tasks=5)
         add_tasks(session, made, new_tasks(2, purpose="gold", expected={"best": 0, "strength": "clear"}), now=NOW)
         one, two, three = lease(session, made, ann, count=3, now=NOW)
-        assert (left_for(session, made, ann), left_for(session, made, bob)) == (5, 2)
+        assert (left_for(session, made, ann).count, left_for(session, made, bob).count) == (5, 2)
         judge(session, ann, "a", one.id, FIRST, now=NOW + 1)
         judge(session, ann, "b", two.id, Said("skip"), now=NOW + 2)
         judge(session, ann, "c", three.id, FIRST, now=NOW + 3)
         judge(session, ann, "d", one.id, SECOND, now=NOW + 4)
-        assert (left_for(session, made, ann), left_for(session, made, bob)) == (2, 3)
+        assert (left_for(session, made, ann).count, left_for(session, made, bob).count) == (2, 3)
         mine = said_by(session, made, ann, count=9)
         assert [(judgement.key, assignment.id) for assignment, judgement in mine] == [
             ("d", one.id),
@@ -45,7 +45,7 @@ def test_what_was_said_and_what_is_left_are_ones_own(database: Database) -> None
         assert since == [2, 1, 0]
         assert answered_since(session, made, bob, 0) == 0
         judge(session, ann, "e", one.id, Said("withdrawn"), now=NOW + 6)
-        assert (left_for(session, made, ann), answered_since(session, made, ann, 0)) == (3, 1)
+        assert (left_for(session, made, ann).count, answered_since(session, made, ann, 0)) == (3, 1)
 
 
 def test_a_judgement_sent_again_is_the_same_one(database: Database) -> None:

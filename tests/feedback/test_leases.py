@@ -281,8 +281,30 @@ def test_what_was_given_back_for_good_costs_nothing(database: Database) -> None:
 def test_gold_is_not_told_by_how_much_is_left(database: Database) -> None:
     with database.writing() as session:
         (ann,) = people(session, "ann")
-        assert left_for(session, project(session, tasks=13, gold_share=0.1), ann) == 20
-        assert left_for(session, project(session, tasks=14), ann) == 14
+        told = {
+            tasks: left_for(session, project(session, tasks=tasks, gold_share=0.1), ann).in_words
+            for tasks in (0, 1, 10, 11, 13, 20, 21)
+        }
+        assert left_for(session, project(session, tasks=14), ann).in_words == "14 left for you"
+    assert told == {
+        0: "0 left for you",
+        1: "a few left for you",
+        10: "a few left for you",
+        11: "more than 10 left for you",
+        13: "more than 10 left for you",
+        20: "more than 10 left for you",
+        21: "more than 20 left for you",
+    }
+
+
+def test_what_is_left_is_counted_up_to_a_number_and_said_to_be_more(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(leases, "MOST_COUNTED", 4)
+    with database.writing() as session:
+        (ann,) = people(session, "ann")
+        for tasks, told in ((3, "3 left"), (4, "4 left"), (5, "more than 4 left"), (9, "more than 4 left")):
+            assert left_for(session, project(session, tasks=tasks), ann).in_words == f"{told} for you"
 
 
 def progress_of_seats(session: Session) -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import uuid
+from dataclasses import dataclass
 
 from sqlalchemy import func, select, update
 from sqlalchemy.orm import Session, aliased, contains_eager, joinedload
@@ -15,6 +16,8 @@ from keel.feedback.tasks import to_label
 
 MOST_AHEAD = 5
 """Tasks that one person holds at a time."""
+MOST_COUNTED = 1000
+"""Of what is left for a person: to count it all would take as long as there are tasks."""
 _chance = random.SystemRandom()
 REPEAT_AFTER = 10
 """Judgements that lie between a task and its hidden repeat, at least."""
@@ -73,19 +76,37 @@ def held_by(session: Session, user: User, assignment_id: str, *, locked: bool = 
     return found
 
 
-def left_for(session: Session, project: Project, user: User) -> int:
-    """Tasks to label that this person can still be given, or holds.
+@dataclass(frozen=True)
+class Left:
+    """Tasks to label that a person can still be given, or holds: `count` of them, or `more` than that."""
 
-    Rounded up to ten where gold or repeats are hidden among them: an exact number would tell which did not count.
+    count: int
+    more: bool
+
+    @property
+    def in_words(self) -> str:
+        if not self.more:
+            return f"{self.count:,} left for you"
+        return f"more than {self.count:,} left for you" if self.count else "a few left for you"
+
+
+def left_for(session: Session, project: Project, user: User) -> Left:
+    """How many more judgements that count this person may give; no more than MOST_COUNTED are counted.
+
+    Where gold or repeats are hidden among them only the tens below are told: an exact number would tell which did not
+    count.
     """
     theirs = select(Assignment.task_id).where(Assignment.user_id == user.id, Assignment.project_id == project.id)
-    query = select(func.count(Task.id)).where(
+    some = select(Task.id).where(
         to_label(project),
         Task.id.not_in(theirs.where(Assignment.judgement_id.is_not(None), Assignment.occasion == 0)),
         (Task.seats_taken < Task.seats) | Task.id.in_(theirs.where(Assignment.state == "leased")),
     )
-    left, settings = session.scalar(query) or 0, settings_of(project)
-    return -(-left // 10) * 10 if settings.gold_share or settings.repeat_share else left
+    found = session.scalar(select(func.count()).select_from(some.limit(MOST_COUNTED + 1).subquery())) or 0
+    count, settings = min(found, MOST_COUNTED), settings_of(project)
+    if count and (settings.gold_share or settings.repeat_share):
+        return Left((count - 1) // 10 * 10, more=True)
+    return Left(count, more=found > count)
 
 
 def give_back(session: Session, user: User, assignment_id: str) -> None:

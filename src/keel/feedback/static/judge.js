@@ -25,7 +25,7 @@ const leftovers = new Leftovers(byId("leftovers"), `keel-leftovers-${theirs}`);
 const guidelines = byId("guidelines") && new Guidelines(`keel-guidelines-${theirs}`);
 const panes = new Panes(byId("task"), byId("tools"), api);
 const past = []; // {task, verdict, begun}, what this page can take back
-const counts = { answered: 0, left: 0, since: 0, changes: 0 };
+const counts = { answered: 0, left: 0, more: false, since: 0, changes: 0 };
 let form = null;
 let awaited = null; // the key of a practice answer whose outcome is shown when it comes
 let watch = null; // how long the task was before somebody's eyes
@@ -334,11 +334,11 @@ function tell(state) {
 async function count() {
   const midnight = new Date().setHours(0, 0, 0, 0) / 1000, { changes } = counts;
   try {
-    const { answered, left } = await api("GET", `${home}/judging?since=${midnight}`);
+    const { answered, left, more } = await api("GET", `${home}/judging?since=${midnight}`);
     if (changes !== counts.changes) return count(); // what was kept meanwhile may not be in it
     if (outbox.waiting.length) counts.since = 0; // and what is not yet may be: the next look tells
     const waiting = outbox.waiting.filter(({ body, practice }) => body.verdict === "answer" && !practice).length;
-    Object.assign(counts, { answered: answered + waiting, left: Math.max(0, left - waiting) });
+    Object.assign(counts, { answered: answered + waiting, left: Math.max(0, left - waiting), more });
     drawCounts();
   } catch {
     // The old numbers stay.
@@ -353,7 +353,8 @@ function tally({ practice }, verdict, one) {
 }
 
 function drawCounts() {
-  byId("progress").textContent = `${counts.answered} judged today · ${Math.max(0, counts.left)} left for you`;
+  const left = Math.max(0, counts.left), more = left ? `more than ${left}` : "a few";
+  byId("progress").textContent = `${counts.answered} judged today · ${counts.more ? more : left} left for you`;
 }
 
 function seconds() {

@@ -27,7 +27,7 @@ def to_judge(session: Session, user: User) -> HomeList | None:
     if user.role == "viewer":
         return None
     entries = [
-        Entry(project.name, f"/projects/{project.id}/judge", f"{left_for(session, project, user)} left for you")
+        Entry(project.name, f"/projects/{project.id}/judge", left_for(session, project, user).in_words)
         for project in all_projects(session)
     ]
     return HomeList("To judge", entries, empty="No project is open.")

@@ -69,7 +69,8 @@ class Judging(BaseModel):
 
     way: Way
     answered: int = Field(description="answers given since the time that was asked about")
-    left: int = Field(description="tasks that this person can still be given, or holds")
+    left: int = Field(description="tasks to label that this person can still be given, or holds")
+    more: bool = Field(description="whether there are more than `left`: so many are not counted, or gold is among them")
 
 
 class Wanted(Body):
@@ -114,7 +115,7 @@ def judging(
         project = find_project(session, project_id)
         answered = judgements.answered_since(session, project, user, since)
         left = left_for(session, project, user)
-    return Judging(way=way_of(project), answered=answered, left=left)
+    return Judging(way=way_of(project), answered=answered, left=left.count, more=left.more)
 
 
 @router.post("/projects/{project_id}/leases")
