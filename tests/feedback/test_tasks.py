@@ -10,8 +10,8 @@ from sqlalchemy import func, select
 from keel.feedback.database import Database
 from keel.feedback.refused import Refused
 from keel.feedback.tables import Task
-from keel.feedback.tasks import NewResponse, NewTask, add_tasks
-from tests.feedback.worlds import NOW, new_tasks, project
+from keel.feedback.tasks import NewResponse, NewTask, Progress, add_tasks, progress, progress_of_rounds
+from tests.feedback.worlds import NOW, answered, new_tasks, people, project, tasks_of
 
 
 def test_the_same_tasks_are_added_once(database: Database) -> None:
@@ -61,3 +61,14 @@ def test_a_pair_the_other_way_round_is_the_same_task(database: Database) -> None
         pairs = [("a", "b"), ("b ", "a"), ("a", "c")]
         tasks = [NewTask("prompt", [NewResponse(text) for text in pair]) for pair in pairs]
         assert add_tasks(session, made, tasks, now=NOW).new == 2
+
+
+def test_a_vote_more_than_a_task_wants_makes_up_for_no_vote_of_another(database: Database) -> None:
+    with database.writing() as session:
+        users = people(session, "ann", "bob", "cleo")
+        made = project(session, tasks=3, votes=2)
+        for task, some in zip(tasks_of(session, made), (users, users[:2], users[:1]), strict=True):
+            for user in some:
+                answered(session, made, user, task, {"best": 0, "strength": "clear"})
+        assert progress(session, made) == Progress(tasks=3, complete=2, votes=5, wanted=6)
+        assert progress_of_rounds(session, made) == {1: Progress(tasks=3, complete=2, votes=5, wanted=6)}

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from itertools import islice
 from typing import Any
 
-from sqlalchemy import ColumnElement, exists, func, insert, select
+from sqlalchemy import ColumnElement, case, exists, func, insert, select
 from sqlalchemy.orm import Session
 
 from keel.feedback.answers import RESPONSES, read_answer
@@ -57,7 +57,10 @@ class Added:
 
 @dataclass(frozen=True)
 class Progress:
-    """Of the tasks to be labelled: how many there are, how many have all their votes, and the votes themselves."""
+    """Of the tasks to be labelled: how many there are, how many have all their votes, and how many votes are there.
+
+    A vote more than a task wants, which comes of an answer that was late, is none of these: no other task is nearer.
+    """
 
     tasks: int
     complete: int
@@ -128,7 +131,7 @@ def to_label(project: Project) -> ColumnElement[bool]:
 _COUNTS = (
     func.count(Task.id),
     func.count(Task.id).filter(Task.votes >= Task.seats),
-    func.coalesce(func.sum(Task.votes), 0),
+    func.coalesce(func.sum(case((Task.votes < Task.seats, Task.votes), else_=Task.seats)), 0),
     func.coalesce(func.sum(Task.seats), 0),
 )
 

@@ -58,7 +58,7 @@ class Closed(Body):
 class Counts(FromRow):
     tasks: int
     complete: int
-    votes: int
+    votes: int = Field(description="votes that stand, of no task more than it wants")
     wanted: int
 
 
