@@ -48,7 +48,7 @@ def test_from_files_to_files_and_by_a_backup_to_another_database(tmp_path: Path)
     assert "0 new tasks in kind, 3 were there already" in keel("import", "kind", tasks, "--database", database)
     gold = rows(tmp_path / "gold.jsonl", {"prompt": "g", "chosen": "a", "rejected": "b"})
     told = keel("import", "kind", gold, "--gold", "--database", database)
-    assert "1 new tasks" in told
+    assert "1 new task in kind" in told
     assert "But nobody is given gold in kind while its gold_share is 0; set it to 0.05, say" in told
 
     opened = Database(database)
@@ -149,6 +149,21 @@ def test_an_import_is_withdrawn_by_its_number(tmp_path: Path) -> None:
     keel("withdraw", "old", "1202", "--database", database)
     told = keel("withdraw", "old", "2", "--put-back", "--database", database)
     assert told == "1,200 tasks of old, with 0 votes, are put back\n"
+
+
+def test_one_is_no_more_than_one(tmp_path: Path) -> None:
+    database = tmp_path / "feedback.db"
+    one = rows(tmp_path / "one.jsonl", {"prompt": "p", "responses": ["a", "b", "a"]})
+    told = keel("import", "kind", one, "--kind", "compare", "--database", database)
+    assert told == (
+        "The project kind is new.\n1 new task in kind\n"
+        "1 response said the same as another to the same prompt, and was left out\n"
+    )
+    assert "0 new tasks in kind, 1 was there already\n" in keel("import", "kind", one, "--database", database)
+    told = keel("withdraw", "kind", "1", "--database", database)
+    assert told == "1 task of kind, with 0 votes, is withdrawn; --put-back gives it to people again\n"
+    told = keel("withdraw", "kind", "1", "--put-back", "--database", database)
+    assert told == "1 task of kind, with 0 votes, is put back\n"
 
 
 def test_quality_reads_well_on_a_narrow_terminal(tmp_path: Path) -> None:

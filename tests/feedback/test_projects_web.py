@@ -136,7 +136,7 @@ def test_a_closed_project_can_be_opened_again(judged: World) -> None:
 def test_the_pages_tell_what_was_said_and_no_script_of_it_runs(judged: World) -> None:
     assert "24 of 24 votes" in text_of(judged.viewer.get("/projects"))
     overview = text_of(judged.viewer.get("/projects/1"))
-    assert "12 of 12 tasks have all of theirs" in overview
+    assert "So far 24 of 24 votes, 2 a task; 12 of 12 tasks complete." in overview
     assert "the annotator 12" in overview
     assert "1970-01-12 24" in overview
     assert "Krippendorff's α (nominal)" in text_of(judged.viewer.get("/projects/1/quality"))

@@ -94,7 +94,9 @@ def test_gold_and_practice_are_counted_beside_the_others(world: World) -> None:
         made = make_project(session, tasks=1)
         add_tasks(session, made, new_tasks(2, purpose="gold", expected=CLEAR), now=NOW)
         add_tasks(session, made, new_tasks(3, purpose="practice", expected=CLEAR), now=NOW)
-    assert "Besides there are 2 gold and 3 practice tasks" in text_of(world.viewer.get("/projects/1"))
+    assert "tasks to which the answer is known: 2 of gold and 3 for practice." in text_of(
+        world.viewer.get("/projects/1")
+    )
     found = world.viewer.get(f"{API}/1/progress").json()
     assert (found["tasks"], found["gold"], found["practice"]) == (1, 2, 3)
 
@@ -223,6 +225,22 @@ def test_only_an_admin_may_send_more_than_others(world: World) -> None:
     for client in (world.admin, world.viewer):
         assert client.post(f"{API}/1/tasks", content=big, headers=form).status_code == 413
     assert world.send("POST", API, content=big).status_code == 413
+
+
+def test_one_is_said_as_one_and_a_vote_too_many_is_of_no_number(world: World) -> None:
+    with world.database.writing() as session:
+        made = make_project(session, tasks=2)
+        users = session.scalars(select(User).order_by(User.id)).all()[:2]
+        for user in users:
+            answered(session, made, user, tasks_of(session, made)[0], CLEAR)
+    assert "So far 1 of 2 votes, 1 a task; 1 of 2 tasks complete." in text_of(world.viewer.get("/projects/1"))
+    listed = text_of(world.viewer.get("/projects/1/tasks"))
+    assert "complete round 1 2 votes" in listed
+    assert "Task 2 prompt 1 round 1 0 of 1 vote " in listed
+    assert "Round 1, label: 2 votes." in text_of(world.viewer.get("/projects/1/tasks/1"))
+    with world.database.writing() as session:
+        make_project(session, "rank", tasks=1)
+    assert "0 of 1 vote on 1 task " in text_of(world.viewer.get("/projects"))
 
 
 def test_a_form_is_no_file(shared: World) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -82,6 +82,7 @@ def withdraw(
     """
     from keel.feedback.contents import imports, set_withdrawn
     from keel.feedback.projects import find_project
+    from keel.feedback.words import counted
 
     if number is None and put_back:
         raise typer.BadParameter("--put-back needs the number of an import")
@@ -91,8 +92,9 @@ def withdraw(
             _list(imports(session, found))
             return
         done = set_withdrawn(session, found, number, not put_back, now=time.time())
-    what = "are put back" if put_back else "are withdrawn; --put-back gives them to people again"
-    typer.echo(f"{done.tasks:,} tasks of {project}, with {done.votes:,} votes, {what}")
+    are, them = ("is", "it") if done.tasks == 1 else ("are", "them")
+    what = f"{are} put back" if put_back else f"{are} withdrawn; --put-back gives {them} to people again"
+    typer.echo(f"{counted(done.tasks, 'task')} of {project}, with {counted(done.votes, 'vote')}, {what}")
 
 
 def export(
@@ -181,7 +183,7 @@ def backup(
         raise UserError(f"{out} is there already; give --force to replace it")
     with database_at(database) as store, written(out):
         counts = backup(store, out, now=time.time())
-    typer.echo(f"{sum(counts.values()):,} rows, of them {counts.get('judgements', 0):,} judgements, written to {out}")
+    typer.echo(f"{_rows(counts)}, written to {out}")
 
 
 def restore(
@@ -196,7 +198,13 @@ def restore(
 
     with database_at(database, new=True) as store:
         counts = restore(store, source)
-        typer.echo(f"{sum(counts.values()):,} rows, of them {counts.get('judgements', 0):,} judgements, are in {store}")
+        typer.echo(f"{_rows(counts)}, are in {store}")
+
+
+def _rows(counts: Mapping[str, int]) -> str:
+    from keel.feedback.words import counted
+
+    return f"{counted(sum(counts.values()), 'row')}, of them {counted(counts.get('judgements', 0), 'judgement')}"
 
 
 def _read_settings(file: Path) -> Settings:
@@ -272,13 +280,15 @@ def _list(found: Sequence[Import]) -> None:
 
 def _tell(project: str, done: Imported) -> None:
     from keel.cli.console import printable
+    from keel.feedback.words import counted
 
-    known = f", {done.added.known:,} were there already" if done.added.known else ""
-    typer.echo(f"{done.added.new:,} new tasks in {project}{known}")
+    typer.echo(done.added.in_words(project))
     if done.never_given:
         typer.echo(f"But {done.never_given}.")
     if done.repeated:
-        typer.echo(f"{done.repeated:,} responses said the same as another to their prompt, and were left out")
+        were = "was" if done.repeated == 1 else "were"
+        same = "said the same as another to the same prompt"
+        typer.echo(f"{counted(done.repeated, 'response')} {same}, and {were} left out")
     findings = done.check.table()
     for reason, count in done.left_out.items():
         first = findings[reason][0]

@@ -73,8 +73,7 @@ def sample(
         added, name = _put(store, project, judging, tasks)
         if there is None:
             print(f"The project {name} is new; people find it by keel feedback serve --database {store}")
-    known = f", {added.known:,} were there already" if added.known else ""
-    print(f"{added.new:,} new tasks in {name}{known}: round {round}, policy {version[:12]}")
+    print(f"{added.in_words(name)}: round {round}, policy {version[:12]}")
 
 
 def _require_tasks(judging: Kind, per_prompt: int) -> None:
@@ -137,6 +136,7 @@ def prioritise(
         from keel.feedback.priorities import open_tasks, set_priorities
         from keel.feedback.projects import find_project
         from keel.feedback.sampled import as_sampled
+        from keel.feedback.words import counted
 
         with store.reading() as session:
             tasks = open_tasks(session, find_project(session, project))
@@ -150,4 +150,5 @@ def prioritise(
         found = doubts(reward, list(asked.values()), device=device, say=print)
         with store.writing() as session:
             set_priorities(session, find_project(session, project), dict(zip(asked, found, strict=True)))
-    print(f"{len(asked):,} open tasks of {project} in order: a label tells {max(found):.3f} to {min(found):.3f} nats")
+    tells = f"a label tells {max(found):.3f} to {min(found):.3f} nats"
+    print(f"{counted(len(asked), 'open task')} of {project} in order: {tells}")

@@ -25,6 +25,7 @@ from keel.feedback.refused import Refused
 from keel.feedback.tables import Kind as Judging
 from keel.feedback.tables import Project, Purpose, Task
 from keel.feedback.tasks import Added, NewResponse, NewTask, add_rows, columns, task_row
+from keel.feedback.words import counted
 from keel.schema import Comparison, Demonstration, Feedback, Label, Prompt, Ranking, Rating
 
 MOST_TASKS = 1_000_000
@@ -169,7 +170,7 @@ class _Reading:
         least, most = RESPONSES[judging]
         responses = self._responses(record)
         if not least <= len(responses) <= (_MOST_OF_A_ROW if least == most else most):
-            raise Unusable(Reason.WRONG_TYPE, f"{len(responses)} responses for a {judging} task")
+            raise Unusable(Reason.WRONG_TYPE, f"{counted(len(responses), 'response')} for a {judging} task")
         for places in combinations(range(len(responses)), least if least == most else len(responses)):
             task = NewTask(
                 record.prompt,

@@ -15,6 +15,7 @@ from keel.feedback.projects import Settings, add_project, clean_name, free_name,
 from keel.feedback.refused import Refused
 from keel.feedback.tables import STANDS, Assignment, Judgement, Kind, Project, Task, User
 from keel.feedback.tasks import NewResponse, NewTask, as_kept, prompt_of, to_label
+from keel.feedback.words import counted
 from keel.schema import Dialogue, Message, Sampled
 
 
@@ -42,7 +43,8 @@ def open_project(session: Session, name: str, kind: Kind | None, votes: int | No
         raise Refused("conflict", f"the project {name} is there to {project.kind}, not to {kind}; name another one")
     wanted = settings_of(project).votes
     if votes not in (None, wanted):
-        raise Refused("conflict", f"the project {name} asks for {wanted} votes a task, not {votes}; change one of them")
+        there = counted(wanted, "vote")
+        raise Refused("conflict", f"the project {name} asks for {there} a task, not {votes}; change one of them")
     if project.closed_at is not None:
         raise Refused("gone", f"the project {name} is closed; name another one")
     return project

@@ -16,6 +16,7 @@ from keel.feedback.answers import RESPONSES, read_answer
 from keel.feedback.projects import clean_json, settings_of
 from keel.feedback.refused import Refused
 from keel.feedback.tables import Project, Purpose, Response, Task
+from keel.feedback.words import counted
 from keel.schema import Dialogue, Message, Prompt
 
 _AT_ONCE = 500
@@ -53,6 +54,10 @@ class Added:
 
     new: int
     known: int
+
+    def in_words(self, project: str) -> str:
+        known = f", {self.known:,} {'was' if self.known == 1 else 'were'} there already" if self.known else ""
+        return f"{counted(self.new, 'new task')} in {project}{known}"
 
 
 @dataclass(frozen=True)
@@ -167,7 +172,8 @@ def task_row(project: Project, task: NewTask, *, now: float) -> Task:
     least, most = RESPONSES[project.kind]
     if not least <= len(task.responses) <= most:
         wanted = f"{least}" if least == most else f"{least} to {most}"
-        raise Refused("invalid", f"{len(task.responses)} responses; a {project.kind} project takes {wanted} a task")
+        given = counted(len(task.responses), "response")
+        raise Refused("invalid", f"{given}; a {project.kind} project takes {wanted} a task")
     if not isinstance(task.prompt, str) and not task.prompt:
         raise Refused("invalid", "the prompt has no messages")
     prompt = as_kept(task.prompt)

@@ -38,6 +38,7 @@ from keel.feedback.web.home import Entry, HomeList
 from keel.feedback.web.judging import beginning
 from keel.feedback.web.projects_api import exported
 from keel.feedback.web.tasks_api import MOST_UPLOADED
+from keel.feedback.words import counted
 
 KINDS: Mapping[Kind, str] = {
     "compare": "Compare: which of two responses is better",
@@ -61,7 +62,7 @@ def home_list(session: Session, user: User) -> HomeList | None:
     entries = []
     for one in all_projects(session):
         done = progress(session, one)
-        entries.append(Entry(one.name, f"/projects/{one.id}", f"{done.votes:,} of {done.wanted:,} votes"))
+        entries.append(Entry(one.name, f"/projects/{one.id}", f"{done.votes:,} of {counted(done.wanted, 'vote')}"))
     return HomeList("Projects", entries, "There is no project yet. Make one under Projects.")
 
 

@@ -22,6 +22,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from keel.errors import UserError, first_line
 from keel.feedback.refused import Code, Refused, not_valid
 from keel.feedback.web.sites import Sites
+from keel.feedback.words import counted
 
 _HERE = Path(__file__).parent.parent
 STATUS: dict[Code, int] = {
@@ -101,7 +102,7 @@ class Pages:
             undefined=jinja2.StrictUndefined,
         )
         self.environment.globals.update(common)
-        self.environment.filters |= {"day": _day, "minute": _minute, "sentence": _sentence}
+        self.environment.filters |= {"day": _day, "minute": _minute, "sentence": _sentence, "counted": counted}
 
     def __call__(
         self, request: Request, template: str, *, refused: Refused | None = None, **context: Any
