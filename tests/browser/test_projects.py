@@ -42,7 +42,11 @@ def test_a_project_from_its_form_to_its_audit(visit: Visitors, size: str, tmp_pa
         expect(page.get_by_role("heading", name="Helpful answers")).to_be_visible()
         page.get_by_label("File").set_input_files(file)
         page.get_by_role("button", name="Put them in").click()
-        expect(page.get_by_role("status")).to_contain_text("12 new tasks. 1 left out: A field that this kind")
+        expect(page.get_by_role("status")).to_contain_text("12 new tasks in Helpful answers.")
+        left_out = "Row 12 of tasks.jsonl: A field that this kind of record needs is missing or null"
+        expect(page.get_by_role("status")).to_contain_text(left_out)
+        expect(page.get_by_role("status")).to_have_class("notice warn")
+        keep_picture(page, f"project-put-in-{size}")
         expect(page.get_by_text("0 of 24 votes")).to_be_visible()
 
         with database.writing() as session:
@@ -105,13 +109,13 @@ def test_what_was_put_in_by_mistake_is_found_and_withdrawn(visit: Visitors, size
         page.get_by_label("File").set_input_files(file)
         page.get_by_label("What they are for").select_option("gold")
         page.get_by_role("button", name="Put them in").click()
-        expect(page.get_by_role("status")).to_contain_text("1 new tasks. But nobody is given gold in")
+        expect(page.get_by_role("status")).to_contain_text("1 new task in compare of 3.But nobody is given gold in")
         expect(page.get_by_role("button", name="Withdraw import")).to_have_count(3)
         page.get_by_role("button", name="Withdraw import").first.click()
         page.get_by_label("File").set_input_files(file)
         page.get_by_label("What they are for").select_option("gold")
         page.get_by_role("button", name="Put them in").click()
-        expect(page.get_by_role("status")).to_contain_text("1 new tasks.")
+        expect(page.get_by_role("status")).to_contain_text("1 new task in compare of 3.")
 
         page.get_by_role("link", name="Tasks", exact=True).click()
         expect(page.get_by_role("listitem").filter(has_text="Task")).to_have_count(9)

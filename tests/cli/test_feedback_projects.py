@@ -44,7 +44,8 @@ def test_from_files_to_files_and_by_a_backup_to_another_database(tmp_path: Path)
     told = keel("import", "kind", tasks, "--kind", "compare", "--settings", settings, "--database", database)
     assert "The project kind is new" in told
     assert "3 new tasks in kind" in told
-    assert "1 left out: The chosen and the rejected response are the same. (row 3 of" in told
+    assert "1 was left out; rows count from 0.\nRow 3 of " in told
+    assert "tasks.jsonl: The chosen and the rejected response are the same.\n" in told
     assert "0 new tasks in kind, 3 were there already" in keel("import", "kind", tasks, "--database", database)
     gold = rows(tmp_path / "gold.jsonl", {"prompt": "g", "chosen": "a", "rejected": "b"})
     told = keel("import", "kind", gold, "--gold", "--database", database)
@@ -143,7 +144,7 @@ def test_an_import_is_withdrawn_by_its_number(tmp_path: Path) -> None:
     assert re.search(r" 1,200 +0 *\n +withdrawn *$", listed, re.MULTILINE)
     assert max(map(len, listed.splitlines())) <= 80
     again = keel("import", "old", wrong, "--round", "2", "--database", database)
-    assert again == "1,200 new tasks in old\n"
+    assert again == "1,200 new tasks in old.\n"
     with pytest.raises(UserError, match="1,200 of its tasks were put in again since; withdraw those before"):
         keel("withdraw", "old", "2", "--put-back", "--database", database)
     keel("withdraw", "old", "1202", "--database", database)
@@ -156,10 +157,10 @@ def test_one_is_no_more_than_one(tmp_path: Path) -> None:
     one = rows(tmp_path / "one.jsonl", {"prompt": "p", "responses": ["a", "b", "a"]})
     told = keel("import", "kind", one, "--kind", "compare", "--database", database)
     assert told == (
-        "The project kind is new.\n1 new task in kind\n"
-        "1 response said the same as another to the same prompt, and was left out\n"
+        "The project kind is new.\n1 new task in kind.\n"
+        "1 response said the same as another to the same prompt, and was left out.\n"
     )
-    assert "0 new tasks in kind, 1 was there already\n" in keel("import", "kind", one, "--database", database)
+    assert "0 new tasks in kind, 1 was there already.\n" in keel("import", "kind", one, "--database", database)
     told = keel("withdraw", "kind", "1", "--database", database)
     assert told == "1 task of kind, with 0 votes, is withdrawn; --put-back gives it to people again\n"
     told = keel("withdraw", "kind", "1", "--put-back", "--database", database)

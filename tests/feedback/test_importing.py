@@ -18,6 +18,7 @@ from keel.feedback.importing import Imported, Meant, put_tasks, read_tasks
 from keel.feedback.projects import Settings, change_settings, find_project
 from keel.feedback.refused import Refused
 from keel.feedback.tables import Kind, Project, Task
+from keel.feedback.tasks import Added
 from tests.feedback.worlds import NOW, people, project, tasks_of
 
 
@@ -148,6 +149,93 @@ def test_gold_without_a_usable_answer_is_left_out(
             imported(session, made, tmp_path, [{"prompt": "p"} | row], purpose="gold")
 
 
+def test_what_was_left_out_is_named_by_its_row_the_first_few_of_it(database: Database, tmp_path: Path) -> None:
+    good, same = {"prompt": "p", "responses": ["a", "b"]}, {"prompt": "p", "responses": ["a", "a"]}
+    rows = [good, same, good, {"prompt": "p", "responses": ["a", ""]}, same, same, same, {"prompt": " "}, same]
+    with database.writing() as session:
+        made = project(session, tasks=0)
+        told = imported(session, made, tmp_path, rows).in_words("p")
+        again = imported(session, made, tmp_path, [good, {"prompt": "q", "responses": ["a", "b"]}, good])
+    file = tmp_path / "rows.jsonl"
+    alike = "The chosen and the rejected response are the same."
+    assert told == [
+        "1 new task in p, 1 was a duplicate among them.",
+        "7 were left out; rows count from 0.",
+        f"Row 1 of {file}: {alike}",
+        f"Row 3 of {file}: A response is empty (response 2).",
+        f"Row 4 of {file}: {alike}",
+        f"Row 5 of {file}: {alike}",
+        f"Row 6 of {file}: {alike}",
+        "And 2 more.",
+    ]
+    assert again.in_words("p") == ["1 new task in p, 2 were there already."]
+
+
+@pytest.mark.parametrize("size", [1, 2, 100])
+def test_duplicates_are_told_from_what_was_there(
+    database: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, size: int
+) -> None:
+    """However many rows are put there at a time."""
+    monkeypatch.setattr("keel.feedback.tasks._AT_ONCE", size)
+    rows = [{"prompt": prompt, "responses": ["a", "b"]} for prompt in "abcd"]
+    with database.writing() as session:
+        made = project(session, tasks=0)
+        imported(session, made, tmp_path, rows[:2])
+        done = imported(session, made, tmp_path, [*rows, rows[3], rows[0], rows[3]])
+    assert done.added == Added(new=2, known=3, duplicates=2)
+
+
+@pytest.mark.parametrize(
+    ("row", "texts_of_it"),
+    [
+        ({"responses": ["a", "b"], "chosen": None, "rejected": None}, ["a", "b"]),
+        ({"responses": None, "chosen": "c", "rejected": "d"}, ["c", "d"]),
+    ],
+)
+def test_a_column_that_is_null_is_none(
+    database: Database, tmp_path: Path, row: dict[str, Any], texts_of_it: list[str]
+) -> None:
+    with database.writing() as session:
+        made = project(session, tasks=0)
+        done = imported(session, made, tmp_path, [{"prompt": "p"} | row])
+        assert (done.left_out, [texts(task) for task in tasks_of(session, made)]) == ({}, [texts_of_it])
+
+
+@pytest.mark.parametrize(
+    ("header", "fields", "says"),
+    [
+        (
+            "prompt,response_a,response_b,preference",
+            {},
+            "(1: rows 0, such as no responses; the row has prompt, response_a, response_b, preference; "
+            "`keel feedback import --field responses=response_a,response_b` reads columns of other names);",
+        ),
+        ("prompt,one,two,three", {}, "`keel feedback import --field responses=ONE,TWO` reads columns of other names"),
+        (
+            "prompt,one,two,three",
+            {"responses": "nocol"},
+            "such as no responses (column nocol); the row has prompt, one, two, three);",
+        ),
+        (
+            "prompt,one,two,three",
+            {"responses": ("one", "nocol")},
+            "such as no responses (column nocol); the row has prompt, one, two, three);",
+        ),
+    ],
+)
+def test_columns_of_other_names_are_named_with_how_they_are_read(
+    database: Database, tmp_path: Path, header: str, fields: dict[str, Any], says: str
+) -> None:
+    file = tmp_path / "pairs.csv"
+    file.write_text(f"{header}\nwhy?,a,b,1\n")
+    source = DataConfig.model_validate({"path": str(file), "fields": fields})
+    with database.writing() as session:
+        made = project(session, tasks=0)
+        with pytest.raises(UserError) as error:
+            put(session, made, [source])
+    assert says in str(error.value)
+
+
 def test_files_of_every_form_and_columns_of_other_names(database: Database, tmp_path: Path) -> None:
     table = tmp_path / "table.csv"
     table.write_text("question,one,two\nwhy?,a,b\nhow?,c,d\n")
@@ -190,7 +278,7 @@ def test_files_are_read_while_others_write_and_put_there_in_batches(
             people(session, "ann")
         with database.writing() as session:
             done = put_tasks(session, find_project(session, made.name), read)
-    assert (done.added.new, done.added.known) == (25, 5)
+    assert done.added == Added(new=25, known=0, duplicates=5)
     with database.reading() as session:
         tasks = tasks_of(session, made)
         assert [(task.prompt, texts(task)) for task in tasks] == [(f"p{k}", [f"a{k}", f"b{k}"]) for k in range(25)]

@@ -19,7 +19,6 @@ if TYPE_CHECKING:
 
     from keel.feedback.contents import Import
     from keel.feedback.export import What
-    from keel.feedback.importing import Imported
     from keel.feedback.projects import Settings
     from keel.feedback.tables import Project, Purpose
 
@@ -45,13 +44,16 @@ def import_files(
     map: MapOption = None,
     database: DatabaseOption = DATABASE,
 ) -> None:
-    """Put tasks into a project, made if it is new: all of the files, or nothing. Files read twice make no task twice.
+    """Put tasks into a project, made if it is new. Files read twice make no task twice.
+
+    Rows that are no task are left out and named; where a file cannot be read to its end, nothing is put in.
 
     Rows have a prompt and responses, or chosen and rejected, or one response. Where there are more responses than a
     task takes, each two of them (compare) or each one (review) are a task.
 
     **Example:** `keel feedback import helpful pairs.jsonl --kind compare --database feedback.db`
     """
+    from keel.cli.console import printable
     from keel.feedback.importing import Meant, put_tasks, read_tasks
 
     if gold and practice:
@@ -65,7 +67,8 @@ def import_files(
         meant = Meant(purpose, round, policy_version)
         with read_tasks(to_be, sources, meant, now=time.time()) as read, store.writing() as session:
             done = put_tasks(session, _project(session, to_be, given), read)
-    _tell(project, done)
+    for line in done.in_words(project):
+        typer.echo(printable(line))
 
 
 def withdraw(
@@ -276,21 +279,3 @@ def _list(found: Sequence[Import]) -> None:
         cells = (str(one.number), when, purpose, str(one.round), policy, f"{one.tasks:,}", f"{one.votes:,}")
         shown.add_row(*map(Text, cells))
     Console().print(shown)
-
-
-def _tell(project: str, done: Imported) -> None:
-    from keel.cli.console import printable
-    from keel.feedback.words import counted
-
-    typer.echo(done.added.in_words(project))
-    if done.never_given:
-        typer.echo(f"But {done.never_given}.")
-    if done.repeated:
-        were = "was" if done.repeated == 1 else "were"
-        same = "said the same as another to the same prompt"
-        typer.echo(f"{counted(done.repeated, 'response')} {same}, and {were} left out")
-    findings = done.check.table()
-    for reason, count in done.left_out.items():
-        first = findings[reason][0]
-        detail = f", such as {first.detail}" if first.detail else ""
-        typer.echo(f"{count:,} left out: {reason.sentence} (row {first.row} of {first.file}{printable(detail)})")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -30,8 +31,10 @@ from keel.schema import Comparison, Demonstration, Feedback, Label, Prompt, Rank
 
 MOST_TASKS = 1_000_000
 _MOST_OF_A_ROW = 64  # responses of which each two, or each one, are a task
+_MOST_NAMED = 5  # of what is left out
 _SOURCES = "sources"
 """The column that says who made each of `responses`."""
+_LIKE_A_RESPONSE = re.compile(r"(response|answer|completion|output|reply)[_.-]?\w{1,3}", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -59,6 +62,25 @@ class Imported:
     def left_out(self) -> Mapping[Reason, int]:
         """Records by the reason for which they are no task."""
         return {reason: count for reason, count in self.check.counts.items() if not reason.is_warning}
+
+    def in_words(self, project: str) -> list[str]:
+        """Sentences: how many tasks there are now, and the first of what was left out, each by its row."""
+        told = [f"{self.added.in_words(project)}."]
+        if self.never_given:
+            told.append(f"But {self.never_given}.")
+        if self.repeated:
+            were = "was" if self.repeated == 1 else "were"
+            same = "said the same as another to the same prompt"
+            told.append(f"{counted(self.repeated, 'response')} {same}, and {were} left out.")
+        left_out = [finding for finding in self.check.findings if not finding.reason.is_warning]
+        if left_out:
+            told.append(f"{len(left_out):,} {'was' if len(left_out) == 1 else 'were'} left out; rows count from 0.")
+        for one in left_out[:_MOST_NAMED]:
+            detail = f" ({one.detail})" if one.detail else ""
+            told.append(f"Row {one.row} of {one.file}: {one.reason.sentence.removesuffix('.')}{detail}.")
+        if len(left_out) > _MOST_NAMED:
+            told.append(f"And {len(left_out) - _MOST_NAMED:,} more.")
+        return told
 
 
 @dataclass(frozen=True)
@@ -132,6 +154,8 @@ class _Reading:
         for row in read_rows(self.source):
             for record in self._records(row):
                 try:
+                    if isinstance(record, Prompt):
+                        raise Unusable(Reason.MISSING_FIELD, self._no_responses(row.value or {}))
                     tasks = list(self._tasks(record))
                 except Unusable as problem:
                     self.findings.append(Finding(problem.reason, row.file, row.number, problem.detail))
@@ -146,24 +170,38 @@ class _Reading:
     def _records(self, row: Row) -> Iterator[Prompt | Demonstration | Feedback]:
         """The records that a row stands for, be it judged or not; what else it is, is a finding."""
         kind: Kind[Any] | None = None
-        if row.value is not None:
-            columns = row.value.keys() | self.source.fields.keys()
-            if "responses" not in columns or "chosen" in columns:
-                kind = guess_kind(row.value, self.source)
-            else:
-                kind = RANKINGS
-                if self.meant.purpose == "label":
-                    row = replace(row, value=_without_preference(row.value, self.source))
+        if row.value is not None and not self._has_responses(row.value):
+            kind = guess_kind(row.value, self.source)
+        elif row.value is not None:
+            kind = RANKINGS
+            if self.meant.purpose == "label":
+                row = replace(row, value=_without_preference(row.value, self.source))
         for converted in convert(row, kind or COMPARISONS, self.source):
             self.total += 1
             self.findings += converted.findings
             if converted.record is not None:
                 yield converted.record
 
-    def _tasks(self, record: Prompt | Demonstration | Feedback) -> Iterator[Task]:
+    def _has_responses(self, row: Mapping[str, Any]) -> bool:
+        """Whether `responses` are what a row shows, or would be if the column that is meant to hold them were there."""
+        try:
+            given = rename(row, self.source)
+        except Unusable:
+            return True
+        has = {name for name, value in given.items() if value is not None}
+        return "chosen" not in has and bool("responses" in has or "responses" in self.source.fields)
+
+    def _no_responses(self, row: Mapping[str, Any]) -> str:
+        """What a row has that has a prompt alone, and how columns of other names are read."""
+        said = f"no responses; the row has {', '.join(row)}"
+        if len(row) < 2:
+            return said
+        alike = [name for name in row if _LIKE_A_RESPONSE.fullmatch(name)]
+        columns = ",".join(alike) if len(alike) > 1 else "ONE,TWO"
+        return f"{said}; `keel feedback import --field responses={columns}` reads columns of other names"
+
+    def _tasks(self, record: Demonstration | Feedback) -> Iterator[Task]:
         """Raises Unusable where the record is no task of the project."""
-        if isinstance(record, Prompt):
-            raise Unusable(Reason.MISSING_FIELD, "a prompt without responses")
         if not record.prompt:
             raise Unusable(Reason.EMPTY_PROMPT)
         judging = self.project.kind
@@ -214,7 +252,7 @@ def _without_preference(row: Mapping[str, Any], source: DataConfig) -> dict[str,
     except Unusable:
         responses = None
     others = {name: value for name, value in row.items() if name not in ("ranks", "preferred")}
-    return others | {"ranks": [1] * len(responses) if isinstance(responses, list) else []}
+    return others | {"ranks": [1] * len(responses)} if isinstance(responses, list) else others
 
 
 def _expected(judging: Judging, record: Demonstration | Feedback, places: Sequence[int]) -> dict[str, Any]:

@@ -50,14 +50,17 @@ class NewTask:
 
 @dataclass(frozen=True)
 class Added:
-    """How many tasks are new, and how many were there already."""
+    """How many tasks are new, how many were there already, and how many were another of the new ones once more."""
 
     new: int
     known: int
+    duplicates: int
 
     def in_words(self, project: str) -> str:
         known = f", {self.known:,} {'was' if self.known == 1 else 'were'} there already" if self.known else ""
-        return f"{counted(self.new, 'new task')} in {project}{known}"
+        were = "was a duplicate" if self.duplicates == 1 else "were duplicates"
+        duplicates = f", {self.duplicates:,} {were} among them" if self.duplicates else ""
+        return f"{counted(self.new, 'new task')} in {project}{known}{duplicates}"
 
 
 @dataclass(frozen=True)
@@ -96,14 +99,16 @@ def add_rows(session: Session, project: Project, rows: Iterable[dict[str, Any]])
     It takes few statements, for others wait meanwhile.
     """
     one_at_a_time(session, project)
-    new = total = 0
+    before = session.scalar(select(func.max(Task.id))) or 0  # what comes into this project from here on is ours
+    new = known = total = 0
     waiting = iter(rows)
     while some := list(islice(waiting, _AT_ONCE)):
         named = (Task.project_id == project.id) & Task.digest.in_([one["digest"] for one in some])
-        known = set(session.scalars(select(Task.digest).where(named)))
-        new += _insert(session, project, [one for one in some if one["digest"] not in known])
+        there = dict(session.execute(select(Task.digest, Task.id).where(named)).all())
+        new += _insert(session, project, [one for one in some if one["digest"] not in there])
+        known += sum(there.get(one["digest"], before + 1) <= before for one in some)
         total += len(some)
-    return Added(new=new, known=total - new)
+    return Added(new=new, known=known, duplicates=total - new - known)
 
 
 def _insert(session: Session, project: Project, rows: Sequence[dict[str, Any]]) -> int:

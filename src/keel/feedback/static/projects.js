@@ -1,19 +1,15 @@
 // Sends a file of tasks as it is, so that the server need not hold it in memory, and says what became of it.
 const form = document.querySelector("#upload");
 
-function words(done) {
-  const left = done.left_out.map((one) => `${one.count} left out: ${one.meaning} (row ${one.row}${one.detail ? `, ${one.detail}` : ""})`);
-  const known = done.known ? `, ${done.known} were there already` : "";
-  const repeated = done.repeated ? [`${done.repeated} responses said the same as another to their prompt`] : [];
-  const never = done.never_given ? [`But ${done.never_given}.`] : [];
-  return [`${done.new} new tasks${known}.`, ...never, ...repeated, ...left].join(" ");
-}
-
-function say(text, kind) {
+function say(sentences, kind) {
   const line = form.querySelector("[role=status]");
   line.hidden = false;
   line.className = `notice ${kind}`;
-  line.textContent = text;
+  line.replaceChildren(...sentences.map((sentence) => {
+    const paragraph = document.createElement("p");
+    paragraph.textContent = sentence;
+    return paragraph;
+  }));
 }
 
 /** What this page says of how many there are, as it is by now. */
@@ -29,7 +25,7 @@ form?.addEventListener("submit", async (event) => {
   if (version.value) query.set("policy_version", version.value);
   const button = form.querySelector("button");
   button.disabled = true;
-  say("Reading…", "");
+  say(["Reading…"], "");
   try {
     const answer = await fetch(`${form.dataset.url}?${query}`, {
       method: "POST",
@@ -38,11 +34,11 @@ form?.addEventListener("submit", async (event) => {
     });
     const done = await answer.json();
     if (answer.ok) {
-      say(words(done), done.never_given ? "" : "good");
+      say(done.words, done.never_given || done.left_out.length ? "warn" : "good");
       await count();
-    } else say(done.error.message.replace(/\.?$/, "."), "bad");
+    } else say([done.error.message.replace(/\.?$/, ".")], "bad");
   } catch {
-    say("The server did not answer, or ended the upload: the file may be too large.", "bad");
+    say(["The server did not answer, or ended the upload: the file may be too large."], "bad");
   } finally {
     button.disabled = false;
   }

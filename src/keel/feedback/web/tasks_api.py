@@ -42,9 +42,11 @@ class LeftOut(BaseModel):
 class ImportedTasks(BaseModel):
     new: int
     known: int = Field(description="that were there already")
+    duplicates: int = Field(description="that were among them more than once")
     repeated: int = Field(description="responses that said the same as another to their prompt")
     left_out: list[LeftOut]
     never_given: str = Field(description="why nobody would be given such tasks as things stand, or empty")
+    words: list[str] = Field(description="all of that in sentences, with the first few rows that were left out")
 
 
 class ImportLine(FromRow):
@@ -86,10 +88,13 @@ class TaskList(BaseModel):
     tasks: list[TaskLine]
 
 
+FileName = Annotated[str, Query(max_length=255, description="what the file is called: its ending says what it is")]
+
+
 async def _uploaded(
     request: Request,
     user: Admin,
-    name: Annotated[str, Query(max_length=255, description="what the file is called: its ending says what it is")] = "",
+    name: FileName = "",
 ) -> AsyncIterator[Path]:
     """The body in a file that lives as long as the request. Only an admin may send more than the usual size."""
     if _is_a_form(request):
@@ -125,11 +130,15 @@ def upload(
     purpose: Purpose = "label",
     round: Round = 1,
     policy_version: Annotated[str | None, Query(max_length=200)] = None,
+    name: FileName = "",
 ) -> ImportedTasks:
-    """Tasks from a file, which is the body: JSON lines, or JSON, CSV or Parquet by its name; all of it, or nothing."""
+    """Tasks from a file, which is the body: JSON lines, or JSON, CSV or Parquet by its name.
+
+    Rows that are no task are left out and named; where the file cannot be read to its end, nothing is put in.
+    """
     with database.reading() as session:
         found = find_project(session, project_id)
-    meant = Meant(purpose, round, policy_version)
+    meant, called = Meant(purpose, round, policy_version), Path(name).name or "the file"
     try:
         with (
             read_tasks(found, [DataConfig(path=str(file))], meant, now=time.time()) as read,
@@ -137,11 +146,11 @@ def upload(
         ):
             done = put_tasks(session, find_project(session, project_id), read)
     except UserError as error:
-        raise UserError(str(error).replace(str(file), "the file")) from None
-    return _imported(done)
+        raise UserError(str(error).replace(str(file), called)) from None
+    return _imported(done, [one.replace(str(file), called) for one in done.in_words(found.name)])
 
 
-def _imported(done: Imported) -> ImportedTasks:
+def _imported(done: Imported, words: list[str]) -> ImportedTasks:
     findings = done.check.table()
     left_out = [
         LeftOut(
@@ -156,9 +165,11 @@ def _imported(done: Imported) -> ImportedTasks:
     return ImportedTasks(
         new=done.added.new,
         known=done.added.known,
+        duplicates=done.added.duplicates,
         repeated=done.repeated,
         left_out=left_out,
         never_given=done.never_given,
+        words=words,
     )
 
 
