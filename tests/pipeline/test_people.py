@@ -206,7 +206,18 @@ def test_people_who_cannot_be_reached_are_asked_again(tmp_path: Path) -> None:
 def test_a_closed_project_is_said(tmp_path: Path) -> None:
     panel = People(("ann", 0))
     panel.open = False
-    with pytest.raises(UserError, match="the project talk was closed with 1 of 4 pairs judged"):
+    with pytest.raises(UserError) as error:
+        collected(tmp_path, panel)
+    assert str(error.value) == (
+        "collect: the project talk was closed with 1 of 4 pairs judged; open it again, or lower "
+        "collect.annotator.people.enough to go on with those"
+    )
+
+
+def test_a_project_that_is_closed_before_anything_is_judged_is_to_be_opened(tmp_path: Path) -> None:
+    panel = People()
+    panel.open = False
+    with pytest.raises(UserError, match=r"was closed with 0 of 4 pairs judged; open it again$"):
         collected(tmp_path, panel)
 
 

@@ -77,9 +77,10 @@ def ask_people(
             if opinions:  # else they were withdrawn since
                 return opinions
         elif not standing.open:
+            lower = f", or lower {stage.name}.annotator.people.enough to go on with those" if standing.complete else ""
             raise UserError(
                 f"{stage.name}: the project {config.project} was closed with {standing.complete} of "
-                f"{standing.questions} pairs judged; lower {stage.name}.annotator.people.enough to go on with those"
+                f"{standing.questions} pairs judged; open it again{lower}"
             )
         rest()
 
