@@ -21,6 +21,8 @@ def password(
     from keel.feedback.passwords import Passwords
 
     with database_at(database) as opened:
+        with opened.reading() as session:
+            people.user_called(session, name)  # before anybody types a password
         hashed = Passwords().new(typer.prompt("New password", hide_input=True, confirmation_prompt=True), name=name)
         with opened.writing() as session:
             user = people.reset_password(session, name, hashed)

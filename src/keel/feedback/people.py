@@ -164,6 +164,14 @@ def find_user(session: Session, name: str, *, locked: bool = False) -> User | No
     return session.scalar(query.with_for_update() if locked else query)
 
 
+def user_called(session: Session, name: str, *, locked: bool = False) -> User:
+    """As `find_user`. Raises Refused where nobody has that name."""
+    user = find_user(session, name, locked=locked)
+    if user is None:
+        raise Refused("not_found", f"nobody is called {name}")
+    return user
+
+
 def set_role(session: Session, user_id: int, role: Role) -> User:
     """Raises Refused where there is no such account, or nobody would be admin any more."""
     user = account(session, user_id)
@@ -207,9 +215,7 @@ def reset_password(session: Session, name: str, password_hash: str) -> User:
 
     Raises Refused where nobody has that name.
     """
-    user = find_user(session, name, locked=True)
-    if user is None:
-        raise Refused("not_found", f"nobody is called {name}")
+    user = user_called(session, name, locked=True)
     user.password_hash = password_hash
     _end_logins(session, user)
     session.flush()
