@@ -99,6 +99,15 @@ def test_from_files_to_files_and_by_a_backup_to_another_database(tmp_path: Path)
         (["export", "older", "out.jsonl"], "no project is called older; there are old"),
         (["export", "old", "out.csv"], "end the name in .jsonl"),
         (["export", "old", "tasks.jsonl"], "give --force"),
+        (
+            ["export", "old", "o.jsonl", "--ties", "./o.jsonl"],
+            "--ties o.jsonl is the file of OUT too",
+        ),
+        (["export", "old", "o.jsonl", "--round", "7"], "the project old has no round 7; those it has: 1"),
+        (
+            ["export", "old", "o.jsonl", "--demonstrations", "d.jsonl"],
+            "demonstrations come only of a project that is there to review, and old is there to compare",
+        ),
         (["quality", "older"], "no project is called older"),
         (["withdraw", "older"], "no project is called older"),
         (["withdraw", "old", "7"], "has no import 7"),
@@ -118,6 +127,7 @@ def test_mistakes_are_one_sentence(
         keel(*arguments, "--database", "feedback.db")
     assert says in str(error.value)
     assert "\n" not in str(error.value)
+    assert not list(Path().glob("[od].jsonl"))
 
 
 @pytest.mark.parametrize(

@@ -119,7 +119,8 @@ def export(
 
     **Example:** `keel feedback export helpful comparisons.jsonl --database feedback.db`
     """
-    from keel.feedback.export import Wanted, by_name, by_pseudonym, export_files
+    from keel.errors import UserError
+    from keel.feedback.export import Wanted, by_name, by_pseudonym, export_files, require_some
     from keel.feedback.projects import find_project
     from keel.runs.files import written
 
@@ -129,7 +130,12 @@ def export(
     options = {"judgements": "OUT", "ties": "--ties", "demonstrations": "--demonstrations"}
     for what, path in outs.items():
         refuse_out(options[what], path, force)
+        same = next((other for other, earlier in outs.items() if earlier.resolve() == path.resolve()), what)
+        if same != what:
+            raise UserError(f"{options[what]} {path} is the file of {options[same]} too; name another one")
     with database_at(database) as store:
+        with store.reading() as session:
+            require_some(session, find_project(session, project), outs, round)
         names = by_pseudonym(store) if anonymous else by_name
         with store.snapshot() as session, written(out):
             counts = export_files(session, find_project(session, project), outs, Wanted(round, everything), names)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import hmac
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -20,8 +20,9 @@ from keel.data.write import in_one_step, line_of
 from keel.feedback.answers import Answer, Compared, Ranked, Rated, Reviewed, kept_answer
 from keel.feedback.database import Database
 from keel.feedback.projects import settings_of
+from keel.feedback.refused import Refused
 from keel.feedback.secret import secret_of
-from keel.feedback.tables import STANDS, Assignment, Judgement, Project, Response, Task, User
+from keel.feedback.tables import STANDS, Assignment, Judgement, Kind, Project, Response, Task, User
 from keel.feedback.tasks import prompt_of, to_label
 from keel.schema import (
     CHOSEN_ENDED,
@@ -39,6 +40,7 @@ from keel.schema import (
 
 What = Literal["judgements", "ties", "demonstrations"]
 """What was said; comparisons that call neither better, as rankings; responses to imitate, accepted or edited."""
+_MADE_BY: dict[What, Kind] = {"ties": "compare", "demonstrations": "review"}
 Names = Callable[[int, str], str]
 """What a person (number, name) is called."""
 
@@ -87,6 +89,22 @@ def write_export(
             if what in files:
                 files[what].writelines(line_of(record.to_row()) for record in some)
     return counts
+
+
+def require_some(session: Session, project: Project, wanted: Iterable[What], round: int | None) -> None:
+    """Raises Refused where a project has no such round, or judges in a way of which nothing comes that is wanted."""
+    for what in wanted:
+        kind = _MADE_BY.get(what, project.kind)
+        if project.kind != kind:
+            why = (
+                f"{what} come only of a project that is there to {kind}, and {project.name} is there to {project.kind}"
+            )
+            raise Refused("conflict", f"{why}; leave them out")
+    of_project = select(Task.round).where(Task.project_id == project.id).distinct().order_by(Task.round)
+    rounds = session.scalars(of_project).all()
+    if round is not None and round not in rounds:
+        there = f"those it has: {', '.join(map(str, rounds))}" if rounds else "nothing was put in yet"
+        raise Refused("not_found", f"the project {project.name} has no round {round}; {there}")
 
 
 def export_files(
