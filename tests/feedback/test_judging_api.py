@@ -391,6 +391,25 @@ def test_what_cannot_be_said_is_refused_naming_the_field(world: World) -> None:
     assert world.rows() == []
 
 
+def test_a_body_that_is_no_json_blames_no_field(world: World) -> None:
+    ann = world.annotator("ann", world.project())
+    headers = {"Content-Type": "application/json"}
+    answer = ann.client.put(f"/api/v1/judgements/{uuid.uuid4()}", content='{"answer": nul', headers=headers)
+    assert (answer.status_code, answer.json()["error"]) == (
+        422,
+        {"code": "invalid", "message": "the request is no JSON: Expecting value, after 11 characters", "field": None},
+    )
+
+
+def test_a_name_that_none_can_have_is_refused_without_its_pattern(world: World) -> None:
+    number = world.project()
+    page = signed_in(world.app, "ann").get(f"/projects/{number}/judge?correct=17")
+    assert page.status_code == 422
+    assert "Correct: nothing here has such a name." in page.text
+    answer = world.annotator("ann", number).client.get("/api/v1/assignments/17")
+    assert answer.json()["error"]["message"] == "assignment_id: nothing here has such a name"
+
+
 def test_a_closed_project_lends_nothing_and_an_unknown_one_is_not_there(world: World) -> None:
     ann = world.annotator("ann", world.project())
     (one,) = ann.lease()

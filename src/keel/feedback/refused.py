@@ -63,6 +63,7 @@ _MENDS = {
     "too_short": "give {min_length} or more, not {actual_length}",
     "too_long": "give {max_length} or fewer, not {actual_length}",
     "literal_error": "give {expected}",
+    "string_pattern_mismatch": "nothing here has such a name",
 }
 """What to do, by pydantic's name of what is wrong; of the rest it says itself."""
 
@@ -73,6 +74,8 @@ def not_valid(error: _Invalid, whole: str, *, within: Sequence[str] = (), skip: 
     The field's path begins with `within`, and leaves out the first `skip` parts of pydantic's.
     """
     first = error.errors()[0]
+    if first["type"] == "json_invalid":  # whose place is a number of letters, and no field
+        return Refused("invalid", f"{whole} is no JSON: {first['ctx']['error']}, after {first['loc'][-1]} characters")
     field = ".".join((*within, *map(str, first["loc"][skip:])))
     mend = _MENDS.get(first["type"])
     words = first["msg"].removeprefix("Value error, ") if mend is None else mend.format(**first.get("ctx", {}))
