@@ -50,6 +50,21 @@ _SIMPLE = (
     "question", "guidelines", "votes", "most_votes", "choice", "lease_minutes", "gold_share", "repeat_share",
     "least_seconds",
 )  # fmt: skip
+_LABELS = {
+    "question": "Question",
+    "guidelines": "Guidelines",
+    "scale": "Scale",
+    "votes": "Votes a task",
+    "choice": "Which task comes next",
+    "most_votes": "Most votes of a disputed task",
+    "lease_minutes": "Minutes for a task",
+    "gold_share": "Share of gold",
+    "repeat_share": "Share of repeats",
+    "least_seconds": "Least seconds",
+    "kind": "How it is judged",
+}
+"""What the form calls a setting."""
+_OF_A_CRITERION = {"name": "name in the export", "question": "question", "options": "options"}
 _BLANK_CRITERIA = 2
 
 router = APIRouter(prefix="/projects", include_in_schema=False)
@@ -228,10 +243,25 @@ def _form(
     blank = [{"name": "", "question": "", "options": ""}] * _BLANK_CRITERIA
     context = {
         "values": {**values, "criteria": [*values["criteria"], *blank][:9]},
+        "labels": _LABELS,
         "fields": {name: _sentence(field.description or "") for name, field in Settings.model_fields.items()},
         "kinds": KINDS,
     }
+    refused = None if refused is None else _as_labelled(refused)
     return pages(request, "project_form.html.j2", refused=refused, name=name, kind=kind, number=number, **context)
+
+
+def _as_labelled(refused: Refused) -> Refused:
+    """The same, with the words of the form for the field that is to blame."""
+    match (refused.field or "").split("."):
+        case ["criteria", number, part, *_] if part in _OF_A_CRITERION:
+            label = f"Criterion {int(number) + 1}, {_OF_A_CRITERION[part]}"
+        case [field, *_]:
+            label = _LABELS.get(field, field)
+    message = str(refused)
+    named = f"{refused.field}: "
+    said = f"{label}: {message.removeprefix(named)}" if message.startswith(named) else message
+    return Refused(refused.code, said, field=refused.field)
 
 
 def _sentence(words: str) -> str:
