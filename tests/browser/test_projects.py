@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import io
 import json
 from pathlib import Path
 
-from playwright.sync_api import expect
+from PIL import Image
+from playwright.sync_api import Locator, Page, expect
 from sqlalchemy import select
 
 from keel.feedback.database import Database
@@ -14,7 +16,7 @@ from keel.feedback.tables import User
 from keel.feedback.tasks import add_tasks
 from tests.browser.support import Visitors, assert_accessible, keep_picture, serving
 from tests.feedback.support import PASSWORD, add_user, quick_app
-from tests.feedback.worlds import NOW, answered, new_tasks, project, tasks_of
+from tests.feedback.worlds import NOW, answered, new_tasks, people, project, tasks_of
 
 LONG = "A response goes on for a while, as they do. " * 4
 
@@ -77,6 +79,45 @@ def test_a_project_from_its_form_to_its_audit(visit: Visitors, size: str, tmp_pa
         page.goto("/projects")
         assert_accessible(page)
         keep_picture(page, f"projects-{size}")
+    database.close()
+
+
+def shade(page: Page, table: Locator) -> int:
+    """How much the right edge of a table's box differs from the page around it: 0 to 255."""
+    box = table.bounding_box()
+    assert box is not None
+    shown = Image.open(io.BytesIO(page.screenshot())).convert("L")
+    last = round(box["y"] + 2) * shown.width + round(box["x"] + box["width"]) - 1  # pixel of the box in that row
+    return abs(shown.tobytes()[last] - shown.tobytes()[last + 2])
+
+
+def test_the_quality_of_everybody_is_in_sight(visit: Visitors, size: str, tmp_path: Path) -> None:
+    """All columns on a desktop; on a phone the edge is shaded as long as there are more."""
+    database = Database(tmp_path / "feedback.db")
+    add_user(database, "vera", "viewer")
+    with database.writing() as session:
+        made = project(session, tasks=30, votes=2, least_seconds=2.0)
+        add_tasks(session, made, new_tasks(30, purpose="gold", expected={"best": 0, "strength": "clear"}), now=NOW)
+        names = ("Maximiliane Annegret von und zu Hohenlohe", "bob", "cleo")
+        for user in people(session, *names):
+            for number, task in enumerate(tasks_of(session, made)):
+                for occasion in (0, 1):
+                    answer = {"best": number % 2, "strength": "clear"}
+                    answered(session, made, user, task, answer, occasion=occasion, duration=number / 7)
+    with serving(quick_app(database)) as url:
+        page = visit(url, size=size, dark=size == "phone")
+        page.request.post("/sign-in", form={"name": "vera", "password": PASSWORD})
+        page.goto("/projects/1/quality")
+        table = page.get_by_role("group", name="Quality by annotator")
+        expect(table.get_by_text("50% of 30").first).to_be_visible()
+        assert_accessible(page)
+        keep_picture(page, f"quality-{size}")
+        assert table.evaluate("e => e.scrollWidth <= e.clientWidth") == (size == "desktop")
+        assert (shade(page, table) > 15) == (size == "phone")
+        table.evaluate("e => e.scrollTo(1e4, 0)")
+        expect(table.get_by_text("takes the first")).to_be_in_viewport(ratio=0.9)
+        keep_picture(page, f"quality-end-{size}")
+        assert shade(page, table) == 0
     database.close()
 
 

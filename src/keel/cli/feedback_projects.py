@@ -170,8 +170,7 @@ def quality(project: ProjectName, database: DatabaseOption = DATABASE) -> None:
         name = Column(HEADER[0], overflow="fold")
         shown = Table(name, *(Column(HEADER[column], no_wrap=True) for column in known))
         for line in lines:
-            cells = (line[column].replace(" (", "\n(") for column in known)
-            shown.add_row(*(Text(printable(cell)) for cell in (line[0], *cells)))
+            shown.add_row(*(Text(printable(line[column])) for column in (0, *known)))
         console.print(shown)
 
 

@@ -103,7 +103,7 @@ def summary(found: Quality) -> str:
 
 
 def table(found: Quality) -> list[tuple[str, ...]]:
-    """A line of words for each person, below HEADER; empty where nothing is known."""
+    """The words for each person, below HEADER, an interval on a second line; empty where nothing is known."""
     return [
         (
             one.name + ("" if one.active else " (account ended)"),
@@ -112,7 +112,7 @@ def table(found: Quality) -> list[tuple[str, ...]]:
             f"{one.problems:,}",
             "" if one.median_seconds is None else f"{one.median_seconds:.1f}",
             "" if one.agreement is None else f"{one.agreement:.0%} of {one.others:,}",
-            *(rate_in_words(each) for each in (one.fast, one.gold, one.repeats, one.first)),
+            *(rate_in_words(each).replace(" (", "\n(") for each in (one.fast, one.gold, one.repeats, one.first)),
         )
         for one in found.people
     ]
