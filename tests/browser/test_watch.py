@@ -122,6 +122,24 @@ def test_runs_side_by_side_and_a_window_of_their_curves(visit: Visitors, tmp_pat
         expect(whole).to_be_hidden()
 
 
+def test_no_label_of_an_axis_is_cut_off(visit: Visitors, tmp_path: Path) -> None:
+    """No ink touches the left edge of a chart, though numbers that differ little need many digits."""
+    ppo = growing_run(tmp_path / "a")
+    log(ppo, range(31, 40), **{"objective/kl_coef": 0.1})
+    log(ppo, range(1, 10), **{"objective/kl_coef": 0.05})  # the run went back
+    for iteration, coefficient in enumerate((0.05, 0.04998, 0.04997, 0.04998, 0.05, 0.05002, 0.05005), 10):
+        log(ppo, [iteration], **{"objective/kl_coef": coefficient, "objective/kl": -123456.0 * iteration})
+    with watched(tmp_path / "a") as url:
+        page = visit(url)
+        page.goto("/runs/a")
+        for name in ("KL coefficient", "KL to the reference"):
+            canvas = page.locator("figure", has=page.get_by_role("heading", name=name)).locator("canvas")
+            expect(canvas).to_be_visible()
+            keep_picture(page, "watch-labels")
+            inked = "c => [...c.getContext('2d').getImageData(0, 0, 2, c.height).data].some(value => value)"
+            assert not canvas.evaluate(inked), name
+
+
 def test_a_run_that_ends_early_says_why_at_once(visit: Visitors, size: str, tmp_path: Path) -> None:
     run = growing_run(tmp_path / "runs" / "mine").parent
     growing_run(tmp_path / "runs" / "other")

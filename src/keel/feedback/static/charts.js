@@ -6,6 +6,15 @@ const style = (name) => getComputedStyle(document.documentElement).getPropertyVa
 const form = new Intl.NumberFormat("en", { maximumSignificantDigits: 4 });
 const say = (value) => (value == null ? "not finite" : form.format(value).replace("-", "−"));
 
+const measure = document.createElement("canvas").getContext("2d");
+const BESIDE = 12; // pixels between the labels of an axis and what is on either side
+
+/** How wide an axis must be for its labels, in pixels. */
+function room(labels, font) {
+  measure.font = font;
+  return Math.max(52, BESIDE + Math.ceil(Math.max(...labels.map((label) => measure.measureText(label ?? "").width), 0)));
+}
+
 /** Logs an error that a later try may mend. */
 export const tell = (error) => console.info(`not refreshed: ${error.message}`);
 
@@ -146,7 +155,7 @@ class Chart {
       },
       axes: [
         { ...axis, size: 30, space: 60 },
-        { ...axis, size: 52, space: 34, values: (_, ticks) => ticks.map((tick) => say(tick)) },
+        { ...axis, size: (_, labels) => room(labels ?? [], axis.font), space: 34, values: (_, ticks) => ticks.map((tick) => say(tick)) },
       ],
       series: [{}, ...this.spec.lines.map((one) => this.series(style(`--line-${one.number % 8}`)))],
       hooks: {
