@@ -122,6 +122,26 @@ def test_runs_side_by_side_and_a_window_of_their_curves(visit: Visitors, tmp_pat
         expect(whole).to_be_hidden()
 
 
+def test_the_stage_at_work_stays_in_sight(visit: Visitors, tmp_path: Path) -> None:
+    """On a phone the row of stages is wider than the screen."""
+    run = begin_run(tmp_path / "a", {key: {} for key in ("sft", "collect", "reward", "ppo", "evaluate")})
+    sft = begin_stage(run, "sft")
+    log(sft, range(1, 40), **{"sft/loss": 2.0})
+    with watched(tmp_path / "a") as url:
+        page = visit(url, size="phone")
+        page.goto("/runs/a")
+        stages = page.get_by_role("navigation", name="Stages")
+        expect(stages.get_by_role("link", name="sft")).to_be_in_viewport(ratio=0.99)
+        expect(stages.get_by_role("link", name="ppo")).not_to_be_in_viewport()
+        write_json(sft / "done.json", {})
+        log(begin_stage(run), range(1, 9))
+        expect(stages.get_by_role("link", name="ppo")).to_have_attribute("aria-current", "true")
+        expect(stages.get_by_role("link", name="ppo")).to_be_in_viewport(ratio=0.99)
+        page.reload()
+        expect(stages.get_by_role("link", name="ppo")).to_be_in_viewport(ratio=0.99)
+        keep_picture(page, "watch-stages-phone")
+
+
 def test_no_label_of_an_axis_is_cut_off(visit: Visitors, tmp_path: Path) -> None:
     """No ink touches the left edge of a chart, though numbers that differ little need many digits."""
     ppo = growing_run(tmp_path / "a")
@@ -135,7 +155,6 @@ def test_no_label_of_an_axis_is_cut_off(visit: Visitors, tmp_path: Path) -> None
         for name in ("KL coefficient", "KL to the reference"):
             canvas = page.locator("figure", has=page.get_by_role("heading", name=name)).locator("canvas")
             expect(canvas).to_be_visible()
-            keep_picture(page, "watch-labels")
             inked = "c => [...c.getContext('2d').getImageData(0, 0, 2, c.height).data].some(value => value)"
             assert not canvas.evaluate(inked), name
 

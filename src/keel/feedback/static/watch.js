@@ -10,6 +10,7 @@ let cursor = page.dataset.cursor;
 let source = null;
 let busy = false;
 let again = false;
+let stageInSight = null; // the address of the one that was scrolled to last
 
 /** Make `there` equal to `made`, leaving alone what is equal already: focus, scrolling, open details, canvases. */
 function morph(there, made) {
@@ -50,6 +51,16 @@ async function refreshPart(part) {
   for (const input of part.querySelectorAll("input")) input.checked = ticked.has(input.value);
 }
 
+/** Scrolls the row of stages, and not the page, to the stage that is shown, where that has become another. */
+function keepStageInSight() {
+  const stage = document.querySelector(".stages [aria-current]");
+  if (!stage || stage.href === stageInSight) return;
+  stageInSight = stage.href;
+  const row = stage.closest(".stages");
+  const [place, room] = [stage.getBoundingClientRect(), row.getBoundingClientRect()];
+  row.scrollLeft += place.left + place.width / 2 - (room.left + room.width / 2);
+}
+
 /** Fetches the parts that change all the time, then those that have grown by the counts in the first. */
 async function refresh() {
   if (busy) {
@@ -60,6 +71,7 @@ async function refresh() {
   try {
     const parts = [...document.querySelectorAll("[data-part]")];
     await Promise.all(parts.filter((part) => !part.dataset.of).map(refreshPart));
+    keepStageInSight();
     const counts = document.querySelector("[data-counts]")?.dataset ?? {};
     for (const part of parts.filter((one) => one.dataset.of)) {
       const now = counts[part.dataset.of];
@@ -110,6 +122,6 @@ document.addEventListener("visibilitychange", () => {
   }
 });
 setInterval(() => document.hidden || refresh(), AGES);
-document.querySelector(".stages [aria-current]")?.scrollIntoView({ block: "nearest", inline: "center" });
+keepStageInSight();
 charts.find();
 listen();
