@@ -94,6 +94,15 @@ def test_a_run_says_what_ended_it_early(tmp_path: Path, how: str, sentence: str)
     assert (found.state, found.ending) == ("finished", None)
 
 
+def test_what_ended_a_run_does_not_name_the_stage_that_is_named_beside_it(tmp_path: Path) -> None:
+    run = begin_run(tmp_path / "a")
+    for said, told in (("ppo: nothing ended: raise it", "nothing ended: raise it"), ("reward: gone", "reward: gone")):
+        write_json(run / "ended.json", {"stage": "ppo", "how": "failed", "sentence": said})
+        ending = status(run).ending
+        assert ending is not None
+        assert (ending.stage, ending.sentence) == ("ppo", told)
+
+
 def test_a_run_that_failed_before_a_stage_began_says_so(tmp_path: Path) -> None:
     run = begin_run(tmp_path / "a", {"sft": {}, "ppo": {"iterations": 20}})
     write_json(begin_stage(run, "sft") / "done.json", {})

@@ -75,7 +75,7 @@ class StageStatus:
 
 @dataclass(frozen=True)
 class Ending:
-    """What ended a run early, at which stage, in its own words."""
+    """What ended a run early, at which stage, in its own words but for the stage's name."""
 
     stage: str
     how: Literal["failed", "left"]
@@ -116,7 +116,7 @@ def _ending(run: LiveRun) -> Ending | None:
         return None
     there = [run.stages.get(name) for name in run.planned]
     finished = all(one is not None and (one.finished or not one.readable) for one in there)
-    return None if finished else Ending(stage, how, sentence)
+    return None if finished else Ending(stage, how, sentence.removeprefix(f"{stage}: "))
 
 
 def _state(stages: Sequence[StageStatus], held: bool, age: float | None) -> State:
