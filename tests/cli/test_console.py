@@ -57,6 +57,15 @@ def test_one_sample_is_shown_on_one_line() -> None:
     assert line.endswith("…  [score 1.23, KL 0.6]")
 
 
+def test_what_is_rounded_to_nothing_has_no_sign() -> None:
+    console, file = plain()
+    console.samples("ppo", [{"prompt": "a", "response": "b", "score": -0.004, "kl": -0.04}])
+    console.samples("ppo", [{"prompt": "a", "response": "b", "score": -0.006, "kl": -0.06}])
+    console.progress("ppo", 1, 1, {"kl": -0.0, "score": -0.00001})
+    ends = [line.strip().partition("[")[2] or line for line in file.getvalue().splitlines()]
+    assert ends == ["score 0.00, KL 0.0]", "score -0.01, KL -0.1]", "ppo       1/1  kl 0  score -1e-05"]
+
+
 def test_a_response_cannot_steer_the_terminal() -> None:
     console, file = plain()
     console.samples("ppo", [{"prompt": "a\x1b]0;b", "response": HOSTILE, "score": 0.0, "kl": 0.0}])

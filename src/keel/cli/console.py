@@ -56,7 +56,7 @@ class TerminalConsole:
         self.rich.rule(text, align="left")
 
     def progress(self, stage: str, done: int, total: int, numbers: Mapping[str, float]) -> None:
-        shown = "  ".join(f"{_label(stage, name)} {value:.4g}" for name, value in numbers.items())
+        shown = "  ".join(f"{_label(stage, name)} {value:z.4g}" for name, value in numbers.items())
         if self._live:
             if stage not in self._tasks:
                 self._tasks[stage] = self._progress.add_task(stage, total=total, numbers="")
@@ -73,7 +73,7 @@ class TerminalConsole:
             line.append(one_line(row["prompt"], 60), style="dim")
             line.append(" → ")
             line.append(one_line(row["response"], 160))
-            line.append(f"  [score {row['score']:.2f}, KL {row['kl']:.1f}]", style="dim")
+            line.append(f"  [score {row['score']:z.2f}, KL {row['kl']:z.1f}]", style="dim")
             self.rich.print(line, soft_wrap=True)
 
     def table(self, title: str, header: list[str], rows: list[list[str]]) -> None:
