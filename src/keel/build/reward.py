@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 from keel.build.objectives import make_task
 from keel.build.workbench import SCORING_TOKENS, Fits, Workbench
 from keel.config.data import sources_of
 from keel.config.reward import RewardConfig
-from keel.data.convert import KINDS
-from keel.data.load import Labelled
+from keel.data.convert import KINDS, LABELS, RATINGS
+from keel.data.load import Labelled, feedback_kind
 from keel.dist.crew import shared
 from keel.engines.learner import GradientLearner
 from keel.engines.scorers import RewardModelScorer
@@ -30,7 +31,8 @@ def run_reward(bench: Workbench) -> dict[str, Any]:
     source = bench.inputs.models["init"]
     renderer = bench.renderer(source)
     room = bench.room([source], config.max_tokens)
-    data = bench.load("reward.data", KINDS[config.reads], renderer, room, config.long_prompts)
+    with _naming_another_objective(bench):
+        data = bench.load("reward.data", KINDS[config.reads], renderer, room, config.long_prompts)
     _warn_of_seen(bench)
     model = bench.models.new_reward_model(source, config.ensemble)
     task = make_task(config, data, model, renderer, room, bench.draws)
@@ -80,6 +82,25 @@ def run_reward(bench: Workbench) -> dict[str, Any]:
         ),
         learner,
     )
+
+
+@contextmanager
+def _naming_another_objective(bench: Workbench) -> Iterator[None]:
+    """Where the data cannot be read, for they are ratings or labels, say which objective learns from those."""
+    config = bench.recipe.reward
+    assert config is not None
+    try:
+        yield
+    except UserError as error:
+        seen = [feedback_kind(data) for data in bench.inputs.sources("reward.data")]
+        kind = next((kind.name for kind in seen if kind in (RATINGS, LABELS)), config.reads)
+        if kind == config.reads:
+            raise
+        objective = {"ratings": "ordinal", "labels": "accept"}[kind]
+        raise UserError(
+            f"{str(error).removesuffix('.')}. Its rows are {kind}: set reward.objective to {objective}, which is "
+            "trained on those"
+        ) from error
 
 
 def _prompts_to_normalise(
