@@ -99,6 +99,15 @@ def test_what_is_refused(tmp_path: Path, row: dict[str, str], arguments: list[st
     assert sentence in str(result.exception)
 
 
+@pytest.mark.parametrize("content", ["", "\n\n", "no JSON\n"])
+def test_a_file_without_a_row_holds_nothing_rather_than_prompts(tmp_path: Path, content: str) -> None:
+    file = tmp_path / "rows.jsonl"
+    file.write_text(content)
+    result = keel_data("audit", str(file))
+    assert isinstance(result.exception, UserError)
+    assert str(result.exception) == f"{file} holds no row that can be read; `keel data check {file}` says why"
+
+
 def test_a_pattern_that_is_none_is_a_usage_error(tmp_path: Path) -> None:
     result = keel_data("audit", save(tmp_path / "pairs.jsonl", PAIRS), "--together", "(")
     assert result.exit_code == 2

@@ -97,9 +97,12 @@ def audit(
 def _source(config: DataConfig, name: KindName | None, held_out: bool | None) -> Source:
     from keel.data.audit.gather import Source
     from keel.data.convert import DEMONSTRATIONS, PROMPTS
+    from keel.data.read import read_rows
     from keel.errors import UserError
 
     kind = kind_of(config, name)
+    if kind is PROMPTS and all(row.value is None for row in read_rows(config)):
+        raise UserError(f"{config.name} holds no row that can be read; `keel data check {config.name}` says why")
     if kind in (PROMPTS, DEMONSTRATIONS):
         raise UserError(
             f"{config.name} holds {kind.name}, and what is audited is preferences: comparisons, rankings, ratings or "
