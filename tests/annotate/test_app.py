@@ -127,6 +127,14 @@ def test_skipped_tasks_and_hidden_repeats_are_no_votes(database: Database) -> No
     assert [one.question for one in panel.opinions()] == list(range(40))
 
 
+def test_seconds_are_told_to_the_millisecond(database: Database) -> None:
+    panel = panel_on(database)
+    panel.publish(QUESTIONS[:1])
+    slowly = Said("answer", {"best": 0, "strength": "clear"}, duration=12.345600000000341)
+    judge_all(database, "talk", annotator(database, "ann"), lambda texts: slowly)
+    assert [one.seconds for one in panel.opinions()] == [12.346]
+
+
 def test_what_no_database_holds_is_asked_without_it(database: Database) -> None:
     panel = panel_on(database)
     panel.publish([Sampled("a\x00b", ("half \ud800", "nul \x00"), (True, True))])

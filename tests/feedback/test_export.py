@@ -57,7 +57,7 @@ def test_a_comparison_says_all_that_is_known_of_it(database: Database, tmp_path:
         (row,) = tasks_of(session, made)
         said = {"best": 1, "strength": "slight"}
         answered(
-            session, made, ann, row, said, at=0.25, order=[1, 0], duration=4.5, comment="né",
+            session, made, ann, row, said, at=0.25, order=[1, 0], duration=4.500000000000341, comment="né",
             criteria={"helpful": 1, "kind": None},
         )  # fmt: skip
         number = row.id

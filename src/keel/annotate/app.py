@@ -83,7 +83,7 @@ class PeopleInApp:
                         best=answer.best,
                         shown_first=judgement.order[0],
                         strength=answer.strength,
-                        seconds=judgement.duration,
+                        seconds=round(judgement.duration, 3),
                     )
                 )
         return sorted(opinions, key=lambda one: one.question)

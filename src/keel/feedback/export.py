@@ -223,7 +223,7 @@ class _Judged:
         }
         found = {
             "time": datetime.fromtimestamp(judgement.created_at, UTC).isoformat(timespec="milliseconds"),
-            "duration": judgement.duration,
+            "duration": round(judgement.duration, 3),
             "round": task.round,
             "policy_version": task.policy_version,
             "criteria": criteria or None,
