@@ -442,6 +442,20 @@ def test_a_closed_project_stays_on_the_page_of_who_judged_in_it(world: World) ->
     assert f"{judge}?correct={one['assignment']}" in said
 
 
+def test_projects_with_work_come_first(world: World) -> None:
+    made: list[tuple[Kind, int, float]] = [("compare", 0, 0.0), ("rank", 2, 0.0), ("rate", 0, 0.1), ("review", 1, 0.1)]
+    for kind, tasks, gold_share in made:
+        world.project(kind, list(new_tasks(tasks, 1 if kind == "review" else 2)), gold_share=gold_share)
+    page = signed_in(world.app, "ann").get("/").text
+    listed = re.findall(r'judge">(\w+) of 0</a></h3><p class="note">([^<]*)<', page)
+    assert listed == [
+        ("rank", "2 left for you"),
+        ("review", "a few left for you"),
+        ("compare", "0 left for you"),
+        ("rate", "0 left for you"),
+    ]
+
+
 def test_pages_are_for_those_who_judge(world: World) -> None:
     number = world.project()
     ann = world.annotator("ann", number)

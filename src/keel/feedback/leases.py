@@ -84,6 +84,10 @@ class Left:
     more: bool
 
     @property
+    def nothing(self) -> bool:
+        return not self.count and not self.more
+
+    @property
     def in_words(self) -> str:
         if not self.more:
             return f"{self.count:,} left for you"

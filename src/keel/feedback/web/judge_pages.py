@@ -23,13 +23,12 @@ _A_PAGE = 25
 
 
 def to_judge(session: Session, user: User) -> HomeList | None:
-    """The open projects, for those who may judge."""
+    """The open projects, for those who may judge; those in which there is work for them come first."""
     if user.role == "viewer":
         return None
-    entries = [
-        Entry(project.name, f"/projects/{project.id}/judge", left_for(session, project, user).in_words)
-        for project in all_projects(session)
-    ]
+    projects = [(project, left_for(session, project, user)) for project in all_projects(session)]
+    projects.sort(key=lambda one: one[1].nothing)  # by name among those with work, and among the others
+    entries = [Entry(project.name, f"/projects/{project.id}/judge", left.in_words) for project, left in projects]
     return HomeList("To judge", entries, empty="No project is open.")
 
 
