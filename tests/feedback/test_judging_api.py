@@ -420,6 +420,28 @@ def test_a_closed_project_lends_nothing_and_an_unknown_one_is_not_there(world: W
     assert ann.client.post("/api/v1/projects/999/leases", json={}).status_code == 404
 
 
+def test_a_closed_project_is_named_to_nobody_who_never_had_a_task_of_it(world: World) -> None:
+    number = world.project()
+    ann, bob = world.annotator("ann", number), world.annotator("bob", number)
+    ann.lease()
+    with world.database.writing() as session:
+        made = find_project(session, number)
+        name, path = made.name, f"/api/v1/projects/{number}"
+        close_project(made, now=time.time())
+    assert ann.get(f"/projects/{number}/judging")["way"]["name"] == name
+    answers = [
+        bob.client.get(f"{path}/judging"),
+        bob.client.get(f"{path}/history"),
+        bob.client.post(f"{path}/leases", json={}),
+        signed_in(world.app, "bob").get(f"/projects/{number}/judge"),
+        signed_in(world.app, "bob").get(f"/projects/{number}/history"),
+        bob.client.get("/api/v1/projects/999/judging"),
+    ]
+    assert [answer.status_code for answer in answers] == [410] * 5 + [404]
+    assert not any(name in answer.text for answer in answers)
+    assert world.annotator("root", number).get(f"/projects/{number}/judging")["way"]["name"] == name
+
+
 def test_a_closed_project_stays_on_the_page_of_who_judged_in_it(world: World) -> None:
     number = world.project()
     ann = world.annotator("ann", number)

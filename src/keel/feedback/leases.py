@@ -6,10 +6,10 @@ import random
 import uuid
 from dataclasses import dataclass
 
-from sqlalchemy import func, select, update
+from sqlalchemy import exists, func, select, update
 from sqlalchemy.orm import Session, aliased, contains_eager, joinedload
 
-from keel.feedback.projects import Settings, settings_of
+from keel.feedback.projects import Settings, find_project, settings_of
 from keel.feedback.refused import Refused
 from keel.feedback.tables import Assignment, Judgement, Project, Purpose, Task, User
 from keel.feedback.tasks import to_label
@@ -21,6 +21,18 @@ MOST_COUNTED = 1000
 _chance = random.SystemRandom()
 REPEAT_AFTER = 10
 """Judgements that lie between a task and its hidden repeat, at least."""
+
+
+def project_to_judge(session: Session, number: int, user: User) -> Project:
+    """The project of that number. Raises Refused where there is none, or it is closed and they never had a task of it.
+
+    Such a project is named to nobody but those who see everybody's work.
+    """
+    project = find_project(session, number)
+    theirs = exists().where(Assignment.user_id == user.id, Assignment.project_id == project.id)
+    if project.closed_at is not None and user.role == "annotator" and not session.scalar(select(theirs)):
+        raise Refused("gone", "this project is closed")
+    return project
 
 
 def lease(session: Session, project: Project, user: User, *, count: int, now: float) -> list[Assignment]:

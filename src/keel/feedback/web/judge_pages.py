@@ -9,8 +9,8 @@ from fastapi.responses import HTMLResponse
 from sqlalchemy.orm import Session
 
 from keel.feedback.judgements import closed_with_work_of
-from keel.feedback.leases import left_for
-from keel.feedback.projects import all_projects, find_project
+from keel.feedback.leases import left_for, project_to_judge
+from keel.feedback.projects import all_projects
 from keel.feedback.tables import User
 from keel.feedback.web.access import Annotator
 from keel.feedback.web.given import Id, TheDatabase, ThePages
@@ -50,7 +50,7 @@ def judge_page(
 ) -> HTMLResponse:
     """`correct` is an assignment of theirs: what they said of it is corrected first."""
     with database.reading() as session:
-        project = find_project(session, project_id)
+        project = project_to_judge(session, project_id, user)
     way = way_of(project)
     start = {
         "way": way.model_dump(mode="json"),
@@ -72,7 +72,7 @@ def history_page(
 ) -> HTMLResponse:
     lines = own_lines(database, user, project_id, before=before, count=_A_PAGE)
     with database.reading() as session:
-        project = find_project(session, project_id)
+        project = project_to_judge(session, project_id, user)
     older = lines[-1].number if len(lines) == _A_PAGE else None
     said = [(line, in_words(line.said.verdict, line.said.answer)) for line in lines]
     return pages(request, "history.html.j2", project=project, lines=said, older=older)

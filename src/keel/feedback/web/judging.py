@@ -15,8 +15,17 @@ from sqlalchemy.orm import Session
 from keel.feedback import judgements
 from keel.feedback.database import Database
 from keel.feedback.differences import marked
-from keel.feedback.leases import MOST_AHEAD, give_back, held_by, lease, left_for, release_lapsed, renew
-from keel.feedback.projects import find_project, settings_of
+from keel.feedback.leases import (
+    MOST_AHEAD,
+    give_back,
+    held_by,
+    lease,
+    left_for,
+    project_to_judge,
+    release_lapsed,
+    renew,
+)
+from keel.feedback.projects import settings_of
 from keel.feedback.tables import Assignment, Judgement, Response, User
 from keel.feedback.web.access import Annotator
 from keel.feedback.web.given import Body, Id, Seconds, TheDatabase
@@ -112,7 +121,7 @@ def judging(
 ) -> Judging:
     """How a project is judged, and where you stand in it."""
     with database.reading() as session:
-        project = find_project(session, project_id)
+        project = project_to_judge(session, project_id, user)
         answered = judgements.answered_since(session, project, user, since)
         left = left_for(session, project, user)
     return Judging(way=way_of(project), answered=answered, left=left.count, more=left.more)
@@ -130,7 +139,7 @@ def next_tasks(
     now = time.time()
     lapses.release(now)
     with database.writing() as session:
-        project = find_project(session, project_id)
+        project = project_to_judge(session, project_id, user)
         lent = [held(one, None) for one in lease(session, project, user, count=wanted.count, now=now)]
         version = version_of(settings_of(project))
     return Lent(tasks=[shown(one, now=now) for one in lent], version=version)
@@ -215,7 +224,7 @@ def history(
 
 def own_lines(database: Database, user: User, project_id: int, *, before: int | None, count: int) -> list[Line]:
     with database.reading() as session:
-        project = find_project(session, project_id)
+        project = project_to_judge(session, project_id, user)
         return [
             Line(
                 number=judgement.id,
