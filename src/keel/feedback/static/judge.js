@@ -1,5 +1,6 @@
 /* The page on which people judge: what is shown, what is said, what comes next. */
 import { isFinal, makeApi } from "./judge/api.js";
+import { Asked } from "./judge/asked.js";
 import { byId, cleaned, make } from "./judge/dom.js";
 import { Drafts, holds } from "./judge/drafts.js";
 import { Form } from "./judge/form.js";
@@ -14,7 +15,6 @@ import { recall } from "./judge/recall.js";
 const COUNT_EVERY = 10; // judgements between two looks at the server's count
 const AGAIN = 3000; // ms until more is asked for after a failure
 const LOOK_AGAIN = 30000; // ms, where nothing was left
-const ASKED = { question: "the question", guidelines: "the guidelines", criteria: "the further questions", scale: "the scale" };
 
 const { way, user, csrf, correct } = JSON.parse(byId("start").textContent);
 const api = makeApi(csrf);
@@ -24,6 +24,7 @@ const drafts = new Drafts(`keel-drafts-${theirs}`);
 const leftovers = new Leftovers(byId("leftovers"), `keel-leftovers-${theirs}`);
 const guidelines = byId("guidelines") && new Guidelines(`keel-guidelines-${theirs}`);
 const panes = new Panes(byId("task"), byId("tools"), api);
+const asked = new Asked(api, way, byId("changed"));
 const past = []; // {task, verdict, begun}, what this page can take back
 const counts = { answered: 0, left: 0, more: false, since: 0, changes: 0 };
 let form = null;
@@ -31,7 +32,6 @@ let awaited = null; // the key of a practice answer whose outcome is shown when 
 let watch = null; // how long the task was before somebody's eyes
 let ready = false; // what was begun before this page was loaded is taken up
 let undoing = Promise.resolve(); // one after the other
-let version = way.version; // of the project's way of judging, as this page last heard of it
 let outdated = false; // the project is another than this page knows
 
 const outbox = new Outbox(api, `keel-outbox-${theirs}`, {
@@ -57,7 +57,7 @@ const lender = new Lender(api, way, {
     } else if (what === "renewed") warn(null);
     else warn(what === "gone" ? lost(task) : "This task goes back to the others soon. Press a key or click to keep it.", "warn");
   },
-  lent: hear,
+  lent: (version) => outdated || asked.hear(version),
 });
 
 // --- a task comes ---
@@ -231,7 +231,7 @@ function stop(reason) {
   warn("The project has changed: ", "bad");
   byId("notice").append(make("a", { href: "" }, "load this page again"), `. What you said is kept until you judge that task anew (${reason}).`);
   outdated = true;
-  drawChanges([]);
+  asked.draw([]);
 }
 
 /** A task once more whose judgement did not fit the project, filled as far as it does now. */
@@ -275,33 +275,6 @@ async function takeBack() {
   letGo(task.assignment, "You had begun to correct what you now took back.");
   lender.resume(task);
   show({ ...task, gone: false, ends: performance.now() + way.lease_seconds * 1000 }, "Taken back: say it anew.", begun);
-}
-
-// --- what is asked changes ---
-
-/** In words, what people are asked otherwise by now than on this page. */
-async function changes() {
-  const { way: now } = await api("GET", `${home}/judging`);
-  return Object.keys(ASKED).filter((part) => JSON.stringify(now[part]) !== JSON.stringify(way[part])).map((part) => ASKED[part]);
-}
-
-/** Every lease tells the version: what changed is said from then on, until it is as it was. */
-async function hear(told) {
-  if (told === version) return;
-  const before = version;
-  version = told;
-  try {
-    const found = told === way.version ? [] : await changes();
-    if (told === version) drawChanges(found);
-  } catch {
-    if (told === version) version = before; // the next lease tells it again
-  }
-}
-
-function drawChanges(found) {
-  const words = found.length > 1 ? `${found.slice(0, -1).join(", ")} and ${found.at(-1)}` : `${found}`;
-  byId("changed").hidden = !found.length || outdated;
-  byId("changed").replaceChildren(`${words.charAt(0).toUpperCase()}${words.slice(1)} changed: `, make("a", { href: "" }, "load this page again"), ".");
 }
 
 // --- what stands above ---
