@@ -6,10 +6,23 @@ import json
 import re
 from pathlib import Path
 
+import pytest
 from playwright.sync_api import APIResponse, Route, expect
 
 from keel.feedback.tasks import NewResponse, NewTask
-from tests.browser.judging import JUDGEMENTS, desk, met, press, prompt, saved, say
+from tests.browser.judging import (
+    JUDGEMENTS,
+    MENDED,
+    begin_review,
+    desk,
+    looked_at,
+    met,
+    press,
+    prompt,
+    refuse,
+    saved,
+    say,
+)
 from tests.browser.support import Visitors
 from tests.feedback.worlds import new_tasks
 
@@ -141,6 +154,66 @@ def test_a_long_replacement_in_any_script_is_sent(visit: Visitors, tmp_path: Pat
         page.keyboard.press("Control+Enter")
         saved(page)
         assert [len(row["answer"]["edited"]) for row in ann.said()] == [25_000]
+
+
+def test_a_long_response_is_mended(visit: Visitors, tmp_path: Path) -> None:
+    text = "abcdefghi\n" * 20_000
+    with desk(tmp_path, "review", [NewTask("p", [NewResponse(text)])]) as ann:
+        page = ann.open(visit(ann.url))
+        page.keyboard.press("r")
+        page.keyboard.press("Delete")  # the first letter
+        page.keyboard.press("Control+Enter")
+        saved(page)
+        assert [row["answer"] for row in ann.said()] == [{"accepted": False, "edited": text[1:]}]
+
+
+def test_a_replacement_that_is_too_long_is_told_before_it_is_sent(visit: Visitors, size: str, tmp_path: Path) -> None:
+    """The server takes 100 000 characters more than the response has, whatever it takes to write one down."""
+    response, long = "x🙂" * 5, "🙂" * 100_010
+    with desk(tmp_path, "review", [NewTask("p", [NewResponse(response)]), *new_tasks(1, 1)]) as ann:
+        page = ann.open(visit(ann.url, size=size))
+        if prompt(page) != "p":
+            say(page, lambda: press(page, "Skip"))
+        press(page, "Reject, or mend it")
+        better = page.get_by_label("A better response")
+        better.fill(long + "ab")
+        expect(page.get_by_text("Your replacement is 2 characters too long")).to_be_in_viewport()
+        page.keyboard.press("Control+Enter")
+        expect(page.get_by_role("button", name="Reject, and send the replacement")).to_be_disabled()
+        better.press("Control+End")
+        better.press("Backspace")
+        expect(page.get_by_text("Your replacement is 1 character too long")).to_be_in_viewport()
+        looked_at(page, f"too-long-{size}")
+        better.press("Backspace")
+        expect(page.locator("#notice")).to_be_hidden()
+        page.keyboard.press("Control+Enter")
+        saved(page)
+        assert [row["answer"].get("edited") for row in ann.said() if row["prompt"] == "p"] == [long]
+
+
+@pytest.mark.parametrize("count", [1, 2])
+def test_what_is_refused_as_it_is_comes_again_and_the_project_is_not_blamed(
+    visit: Visitors, count: int, tmp_path: Path
+) -> None:
+    with desk(tmp_path, "review", new_tasks(count, 1)) as ann:
+        page = ann.open(visit(ann.url))
+        first = prompt(page)
+        refuse(page, JUDGEMENTS, 422, "answer.edited: that is no text")
+        begin_review(page)
+        press(page, "Reject, and send the replacement")
+        expect(page.locator("#saving")).to_have_text("1 to be judged anew")
+        page.unroute(JUDGEMENTS)
+        if count > 1:  # the one at work is not torn from anybody's hands
+            expect(page.locator("#task .prompt")).not_to_have_text(first)
+            say(page, lambda: press(page, "Accept"))
+        expect(page.locator("#notice")).to_have_text(
+            "That was not taken (answer.edited: that is no text): look at what you said, and send it anew."
+        )
+        assert prompt(page) == first
+        expect(page.get_by_label("A better response")).to_have_value(MENDED)
+        say(page, lambda: press(page, "Reject, and send the replacement"))
+        saved(page)
+        assert [row["answer"]["edited"] for row in ann.said()][-1] == MENDED
 
 
 def test_what_is_taken_back_and_said_anew_took_the_time_of_both(visit: Visitors, tmp_path: Path) -> None:

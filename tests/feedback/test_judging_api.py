@@ -106,6 +106,17 @@ def test_a_task_shows_its_texts_and_nothing_of_where_they_come_from(world: World
     assert "<em>Read.</em>" in way["guidelines"]
 
 
+def test_a_replacement_may_be_longer_than_its_response_however_long_that_is(world: World) -> None:
+    ann = world.annotator("ann", world.project("review", [NewTask("p", [NewResponse("語" * 150_000)])]))
+    (task,) = ann.lease()
+    refused = ann.say(task["assignment"], {"accepted": False, "edited": "語" * 250_001})
+    assert refused.status_code == 422
+    assert refused.json()["error"]["message"] == "answer.edited: give 250000 characters or fewer"
+    assert refused.json()["error"]["field"] == "answer.edited"
+    assert ann.say(task["assignment"], {"accepted": False, "edited": "語" * 250_000}).status_code == 200
+    assert [len((row.answer or {})["edited"]) for row in world.rows()] == [250_000]
+
+
 def test_a_lease_tells_whether_people_are_asked_otherwise(world: World) -> None:
     ann = world.annotator("ann", world.project(guidelines="Read."))
 

@@ -18,6 +18,8 @@ from keel.feedback.refused import Refused, not_valid
 from keel.feedback.tables import Kind
 
 Strength = Literal["clear", "slight", "tie", "both_bad"]
+ROOM = 100_000
+"""Characters that a replacement may have beyond those of its response."""
 _Number = Annotated[StrictInt, Field(ge=0, lt=MOST_RESPONSES)]
 
 
@@ -86,7 +88,7 @@ class Reviewed(Config):
     """Whether the response is accepted; one that is not may come with its replacement."""
 
     accepted: StrictBool
-    edited: StrictStr | None = Field(None, max_length=100_000)
+    edited: StrictStr | None = None
 
     def contradictions(self) -> Iterator[str]:
         if self.accepted and self.edited is not None:
@@ -113,8 +115,11 @@ RESPONSES: dict[Kind, tuple[int, int]] = {
 """How many responses a task has, at least and at most."""
 
 
-def read_answer(kind: Kind, given: object, *, responses: int, settings: Settings) -> Answer:
-    """An answer in the numbering it came in. Raises Refused where it does not fit the project or the task."""
+def read_answer(kind: Kind, given: object, *, responses: int, settings: Settings, length: int = 0) -> Answer:
+    """An answer in the numbering it came in; `length` is that of the response where it may be replaced.
+
+    Raises Refused where it does not fit the project or the task.
+    """
     try:
         answer = _KINDS[kind].model_validate(given)
     except ValidationError as error:
@@ -127,6 +132,9 @@ def read_answer(kind: Kind, given: object, *, responses: int, settings: Settings
         case Rated(ratings=values) if not all(settings.scale[0] <= value <= settings.scale[1] for value in values):
             lowest, highest = settings.scale
             raise Refused("invalid", f"answer.ratings: give numbers from {lowest} to {highest}", field="answer.ratings")
+        case Reviewed(edited=str(text)) if len(text) > length + ROOM:
+            most = f"answer.edited: give {length + ROOM} characters or fewer"
+            raise Refused("invalid", most, field="answer.edited")
         case Reviewed(edited=str(text)):
             clean_text(text, "answer.edited")
     return answer

@@ -115,7 +115,10 @@ def _judgement(assignment: Assignment, key: str, said: Said, now: float) -> Judg
     if (said.answer is not None) != (said.verdict == "answer"):
         raise Refused("invalid", "an answer comes with the verdict answer, and with no other", field="answer")
     if said.answer is not None:
-        shown = read_answer(project.kind, said.answer, responses=len(assignment.order), settings=settings)
+        length = len(assignment.task.responses[0].text) if project.kind == "review" else 0
+        shown = read_answer(
+            project.kind, said.answer, responses=len(assignment.order), settings=settings, length=length
+        )
         answer = shown.placed(assignment.order).model_dump(mode="json")
     if len(said.comment) > LONGEST_COMMENT:
         raise Refused("invalid", f"a comment has at most {LONGEST_COMMENT} characters", field="comment")

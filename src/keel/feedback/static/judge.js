@@ -47,7 +47,7 @@ const outbox = new Outbox(api, `keel-outbox-${theirs}`, {
     leftovers.add(`${what}: ${error.message}.`, item.begun);
     if (corrects(item)) goOn();
   },
-  unfit: (item, error) => stop(error.message),
+  unfit,
 });
 const lender = new Lender(api, way, {
   ending(task, what) {
@@ -223,6 +223,16 @@ function showOutcome({ agrees, expected, why }) {
   if (why) byId("notice").append(cleaned("div", { class: "text", tabindex: "0", role: "region", "aria-label": "Why" }, why));
 }
 
+/** The server will not have it as it is: the project is another by now, or it is mended after what is at work. */
+async function unfit(item, { message }) {
+  const changes = await asked.changes().catch(() => []); // off the network nobody knows
+  if (outdated) return;
+  if (changes.length) {
+    outbox.blameProject(item);
+    stop(message);
+  } else if (ready && (!form || item.key === awaited)) goOn();
+}
+
 /** What was said does not fit the project any more: nothing goes on before the page knows it as it is now. */
 function stop(reason) {
   if (outdated) return;
@@ -241,7 +251,7 @@ async function anew() {
   try {
     const task = dated(await api("GET", `/assignments/${body.assignment}`));
     lender.resume(task);
-    show({ ...task, said: begun, correcting: body.assignment === correct }, "The project has changed: look at what you said, and send it anew.");
+    show({ ...task, said: begun, correcting: body.assignment === correct }, `${item.why}: look at what you said, and send it anew.`);
   } catch (error) {
     if (isFinal(error)) {
       leftovers.add(`Something that you said cannot be judged anew: ${error.message}.`, drafts.forget(body.assignment) ?? begun);

@@ -5,8 +5,8 @@ const PAUSES = [500, 1000, 2000, 5000, 10000]; // ms between attempts
 
 /**
  * Judgements on their way, in order. Each stays, in memory and in this tab's storage, until the server has it; it is
- * sent again under the same key, so that it is one judgement however often it arrives. What no longer fits the project
- * is laid aside, also there, until its task is judged anew.
+ * sent again under the same key, so that it is one judgement however often it arrives. What the server will not have as
+ * it is, say because it no longer fits the project, is laid aside, also there, until its task is judged anew.
  */
 export class Outbox {
   constructor(call, place, { told, kept, refused, unfit }) {
@@ -61,7 +61,7 @@ export class Outbox {
       this.kept(item, answer);
     } catch (error) {
       if (error.status === 422) {
-        item.aside = true;
+        Object.assign(item, { aside: true, why: `That was not taken (${error.message})` });
         this.settle();
         this.unfit(item, error);
       } else if (isFinal(error)) {
@@ -74,6 +74,12 @@ export class Outbox {
       }
     }
     return true;
+  }
+
+  /** It is the project that changed; also when the page is loaded again. */
+  blameProject(item) {
+    item.why = "The project has changed";
+    write(this.place, this.items);
   }
 
   drop(item) {
