@@ -90,3 +90,21 @@ def test_what_was_expected_is_told_where_it_is_seen(visit: Visitors, best: int, 
         assert_accessible(page)
         top = page.locator("#notice").evaluate("one => one.getBoundingClientRect().bottom")
         assert HEIGHT - stuck(page, "#answer *") - top > HEIGHT / 5, "the task is covered"
+
+
+def test_keys_are_shown_to_who_has_a_mouse_and_in_the_legend_to_all(visit: Visitors, size: str, tmp_path: Path) -> None:
+    with desk(tmp_path, "compare", criteria=({"name": "honest"},)) as ann:
+        page = visit(ann.url, size=size)
+        page.set_viewport_size({"width": 600, "height": 800})
+        ann.open(page)
+        expect(page.locator("#work kbd:visible")).to_have_count(0 if size == "phone" else 14)
+        send = page.get_by_role("button", name="Submit").bounding_box()
+        assert send is not None
+        assert send["height"] < 50, "its words are broken"
+        press(page, "Keys")
+        for keys in page.locator("#legend dt").all():
+            expect(keys.locator("kbd").first).to_be_visible()
+        looked_at(page, f"legend-{size}")
+        press(page, "Close")
+        looked_at(page, f"keys-{size}")
+        assert 0 < stuck(page) < HEIGHT / 2
