@@ -6,13 +6,16 @@ import re
 from functools import partial
 from pathlib import Path
 
+import pytest
 from playwright.sync_api import Route, expect
 
 from keel.feedback.tasks import NewResponse, NewTask
 from keel.schema import Message
-from tests.browser.judging import desk, looked_at, press, saved, say
+from tests.browser.judging import desk, looked_at, met, press, refuse, saved, say
 from tests.browser.support import Visitors, keep_picture
 from tests.feedback.worlds import new_tasks
+
+DIFFERENCES = re.compile("/differences$")
 
 
 def test_accepting_asks_before_it_drops_a_replacement(visit: Visitors, size: str, tmp_path: Path) -> None:
@@ -199,3 +202,42 @@ def test_what_is_asked_as_before_again_is_not_said(visit: Visitors, tmp_path: Pa
                 expect(page.locator("#changed")).to_have_text(said)
             else:
                 expect(page.locator("#changed")).to_be_hidden()
+
+
+def test_differences_that_cannot_be_had_are_said(visit: Visitors, tmp_path: Path) -> None:
+    with desk(tmp_path, "compare") as ann:
+        page = ann.open(visit(ann.url))
+        pressed = page.get_by_role("button", name="Differences")
+        page.route(DIFFERENCES, lambda route: route.abort())
+        page.keyboard.press("d")
+        expect(page.locator("#notice")).to_have_text(
+            "Offline: the differences can be shown when the network is there again."
+        )
+        expect(pressed).to_have_attribute("aria-pressed", "false")
+        page.unroute(DIFFERENCES)
+        refuse(page, DIFFERENCES, 503, "the database is busy")
+        page.keyboard.press("d")
+        expect(page.locator("#notice")).to_have_text("The database is busy.")
+        page.unroute(DIFFERENCES)
+        page.keyboard.press("d")
+        expect(pressed).to_have_attribute("aria-pressed", "true")
+
+
+@pytest.mark.parametrize("come", [True, False])
+def test_differences_that_come_when_nothing_is_left_are_let_go(visit: Visitors, come: bool, tmp_path: Path) -> None:
+    with desk(tmp_path, "compare", new_tasks(1)) as ann:
+        page = ann.open(visit(ann.url))
+        late: list[Route] = []
+        page.route(DIFFERENCES, lambda route: late.append(route))
+        page.keyboard.press("d")
+        met(page, lambda: late)
+        page.keyboard.press("1")
+        expect(page.get_by_text("Nothing is left")).to_be_visible()
+        if come:
+            with page.expect_response(DIFFERENCES):
+                late[0].continue_()
+        else:
+            late[0].abort()
+        saved(page)
+        page.wait_for_timeout(200)  # `visit` hears of what its scripts throw
+        expect(page.locator("#notice")).to_be_hidden()

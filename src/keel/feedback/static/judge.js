@@ -23,7 +23,7 @@ const theirs = `${user}-${way.project}`; // in the names of what a browser keeps
 const drafts = new Drafts(`keel-drafts-${theirs}`);
 const leftovers = new Leftovers(byId("leftovers"), `keel-leftovers-${theirs}`);
 const guidelines = byId("guidelines") && new Guidelines(`keel-guidelines-${theirs}`);
-const panes = new Panes(byId("task"), byId("tools"), api);
+const panes = new Panes(byId("task"), byId("tools"), api, warn);
 const asked = new Asked(api, way, byId("changed"));
 const past = []; // {task, verdict, begun}, what this page can take back
 const counts = { answered: 0, left: 0, more: false, since: 0, changes: 0 };
@@ -117,6 +117,7 @@ async function refill() {
 
 function showNone(words, over = false) {
   form = null;
+  panes.clear();
   byId("answer").hidden = true;
   byId("tools").hidden = true;
   const more = over && [

@@ -22,5 +22,7 @@ export function keyed(words, key, attributes) {
     make("span", {}, words), key ? make("kbd", { "aria-hidden": "true" }, key) : null);
 }
 
+/** Of what the server says in the middle of one. */
+export const sentence = (words) => `${words.charAt(0).toUpperCase()}${words.slice(1)}.`;
 export const byId = (id) => document.getElementById(id);
 export const letter = (place) => "ABCDEFGHI"[place];

@@ -1,4 +1,4 @@
-import { cleaned, keyed, letter, make } from "./dom.js";
+import { cleaned, keyed, letter, make, sentence } from "./dom.js";
 
 const ROLES = { user: "User", assistant: "Assistant", system: "System" };
 const PLACE = "keel-as-written";
@@ -6,8 +6,8 @@ const EDGE = 10; // pixels above a message, in the shadow of what stands before 
 
 /** The prompt and the responses: as Markdown, as written, or with their differences marked. */
 export class Panes {
-  constructor(box, tools, call) {
-    Object.assign(this, { box, tools, call, task: null, together: false });
+  constructor(box, tools, call, warn) {
+    Object.assign(this, { box, tools, call, warn, task: null, together: false });
     this.mode = localStorage.getItem(PLACE) ? "written" : "markdown";
   }
 
@@ -57,13 +57,30 @@ export class Panes {
     this.drawTools();
   }
 
+  /** What is still on its way for the task is let go. */
+  clear() {
+    this.task = null;
+  }
+
+  /** Null where they cannot be had, or the task is another by now. */
+  async differences(task) {
+    try {
+      const { responses } = await this.call("GET", `/assignments/${task.assignment}/differences`);
+      return task === this.task ? responses : null;
+    } catch (error) {
+      const offline = "Offline: the differences can be shown when the network is there again.";
+      if (task === this.task) this.warn(error.status ? sentence(error.message) : offline, "warn");
+      return null;
+    }
+  }
+
   async toggle(mode) {
     const task = this.task;
     const wanted = this.mode === mode ? (mode === "differences" ? this.before : "markdown") : mode;
     let marked = null;
     if (wanted === "differences") {
-      marked = (await this.call("GET", `/assignments/${task.assignment}/differences`)).responses;
-      if (task !== this.task) return;
+      marked = await this.differences(task);
+      if (marked === null) return;
       this.before = this.mode === "differences" ? this.before : this.mode;
     } else if (wanted === "written") localStorage.setItem(PLACE, "yes");
     else localStorage.removeItem(PLACE);
