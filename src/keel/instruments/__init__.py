@@ -1,1 +1,1 @@
-"""Over-optimisation, seen in what a run has logged: alarms and fits, for the stage, the terminal and the report."""
+"""What a run has logged, judged: over-optimisation, and what else is out of its range; for stages, pages, reports."""

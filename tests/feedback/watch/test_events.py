@@ -106,12 +106,12 @@ def test_an_alarm_is_news_while_a_run_is_watched(stages: list[Path], tmp_path: P
         for iteration in range(1, 4):
             evaluate(iteration, iteration)
             assert stream.next()[1] == ["r-b"]
-        assert "over-optimisation" not in state(url)
+        assert "Over-optimisation" not in state(url)
         alarmed = []
         for iteration in range(4, 8):
             evaluate(iteration, 3 - iteration / 4)
             assert stream.next()[1] == ["r-b"]
-            alarmed.append("over-optimisation" in state(url))
+            alarmed.append("Over-optimisation" in state(url))
         assert alarmed[-1]
         assert alarmed == sorted(alarmed)
 
