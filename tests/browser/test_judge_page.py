@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import re
+import time
 from functools import partial
 from pathlib import Path
 
 import pytest
 from playwright.sync_api import Route, expect
 
+from keel.feedback.projects import close_project
+from keel.feedback.tables import Project
 from keel.feedback.tasks import NewResponse, NewTask
 from keel.schema import Message
 from tests.browser.judging import desk, looked_at, met, press, refuse, saved, say
@@ -240,4 +243,19 @@ def test_differences_that_come_when_nothing_is_left_are_let_go(visit: Visitors, 
             late[0].abort()
         saved(page)
         page.wait_for_timeout(200)  # `visit` hears of what its scripts throw
+        expect(page.locator("#notice")).to_be_hidden()
+
+
+def test_no_notice_of_a_task_stands_over_that_there_is_none(visit: Visitors, tmp_path: Path) -> None:
+    with desk(tmp_path, "compare", new_tasks(2)) as ann:
+        page = ann.open(visit(ann.url))
+        say(page, lambda: page.keyboard.press("1"))
+        say(page, lambda: page.keyboard.press("u"))
+        expect(page.locator("#notice")).to_have_text("Taken back: say it anew.")
+        saved(page)
+        with ann.database.writing() as session:
+            close_project(session.get_one(Project, ann.project), now=time.time())
+        for _ in range(2):  # what is under way is still taken
+            page.keyboard.press("1")
+        expect(page.locator(".none")).to_contain_text("The project to compare is closed.")
         expect(page.locator("#notice")).to_be_hidden()

@@ -1,7 +1,7 @@
 /* The page on which people judge: what is shown, what is said, what comes next. */
 import { isFinal, makeApi } from "./judge/api.js";
 import { Asked } from "./judge/asked.js";
-import { byId, cleaned, make } from "./judge/dom.js";
+import { byId, cleaned, make, sentence } from "./judge/dom.js";
 import { Drafts, holds } from "./judge/drafts.js";
 import { Form } from "./judge/form.js";
 import { Guidelines } from "./judge/guidelines.js";
@@ -90,6 +90,7 @@ function goOn(said = "") {
   if (task) show(task, said);
   else {
     showNone("Fetching the next task …");
+    if (said) warn(said);
     refill();
   }
 }
@@ -110,13 +111,14 @@ async function refill() {
   } catch (error) {
     if (lender.current) return;
     if (error.status === 401) showSignedOut();
-    else showNone(error.status ? `${error.message}.` : "Offline: the next task comes when the network is back.", error.status === 410);
+    else showNone(error.status ? sentence(error.message) : "Offline: the next task comes when the network is back.", error.status === 410);
     if (!error.status || error.passing) setTimeout(() => lender.current ?? refill(), AGAIN);
   }
 }
 
 function showNone(words, over = false) {
   form = null;
+  if (panes.task) warn(null); // it was about that
   panes.clear();
   byId("answer").hidden = true;
   byId("tools").hidden = true;
@@ -259,7 +261,7 @@ async function anew() {
       outbox.drop(item);
       return goOn();
     }
-    showNone(error.status ? `${error.message}.` : "Offline: the next task comes when the network is back.");
+    showNone(error.status ? sentence(error.message) : "Offline: the next task comes when the network is back.");
     setTimeout(goOn, AGAIN);
   }
 }
@@ -276,7 +278,7 @@ async function takeBack() {
   try {
     last ??= await recall(api, home, outbox);
   } catch (error) {
-    return warn(error.status ? `${error.message}.` : "Offline: this can be taken back when the network is there again.", "warn");
+    return warn(error.status ? sentence(error.message) : "Offline: this can be taken back when the network is there again.", "warn");
   }
   if (outdated) return;
   if (!last) return warn("There is nothing to take back.");
@@ -403,7 +405,7 @@ if (correct) {
     const aside = outbox.aside.find(({ body }) => body.assignment === correct);
     show({ ...task, said: aside?.begun ?? task.said, correcting: true }, "You are correcting what you said.");
   } catch (error) {
-    showNone(`${error.message}.`, true);
+    showNone(sentence(error.message), true);
   }
   ready = true;
   outbox.flush();
