@@ -5,12 +5,13 @@ import { byId, cleaned, make, sentence } from "./judge/dom.js";
 import { Drafts, holds } from "./judge/drafts.js";
 import { Form } from "./judge/form.js";
 import { Guidelines } from "./judge/guidelines.js";
-import { keepFocus, listen, showLegend } from "./judge/keys.js";
+import { listen, showLegend } from "./judge/keys.js";
 import { Leftovers, typed } from "./judge/leftovers.js";
 import { dated, Lender } from "./judge/lender.js";
 import { Outbox } from "./judge/outbox.js";
 import { Panes } from "./judge/panes.js";
 import { recall } from "./judge/recall.js";
+import { tellSaving } from "./judge/saving.js";
 
 const COUNT_EVERY = 10; // judgements between two looks at the server's count
 const AGAIN = 3000; // ms until more is asked for after a failure
@@ -35,7 +36,7 @@ let undoing = Promise.resolve(); // one after the other
 let outdated = false; // the project is another than this page knows
 
 const outbox = new Outbox(api, `keel-outbox-${theirs}`, {
-  told: tell,
+  told: (state) => tellSaving(byId("saving"), state, outbox),
   kept(item, answer) {
     counts.changes += 1;
     if (corrects(item)) return location.assign(`${home}/history`);
@@ -229,7 +230,6 @@ function showOutcome({ agrees, expected, why }) {
 /** The server will not have it as it is: the project is another by now, or it is mended after what is at work. */
 async function unfit(item, { message }) {
   const changes = await asked.changes().catch(() => []); // off the network nobody knows
-  if (outdated) return;
   if (changes.length) {
     outbox.blameProject(item);
     stop(message);
@@ -300,23 +300,6 @@ function warn(words, kind) {
   notice.replaceChildren(words ?? "");
 }
 
-function tell(state) {
-  const words = {
-    saving: "Saving …",
-    saved: "Saved",
-    aside: `${outbox?.aside.length} to be judged anew`,
-    retrying: "Trying again …",
-    offline: `Offline: ${outbox?.waiting.length} kept, will retry`,
-  };
-  const place = byId("saving");
-  place.dataset.state = state;
-  if (state !== "signed out") place.replaceChildren(words[state]);
-  else {
-    const back = make("a", { href: "" }, "load this page again");
-    place.replaceChildren("Signed out: what you said is kept in this tab; ", back, " to sign in and send it");
-  }
-}
-
 async function count() {
   const midnight = new Date().setHours(0, 0, 0, 0) / 1000, { changes } = counts;
   try {
@@ -378,7 +361,6 @@ listen({
     else if (guidelines && !guidelines.panel.hidden) guidelines.toggle();
   },
 });
-keepFocus(byId("task"));
 document.addEventListener("visibilitychange", () => {
   if (!watch) return;
   if (!document.hidden) watch.from = performance.now();

@@ -13,6 +13,7 @@ function named({ key, code }) {
 export function listen({ press, submit, undo, leave }) {
   const box = byId("single-keys");
   box.checked = !localStorage.getItem(OFF);
+  keepFocus(byId("task"));
   box.addEventListener("change", () => (box.checked ? localStorage.removeItem(OFF) : localStorage.setItem(OFF, "yes")));
   document.addEventListener("keydown", (event) => {
     const typing = event.target.closest("textarea, select, input:not([type=radio], [type=checkbox])");
@@ -35,7 +36,7 @@ export function listen({ press, submit, undo, leave }) {
 }
 
 /** A button that was pressed with a pointer does not keep the focus: Enter is for the task again, and presses nothing twice. */
-export function keepFocus(task) {
+function keepFocus(task) {
   document.addEventListener("click", (event) => {
     if (event.detail > 0 && event.target.closest("button")) task.focus({ preventScroll: true });
   }, { capture: true }); // before what the press itself brings into focus
