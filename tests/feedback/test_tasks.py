@@ -18,7 +18,7 @@ def test_the_same_tasks_are_added_once(database: Database) -> None:
     with database.writing() as session:
         made = project(session, tasks=3)
         added = add_tasks(session, made, [*new_tasks(4), *new_tasks(4)], now=NOW)
-        assert (added.new, added.known) == (1, 7)
+        assert (added.new, added.known, added.duplicates) == (1, 6, 1)
         assert add_tasks(session, made, new_tasks(1, round=2), now=NOW).new == 1
         assert session.scalar(select(func.count(Task.id))) == 5
 
@@ -29,7 +29,7 @@ def test_as_many_tasks_as_one_likes(database: Database) -> None:
         made = project(session, tasks=0)
         tasks = new_tasks(1203)
         added = add_tasks(session, made, [*tasks, *reversed(tasks)], now=NOW)
-        assert (added.new, added.known) == (1203, 1203)
+        assert (added.new, added.known, added.duplicates) == (1203, 0, 1203)
         kept = session.scalars(select(Task).order_by(Task.id)).all()
         assert [task.prompt for task in kept] == [task.prompt for task in tasks]
         assert [[one.text for one in task.responses] for task in kept] == [
