@@ -82,6 +82,6 @@ def test_a_project_that_cannot_be_asked_is_told_before_anything_is_sampled(
         run_recipe(recipe, tmp_path / "run", console=SilentConsole())
     held.clear()
     several = asking(policy, tmp_path / "feedback.db", "collect.annotator.people.votes=2")
-    with pytest.raises(UserError, match="asks for 1 votes a task, not 2"):
+    with pytest.raises(UserError, match="asks for 1 vote a task, not 2"):
         run_recipe(several, tmp_path / "other", console=SilentConsole())
     assert held == []

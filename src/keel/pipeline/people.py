@@ -67,22 +67,28 @@ def ask_people(
         if standing != shown:  # where nothing is redrawn each is a line
             console.progress("people", standing.complete, standing.questions, _numbers(standing, began, now))
             shown = standing
-        if not standing.questions:
-            raise UserError(
-                f"{stage.name}: all of its pairs were withdrawn from the project {config.project}; put them back "
-                f"there, or ask anew with another {stage.name}.annotator.people.round"
-            )
-        if standing.complete >= config.enough * standing.questions - _ROUNDING:
+        if standing.questions and standing.complete >= config.enough * standing.questions - _ROUNDING:
             opinions = patiently(panel.opinions)
             if opinions:  # else they were withdrawn since
                 return opinions
-        elif not standing.open:
-            lower = f", or lower {stage.name}.annotator.people.enough to go on with those" if standing.complete else ""
-            raise UserError(
-                f"{stage.name}: the project {config.project} was closed with {standing.complete} of "
-                f"{standing.questions} pairs judged; open it again{lower}"
-            )
+        else:
+            _require_open(config, stage.name, standing)
         rest()
+
+
+def _require_open(config: PeopleConfig, stage: str, standing: Standing) -> None:
+    """Raises UserError where no more judgements can come: all pairs were withdrawn, or the project was closed."""
+    if not standing.questions:
+        raise UserError(
+            f"{stage}: all of its pairs were withdrawn from the project {config.project}; put them back there, or ask "
+            f"anew with another {stage}.annotator.people.round"
+        )
+    if not standing.open:
+        lower = f", or lower {stage}.annotator.people.enough to go on with those" if standing.complete else ""
+        raise UserError(
+            f"{stage}: the project {config.project} was closed with {standing.complete} of {standing.questions} pairs "
+            f"judged; open it again{lower}"
+        )
 
 
 def _numbers(standing: Standing, began: tuple[float, int], now: float) -> dict[str, float]:
